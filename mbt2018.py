@@ -1,0 +1,73 @@
+"""Base model, the mean-scale hyperprior of Minnen et al. 2018: row M3 of Table 1.
+
+    python mbt2018.py --num_filters 192 train --train_glob '<glob>' --lambda 0.01
+    python mbt2018.py compress <run_name> <imgs> [<output_file>]
+    python mbt2018.py decompress <run_name> <file> [<output_file>]
+"""
+
+import functools
+
+import tf_boilerplate as nic  # before TensorFlow, whose import it keeps quiet
+import tensorflow.compat.v1 as tf
+import tensorflow_compression as tfc
+
+
+def objective(args, x):
+    """Scalars to report, reconstruction and train op for a batch x [B, H, W, 3] in [0, 1].
+
+    The loss is lmbda * 255^2 * MSE + bpp, with uniform noise in place of rounding.
+    """
+    N = args.num_filters
+    y = nic.analysis_transform(N)(x)
+    z = nic.hyper_analysis_transform(N, N)(y)
+    prior_z = tfc.EntropyBottleneck(name="entropy_bottleneck")
+    z_tilde, p_z = prior_z(z, training=True)
+    mu, sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
+    prior_y = tfc.GaussianConditional(sigma, nic.SCALES, mean=mu, name="gaussian_conditional")
+    y_tilde, p_y = prior_y(y, training=True)
+    x_tilde = nic.synthesis_transform(N)(y_tilde)
+
+    y_bpp, z_bpp = (tf.reduce_mean(nic.bits_per_pixel(p, x.shape)) for p in (p_y, p_z))
+    mse = tf.reduce_mean(nic.mean_squared_error(x, x_tilde))
+    loss = args.lmbda * mse + y_bpp + z_bpp
+    main_step = nic.apply_finite(tf.train.AdamOptimizer(1e-4), loss,
+                                 tf.train.get_or_create_global_step())
+    auxiliary_step = tf.train.AdamOptimizer(1e-3).minimize(prior_z.losses[0])
+    scalars = dict(loss=loss, bpp=y_bpp + z_bpp, y_bpp=y_bpp, z_bpp=z_bpp, mse=mse,
+                   psnr=tf.reduce_mean(tf.image.psnr(x, x_tilde, 1)))
+    return scalars, x_tilde, tf.group(main_step, auxiliary_step, prior_z.updates[0])
+
+
+def train(args):
+    """train or continue a run"""
+    args.num_filters = args.num_filters or 192
+    nic.train(args, functools.partial(objective, args))
+
+
+def build(args, run, shape):
+    """The bare model, its sigma bounded from below as in training."""
+    return nic.base_graph(args, run, shape, scale_bound=None)
+
+
+def infer(graph, x):
+    """The encoder's latents, rounded."""
+    graph.sess.run(graph.restart, {graph.x: x})
+    return nic.centred(graph)
+
+
+def compress(args):
+    """compress images and evaluate the result"""
+    nic.compress(args, functools.partial(build, args), infer, write_file=True)
+
+
+def decompress(args):
+    """decode a compressed file"""
+    nic.decompress_tfci(args, functools.partial(build, args))
+
+
+def main(argv=None):
+    nic.main(argv, __file__, __doc__, dict(train=train, compress=compress, decompress=decompress))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Stochastic Gumbel Annealing (SGA): row M1 of Table 1, section 3.2 of the paper.
+
+    python sga.py compress <run_name> <imgs>
+"""
+
+import functools
+
+import tf_boilerplate as nic  # before TensorFlow, whose import it keeps quiet
+import numpy as np
+import tensorflow.compat.v1 as tf
+import tensorflow_probability as tfp
+
+SETTINGS = dict(sga_its=2000, lr=5e-3, annealing_rate=1e-3, t0=700, T_max=0.5, seed=0)
+
+
+def relax(v, T, key):
+    """Gumbel-softmax sample between floor(v) and ceil(v), with the same noise for every image."""
+    shape = v.shape[1:].concatenate(2)
+    uniform = tf.random.stateless_uniform(shape, key, minval=np.finfo(np.float32).tiny)
+    gumbel = tfp.distributions.Gumbel(0., 1.).quantile(uniform)
+    return nic.two_way(v, T, lambda logits: tf.nn.softmax((logits + gumbel) / T))
+
+
+def temperature(args, t):
+    """T(t): T_max until t0, then decaying exponentially."""
+    return np.clip(args.T_max * np.exp(-args.annealing_rate * (t - args.t0)), 1e-8, args.T_max)
+
+
+def infer(args, graph, x):
+    """Anneal the latents to integers."""
+    for _ in nic.descend(graph, x, args, args.sga_its, nic.integers,
+                         functools.partial(temperature, args)):
+        pass
+    return nic.integers(graph)
+
+
+def compress(args):
+    """compress images by SGA and evaluate the result"""
+    nic.compress(args, functools.partial(nic.base_graph, args, relax=relax),
+                 functools.partial(infer, args))
+
+
+def main(argv=None):
+    nic.main(argv, __file__, __doc__, dict(compress=compress), SETTINGS)
+
+
+if __name__ == "__main__":
+    main()

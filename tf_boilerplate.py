@@ -1,0 +1,1080 @@
+"""Everything that two scripts share, in reading order:
+
+1. transforms and priors    2. rate, distortion, metrics    3. images in, results out
+4. training                 5. inference                    6. compressed files
+7. command line
+
+Notation: x image; g_a, g_s analysis and synthesis transform; h_a, h_s their hyper versions;
+y, z continuous latents and hyperlatents; y_tilde, z_tilde relaxed; y_hat, z_hat discrete (what
+a decoder sees); lmbda the rate-distortion trade-off; N = num_filters; B images of H x W pixels.
+"""
+
+import argparse
+import collections
+import contextlib
+import functools
+import glob
+import hashlib
+import itertools
+import json
+import os
+import re
+import struct
+import sys
+import time
+import warnings
+import zipfile
+
+warnings.filterwarnings("ignore", category=FutureWarning)  # TF 1.15's import, under numpy >= 1.17
+import google.protobuf.message
+import numpy as np
+import PIL.Image
+import tensorflow.compat.v1 as tf
+import tensorflow_compression as tfc
+
+# Constants of the trained models: p(y|z)'s table of scales for range coding, floor of likelihoods.
+SCALES = np.exp(np.linspace(np.log(.11), np.log(256), 64))
+LIKELIHOOD_BOUND = 1e-9
+# Decoded training images are kept in memory up to this many bytes in all.
+IMAGE_CACHE_BYTES = 2 ** 31
+# Pixels that one batch of a .npy has at most, unless a single image has more.
+BATCH_PIXELS = 10 ** 7
+MSSSIM_MIN_SIDE = 161
+
+
+# ---------------------------------------------------------------- 1. transforms and priors
+
+class Transform(tf.keras.layers.Layer):
+    """A chain of layers; its name is the scope of their variables in a checkpoint."""
+
+    def __init__(self, name, chain):
+        super().__init__(name=name)
+        self.chain = chain
+
+    def call(self, tensor):
+        for layer in self.chain:
+            tensor = layer(tensor)
+        return tensor
+
+
+def conv(i, filters, support, **kwargs):
+    """Layer i of a transform: convolution with zero padding, by default with a bias."""
+    kwargs = dict(dict(use_bias=True), **kwargs)
+    return tfc.SignalConv2D(filters, support, name="layer_%d" % i, padding="same_zeros", **kwargs)
+
+
+def analysis_transform(N):
+    """g_a: x [B, H, W, 3] -> y [B, ceil(H/16), ceil(W/16), N]."""
+    return Transform("analysis_transform", [
+        conv(0, N, 5, corr=True, strides_down=2, activation=tfc.GDN(name="gdn_0")),
+        conv(1, N, 5, corr=True, strides_down=2, activation=tfc.GDN(name="gdn_1")),
+        conv(2, N, 5, corr=True, strides_down=2, activation=tfc.GDN(name="gdn_2")),
+        conv(3, N, 5, corr=True, strides_down=2)])
+
+
+def synthesis_transform(N):
+    """g_s: y [B, h, w, N] -> x [B, 16 h, 16 w, 3]."""
+    return Transform("synthesis_transform", [
+        conv(0, N, 5, corr=False, strides_up=2, activation=tfc.GDN(name="igdn_0", inverse=True)),
+        conv(1, N, 5, corr=False, strides_up=2, activation=tfc.GDN(name="igdn_1", inverse=True)),
+        conv(2, N, 5, corr=False, strides_up=2, activation=tfc.GDN(name="igdn_2", inverse=True)),
+        conv(3, 3, 5, corr=False, strides_up=2)])
+
+
+def hyper_analysis_transform(N, num_outputs):
+    """h_a: y [B, h, w, N] -> z [B, ceil(h/4), ceil(w/4), num_outputs]."""
+    return Transform("hyper_analysis_transform", [
+        conv(0, N, 3, corr=True, activation=tf.nn.relu),
+        conv(1, N, 5, corr=True, strides_down=2, activation=tf.nn.relu),
+        conv(2, num_outputs, 5, corr=True, strides_down=2, use_bias=False)])
+
+
+def hyper_synthesis_transform(N):
+    """h_s: z [B, h, w, N] -> mu and log sigma, together [B, 4 h, 4 w, 2 N]."""
+    plain = dict(corr=False, kernel_parameterizer=None)
+    return Transform("mb_t2018hyper_synthesis_transform", [
+        conv(0, N, 5, strides_up=2, activation=tf.nn.relu, **plain),
+        conv(1, int(1.5 * N), 5, strides_up=2, activation=tf.nn.relu, **plain),
+        conv(2, 2 * N, 3, **plain)])
+
+
+def gaussian_parameters(h_s, z_tilde, y_shape):
+    """mu and sigma of p(y|z), each of y's static shape [B, h, w, N]."""
+    mu, log_sigma = tf.split(h_s(z_tilde)[:, :y_shape[1], :y_shape[2]], 2, axis=-1)
+    return mu, tf.exp(log_sigma)
+
+
+def likelihoods(prior, latents):
+    """Probability of the unit-width bin around each latent under a built tfc entropy model.
+
+    Calling the model instead would first round the latents or add noise to them.
+    """
+    return tfc.lower_bound(prior._likelihood(latents), LIKELIHOOD_BOUND)
+
+
+# ---------------------------------------------------------------- 2. rate, distortion, metrics
+
+def bits_per_pixel(probabilities, x_shape):
+    """[B] information content of each image's latents, in bits per pixel of x."""
+    nats = -tf.reduce_sum(tf.log(probabilities), axis=[1, 2, 3])
+    return nats / (np.log(2) * int(x_shape[1]) * int(x_shape[2]))
+
+
+def mean_squared_error(x, x_tilde):
+    """[B] mean squared error on the 0..255 scale of images in [0, 1]."""
+    return 255 ** 2 * tf.reduce_mean(tf.squared_difference(x, x_tilde), axis=[1, 2, 3])
+
+
+def quality(x, x_hat):
+    """Metrics of 8-bit reconstructions x_hat of x, both uint8 [B, H, W, 3]: each a [B] tensor."""
+    original, decoded = tf.cast(x, tf.float32), tf.cast(x_hat, tf.float32)
+    if min(int(side) for side in x.shape[1:3]) < MSSSIM_MIN_SIDE:
+        msssim = tf.fill([int(x.shape[0])], np.nan)
+    else:
+        msssim = tf.image.ssim_multiscale(decoded, original, 255)
+    return dict(
+        mse=tf.reduce_mean(tf.squared_difference(original, decoded), axis=[1, 2, 3]),
+        psnr=tf.image.psnr(decoded, original, 255),
+        msssim=msssim,
+        msssim_db=-10 * tf.log(1 - msssim) / np.log(10))
+
+
+# ---------------------------------------------------------------- 3. images in, results out
+
+def read_image(path):
+    """uint8 [H, W, 3] of an image file: 8-bit, first frame, EXIF rotation not applied.
+
+    Raises ValueError if it is no image, damaged, or has more than 8 bits per channel.
+    """
+    try:
+        with PIL.Image.open(path) as image:
+            if image.mode in ("I", "F") or image.mode.startswith("I;") or _is_deep(image):
+                raise ValueError("more than 8 bits per channel (PIL mode %s)" % image.mode)
+            if "A" in image.mode or "transparency" in image.info:
+                note("%s: alpha channel dropped" % path)
+            return np.asarray(image.convert("RGB"))
+    except Exception as error:  # decoders raise many types on damaged files
+        reason = "" if isinstance(error, PIL.UnidentifiedImageError) else " (%s)" % error
+        raise ValueError("%s: not a readable image of 8 bits per channel%s" % (path, reason))
+
+
+def _is_deep(image):
+    """True if PIL would silently reduce 16-bit channels to 8, as it does in PNG, TIFF and PPM."""
+    arguments = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
+    flat = list(itertools.chain.from_iterable(arguments))
+    return (any(isinstance(a, str) and re.search(r";16[BLN]", a) for a in flat)
+            or image.format == "PPM" and any(isinstance(a, int) and a > 255 for a in flat))
+
+
+def read_images(path):
+    """uint8 [B, H, W, 3] of an image file (B = 1) or of a .npy.
+
+    Raises ValueError unless a .npy holds uint8 (num_imgs, H, W, 3), none of them 0.
+    """
+    if not path.endswith(".npy"):
+        return read_image(path)[None]
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ValueError("%s: not a readable .npy file (%s)" % (path, error))
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
+        raise ValueError("%s: holds %s %s, accepted is uint8 (num_imgs, H, W, 3)"
+                         % (path, images.dtype, images.shape))
+    return images
+
+
+def split_batches(items, pixels):
+    """The batches in which items that stand for images of so many pixels are processed."""
+    size = max(1, BATCH_PIXELS // pixels)
+    return [items[i:i + size] for i in range(0, len(items), size)]
+
+
+def find_images(imgs):
+    """(name for results, sorted paths, whether a folder or glob) of the <imgs> argument."""
+    if os.path.isdir(imgs):
+        extensions = tuple(PIL.Image.registered_extensions())
+        paths = [os.path.join(imgs, name) for name in os.listdir(imgs)
+                 if name.lower().endswith(extensions) and not name.startswith(".")]
+        name = os.path.basename(os.path.abspath(imgs))
+    elif os.path.exists(imgs):
+        return os.path.basename(imgs), [imgs], False
+    elif glob.has_magic(imgs):
+        paths = [path for path in glob.glob(imgs) if os.path.isfile(path)]
+        name = os.path.basename(os.path.dirname(os.path.abspath(imgs)))
+    else:
+        raise ValueError("%s: no such image, .npy, folder or glob" % imgs)
+    if not paths:
+        raise ValueError("%s: no image found there" % imgs)
+    if any(path.endswith(".npy") for path in paths):
+        raise ValueError("%s: matches a .npy file, which can only be given alone" % imgs)
+    return name, sorted(paths), True
+
+
+def result_path(args, source):
+    """Where the .npz of a run of this script on `source` goes; None with an empty results_dir."""
+    if not args.results_dir:
+        return None
+    run = os.path.basename(args.run_name)
+    if args.script == "mbt2018":
+        name = "rd-%s-file=%s.npz" % (run, source)
+    elif args.script in ("bb_no_sga", "bb_plain"):
+        name = "rd-%s+%s-input=%s.npz" % (args.script, run, source)
+    else:
+        name = "rd-%s-lmbda=%g+%s-input=%s.npz" % (args.script, args.lmbda, run, source)
+    return os.path.join(args.results_dir, name)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A temporary name to write to; renamed to `path` on success, removed on failure."""
+    temporary = "%s.%d.tmp" % (path, os.getpid())
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+def write_bytes(path, content):
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+
+
+def write_images(path, images):
+    """Write uint8 [B, H, W, 3]: a .npy if `path` ends so, else the first image as a PNG."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        if path.endswith(".npy"):
+            np.save(file, images)
+        else:
+            PIL.Image.fromarray(images[0]).save(file, format="PNG")
+
+
+def write_results(path, results):
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **results)
+
+
+def require_writable(folder):
+    """Create `folder` if need be; raise OSError if no file can be written there."""
+    os.makedirs(folder or ".", exist_ok=True)
+    probe = os.path.join(folder, ".writable")
+    with replacing(probe) as temporary, open(temporary, "wb"):
+        pass
+    os.remove(probe)
+
+
+def digest(*chunks):
+    """8-byte checksum of bytes or arrays."""
+    checksum = hashlib.blake2b(digest_size=8)
+    for chunk in chunks:
+        checksum.update(chunk if isinstance(chunk, bytes) else np.ascontiguousarray(chunk))
+    return checksum.digest()
+
+
+def note(message):
+    """Tell the user, on stderr, of something that is not an error."""
+    print("note: %s" % message, file=sys.stderr)
+
+
+
+# ---------------------------------------------------------------- 4. runs and training
+
+# name            <script>-num_filters=<N>-lmbda=<lambda>: a folder of checkpoint_dir
+# checkpoint      path prefix of its newest checkpoint
+# num_filters     N
+# step            number of training steps behind it
+# fingerprint     digest of the model's variables, whether or not optimiser slots are stored
+# resumable       whether the optimiser slots are there
+Run = collections.namedtuple("Run", "name checkpoint num_filters step fingerprint resumable")
+
+SCRIPTS = {"base": ("mbt2018", "sga", "map", "ste", "unoise", "danneal"),
+           "bits-back": ("mbt2018_bb", "bb_sga", "bb_no_sga", "bb_plain")}
+OPTIMISER_VARIABLES = re.compile(r".*/Adam(_1)?|beta[12]_power(_1)?")
+
+
+def newest_checkpoint(folder):
+    """Path prefix of the newest checkpoint in `folder`, or None."""
+    state = tf.train.get_checkpoint_state(folder)
+    if not state or not state.model_checkpoint_path:
+        return None
+    return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
+
+
+def find_run(args):
+    """The run that the arguments name; ValueError if there is none or it is of another model."""
+    folder = os.path.join(args.checkpoint_dir, args.run_name)
+    checkpoint = newest_checkpoint(folder)
+    if not checkpoint:
+        runs = sorted(name for name in _listdir(args.checkpoint_dir)
+                      if newest_checkpoint(os.path.join(args.checkpoint_dir, name)))
+        raise ValueError("no checkpoint in %s; runs in %s: %s"
+                         % (folder, args.checkpoint_dir, ", ".join(runs) or "none"))
+    try:
+        return read_run(args, checkpoint)
+    except tf.errors.OpError as error:
+        raise ValueError("%s: not a readable checkpoint (%s)" % (checkpoint, error.message))
+
+
+def _listdir(folder):
+    return os.listdir(folder) if os.path.isdir(folder) else []
+
+
+def read_run(args, checkpoint):
+    """Run of a checkpoint, checked to be of the script's model and of args.num_filters."""
+    reader = tf.train.NewCheckpointReader(checkpoint)
+    shapes = reader.get_variable_to_shape_map()
+    model = "base" if "entropy_bottleneck/matrix_0" in shapes else "bits-back"
+    if not {"matrix_0", "entropy_bottleneck/matrix_0"} & set(shapes):
+        raise ValueError("%s: not a checkpoint of mbt2018.py or mbt2018_bb.py" % checkpoint)
+    if args.script not in SCRIPTS[model]:
+        raise ValueError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
+            checkpoint, model, args.script, ", ".join(s + ".py" for s in SCRIPTS[model])))
+    num_filters = shapes["analysis_transform/layer_0/bias"][0]
+    if args.num_filters not in (None, num_filters):
+        raise ValueError("--num_filters %d: the model %s has %d"
+                         % (args.num_filters, checkpoint, num_filters))
+    slots = {name for name in shapes if OPTIMISER_VARIABLES.fullmatch(name)}
+    names = sorted(set(shapes) - slots - {"global_step"})
+    fingerprint = digest(*itertools.chain.from_iterable(
+        (name.encode(), reader.get_tensor(name)) for name in names))
+    step = int(reader.get_tensor("global_step")) if "global_step" in shapes else 0
+    return Run(os.path.basename(os.path.dirname(checkpoint)), checkpoint, num_filters, step,
+               fingerprint, bool(slots))
+
+
+def session_config(threads):
+    """Explicit numbers of threads: h_s differs by 2e-5 between one and two, and must not."""
+    return tf.ConfigProto(intra_op_parallelism_threads=threads,
+                          inter_op_parallelism_threads=threads)
+
+
+def training_files(args):
+    """Paths that match --train_glob and hold at least a patch."""
+    paths = sorted(glob.glob(args.train_glob))
+    if not paths:
+        raise ValueError("--train_glob %s: no file matches" % args.train_glob)
+    sizes = [training_image_size(path) for path in paths]
+    large = [path for path, size in zip(paths, sizes) if min(size) >= args.patchsize]
+    if not large:
+        raise ValueError("--patchsize %d: larger than every image of %s; the largest is %d x %d"
+                         % ((args.patchsize, args.train_glob) + max(sizes, key=min)))
+    if len(large) < len(paths):
+        note("%d of %d training images are smaller than the patch and skipped"
+             % (len(paths) - len(large), len(paths)))
+    fits = sum(height * width * 3 for height, width in sizes) <= IMAGE_CACHE_BYTES
+    return large, fits
+
+
+def training_image_size(path):
+    """(height, width) from the header of an image or float32 .npy."""
+    try:
+        if path.endswith(".npy"):
+            image = np.load(path, mmap_mode="r", allow_pickle=False)
+            if image.dtype != np.float32 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError("holds %s %s, accepted is float32 (H, W, 3)"
+                                 % (image.dtype, image.shape))
+            return image.shape[:2]
+        with PIL.Image.open(path) as image:
+            return image.size[::-1]
+    except (OSError, ValueError) as error:
+        raise ValueError("%s: not a training image (%s)" % (path, error))
+
+
+def training_patches(args, start):
+    """Dataset of float32 [batchsize, patchsize, patchsize, 3] in [0, 1].
+
+    Patch k depends on (seed, k) alone, so that training continued at step `start` sees what an
+    uninterrupted run would see.
+    """
+    paths, fits = training_files(args)
+    read = lambda path: np.load(path) if path.endswith(".npy") else read_image(path)
+    read = functools.lru_cache(maxsize=None)(read) if fits else read
+
+    def order():
+        for k in itertools.count(start * args.batchsize):
+            epoch, i = divmod(k, len(paths))
+            if i == 0 or k == start * args.batchsize:
+                shuffled = np.random.RandomState([args.seed, epoch]).permutation(paths)
+            yield shuffled[i], [args.seed, epoch, i]
+
+    def crop(path, key):
+        image = read(path.decode())
+        top, left = (np.random.RandomState(key).random_sample(2)
+                     * (np.array(image.shape[:2]) - args.patchsize + 1)).astype(int)
+        patch = image[top:top + args.patchsize, left:left + args.patchsize]
+        scale = 255 if patch.dtype == np.uint8 else 1
+        return patch.astype(np.float32) / np.float32(scale)
+
+    dataset = tf.data.Dataset.from_generator(order, (tf.string, tf.int64), ([], [3]))
+    dataset = dataset.map(lambda path, key: tf.py_func(crop, [path, key], tf.float32),
+                          num_parallel_calls=args.preprocess_threads)
+    dataset = dataset.map(lambda x: tf.ensure_shape(x, [args.patchsize, args.patchsize, 3]))
+    return dataset.batch(args.batchsize, drop_remainder=True).prefetch(2)
+
+
+def train(args, objective):
+    """Train a run, from its newest checkpoint if there is one, to step args.last_step.
+
+    objective(x) maps x [B, H, W, 3] in [0, 1] to (scalars, x_tilde, train_op): a dict of scalar
+    tensors with `loss` among them, the reconstruction, and the op that makes one step.
+    """
+    if args.patchsize % 64 or args.patchsize < 64:
+        raise ValueError("--patchsize %d: must be a multiple of 64" % args.patchsize)
+    args.run_name = "%s-num_filters=%d-lmbda=%s" % (args.script, args.num_filters, args.lmbda)
+    folder = os.path.join(args.checkpoint_dir, args.run_name)
+    run = find_run(args) if newest_checkpoint(folder) else None
+    if run and run.step >= args.last_step:
+        return print("%s is at step %d already" % (folder, run.step))
+    if run and not run.resumable:
+        raise ValueError("%s is stored without optimiser slots and can't be trained on"
+                         % run.checkpoint)
+    require_writable(folder)
+    with tf.Graph().as_default():
+        tf.set_random_seed(args.seed)
+        patches = training_patches(args, run.step if run else 0)
+        write_bytes(os.path.join(folder, "args.json"),
+                    json.dumps(vars(args), indent=4, sort_keys=True).encode())
+        x = tf.data.make_one_shot_iterator(patches).get_next()
+        scalars, x_tilde, train_op = objective(x)
+        hooks = [tf.train.StopAtStepHook(last_step=args.last_step)]
+        hooks += summary_hooks(args, scalars, x, x_tilde)
+        try:
+            with tf.train.MonitoredTrainingSession(
+                    checkpoint_dir=folder, save_checkpoint_secs=args.save_checkpoint_secs,
+                    save_summaries_steps=None, save_summaries_secs=None, log_step_count_steps=None,
+                    hooks=hooks, config=session_config(args.threads)) as sess:
+                training_loop(sess, dict(scalars, step=tf.train.get_global_step()), train_op)
+        except tf.errors.InvalidArgumentError as error:
+            unreadable = re.search("^ValueError: (.*)$", error.message, re.MULTILINE)
+            raise ValueError(unreadable.group(1) if unreadable else
+                             "the loss turned NaN or infinite; %s keeps the last good checkpoint"
+                             % folder)
+
+
+def summary_hooks(args, scalars, x, x_tilde):
+    """TensorBoard: the scalars, and originals beside reconstructions; none with an empty logdir."""
+    if not args.logdir:
+        return []
+    for name, value in scalars.items():
+        tf.summary.scalar(name, value)
+    as_bytes = lambda image: tf.saturate_cast(tf.round(255 * image), tf.uint8)
+    tf.summary.image("original", as_bytes(x))
+    tf.summary.image("reconstruction", as_bytes(x_tilde))
+    return [tf.train.SummarySaverHook(save_secs=args.save_summary_secs,
+                                      output_dir=os.path.join(args.logdir, args.run_name),
+                                      summary_op=tf.summary.merge_all())]
+
+
+def training_loop(sess, scalars, train_op, print_every=100):
+    """Run train_op until the session stops, printing the scalars and the speed now and then."""
+    since, previous = time.time(), None
+    while not sess.should_stop():
+        _, values = sess.run([train_op, scalars])
+        step = values["step"]
+        if step % print_every == 0 or sess.should_stop():
+            speed = (step - (previous or step)) / (time.time() - since)
+            print("step=%d loss=%.4f bpp=%.4f mse=%.3f psnr=%.3f steps/s=%.2f" % (
+                step, values["loss"], values["bpp"], values["mse"], values["psnr"], speed),
+                flush=True)
+            since, previous = time.time(), step
+
+
+def apply_finite(optimiser, loss, global_step=None):
+    """optimiser.minimize that fails, changing nothing, when a gradient is NaN or infinite."""
+    gradients = [(tf.check_numerics(gradient, "gradient of " + variable.op.name), variable)
+                 for gradient, variable in optimiser.compute_gradients(loss)
+                 if gradient is not None]
+    with tf.control_dependencies([gradient for gradient, _ in gradients]):
+        return optimiser.apply_gradients(gradients, global_step=global_step)
+
+
+# ---------------------------------------------------------------- 5. inference
+
+# sess              session with the model's weights
+# x                 uint8 [B, H, W, 3], placeholder; only needed by `restart`, losses and quality
+# T, t              temperature and iteration, which the relaxation sees; placeholders
+# y, z              free latents, [B, h, w, N]; they start from the encoder's output
+# y_tilde, z_tilde  relaxed latents; feed y_hat, z_hat here to score those
+# mu, sigma         of p(y|z_tilde)
+# y_centred         y rounded around mu
+# z_centred         z rounded around the median of p(z)
+# x_hat             uint8 [B, H, W, 3], reconstruction from y_tilde
+# losses            rd_loss, mse, bpp: what is optimised; a dict of [B]
+# rates             est_bpp, est_y_bpp, est_z_bpp: bits per pixel; a dict of [B]
+# quality           mse, psnr, msssim, msssim_db of x_hat; a dict of [B]
+# restart           op: the free latents become the encoder's output, Adam forgets its moments
+# step              op: one step of Adam on the free latents; None without a relaxation
+# range_coder       tfc's coder of centred latents, a RangeCoder
+Graph = collections.namedtuple("Graph", """sess x T t y z y_tilde z_tilde mu sigma y_centred
+    z_centred x_hat losses rates quality restart step range_coder""")
+
+
+def base_graph(args, run, shape, relax=None, scale_bound=0):
+    """Graph of the base model (mbt2018) for a batch of static shape [B, H, W, 3].
+
+    relax(v, T, key) maps free to relaxed latents; noise, if it has any, is keyed by the int [2]
+    `key`. None gives the bare model. scale_bound bounds sigma from below (0: not at all).
+    """
+    N = run.num_filters
+    with tf.Graph().as_default() as graph:
+        x, T, t = (tf.placeholder(dtype, dims) for dtype, dims in
+                   [(tf.uint8, shape), (tf.float32, []), (tf.int64, [])])
+        x_float = tf.cast(x, tf.float32) / 255
+        encoded_y = analysis_transform(N)(x_float)
+        free = [free_latents(encoded_y), free_latents(hyper_analysis_transform(N, N)(encoded_y))]
+        y, z = (latents.read_value() for latents in free)
+        y_tilde, z_tilde = (relax(v, T, noise_key(args, t, i)) if relax else tf.identity(v)
+                            for i, v in enumerate([y, z]))
+
+        prior_z = tfc.EntropyBottleneck(name="entropy_bottleneck")
+        z_centred, _ = prior_z(z, training=False)
+        mu, sigma = gaussian_parameters(hyper_synthesis_transform(N), z_tilde, y.shape)
+        prior_y = tfc.GaussianConditional(sigma, SCALES, scale_bound=scale_bound, mean=mu,
+                                          name="gaussian_conditional")
+        y_centred, _ = prior_y(y, training=False)
+        rates = dict(
+            est_y_bpp=bits_per_pixel(likelihoods(prior_y, y_tilde), shape),
+            est_z_bpp=bits_per_pixel(likelihoods(prior_z, z_tilde), shape))
+        rates["est_bpp"] = sum(rates.values())
+        x_tilde = synthesis_transform(N)(y_tilde)[:, :shape[1], :shape[2]]
+        x_hat = tf.saturate_cast(tf.round(255 * x_tilde), tf.uint8)
+        losses = rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"])
+
+        sess = restored_session(graph, run, args.threads)
+        step, slots = minimise(losses["rd_loss"], free, args.lr) if relax else (None, [])
+        restart = tf.variables_initializer(free + slots)
+        values = Graph(sess, x, T, t, y, z, y_tilde, z_tilde, mu, sigma, y_centred, z_centred,
+                       x_hat, losses, rates, quality(x, x_hat), restart, step,
+                       range_coder(prior_y, prior_z, y, z))
+        graph.finalize()
+    return values
+
+
+def free_latents(encoded):
+    """Variable to optimise, initialised by the encoder; no part of the model or a checkpoint."""
+    return tf.Variable(encoded, trainable=False, use_resource=True,
+                       collections=[tf.GraphKeys.LOCAL_VARIABLES])
+
+
+def noise_key(args, t, i):
+    """Seed of tf.random.stateless_* for iteration t and latents i = 0 (y) or 1 (z)."""
+    return tf.stack([getattr(args, "seed", 0), 2 * t + i])
+
+
+def rd_losses(lmbda, x, x_tilde, bpp):
+    """rd_loss = lmbda * mse + bpp and its two terms, each [B]; x, x_tilde in [0, 1]."""
+    mse = mean_squared_error(x, x_tilde)
+    return dict(rd_loss=lmbda * mse + bpp, mse=mse, bpp=bpp)
+
+
+def minimise(losses, free, lr):
+    """Op for one step of Adam on the mean of `losses` [B], and the variables Adam keeps."""
+    optimiser = tf.train.AdamOptimizer(lr)
+    return optimiser.minimize(tf.reduce_mean(losses), var_list=free), optimiser.variables()
+
+
+def restored_session(graph, run, threads):
+    """Session with all global variables of the graph restored from the run's checkpoint."""
+    sess = tf.Session(graph=graph, config=session_config(threads))
+    tf.train.Saver().restore(sess, run.checkpoint)
+    return sess
+
+
+def descend(graph, x, args, its, rounding, temperature=None, print_every=100):
+    """Optimise the latents of x from the encoder's output; yield t after update t.
+
+    temperature(t) is T, where the relaxation has one. rounding(graph) gives (y_hat, z_hat).
+    """
+    graph.sess.run(graph.restart, {graph.x: x})
+    with progress_bar(its) as show:
+        for t in range(its):
+            T = temperature(t) if temperature else 0.
+            _, losses = graph.sess.run([graph.step, graph.losses],
+                                       {graph.x: x, graph.T: T, graph.t: t})
+            if t % print_every == 0 or t == its - 1:
+                print_losses("it=%d,%s " % (t, " T=%.4f" % T if temperature else ""), losses)
+                if args.verbose:
+                    print_losses("after rounding: ", score(graph, x, *rounding(graph)))
+            show(t + 1)
+            yield t
+
+
+def score(graph, x, y_hat, z_hat):
+    """graph.losses of discrete latents."""
+    return graph.sess.run(graph.losses, {graph.x: x, graph.y_tilde: y_hat, graph.z_tilde: z_hat})
+
+
+def print_losses(prefix, losses):
+    """Print batch averages of the losses; ValueError if they are not finite."""
+    rd_loss, mse, bpp = (np.mean(losses[name]) for name in ("rd_loss", "mse", "bpp"))
+    if not np.isfinite(rd_loss):
+        raise ValueError("%srd_loss=%s: the optimisation diverged" % (prefix, rd_loss))
+    psnr = np.mean(20 * np.log10(255) - 10 * np.log10(losses["mse"]))
+    print("%srd_loss=%.4f mse=%.3f bpp=%.4f psnr=%.4f" % (prefix, rd_loss, mse, bpp, psnr),
+          flush=True)
+
+
+@contextlib.contextmanager
+def progress_bar(target):
+    """A function to call with the number of steps done; shows them if stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+    else:
+        with contextlib.redirect_stdout(sys.stderr):
+            bar = tf.keras.utils.Progbar(target)
+        def show(done):
+            with contextlib.redirect_stdout(sys.stderr):
+                bar.update(done)
+        yield show
+
+
+def two_way(v, T, weigh=tf.nn.softmax):
+    """Average of floor(v) and ceil(v) with weights weigh(logits), both [..., 2].
+
+    The logits are -atanh(distance of v to each) / T: as T -> 0, softmax rounds v (section 3.2).
+    """
+    neighbours = tf.stack([tf.floor(v), tf.ceil(v)], -1)
+    distances = tf.abs(tf.expand_dims(v, -1) - neighbours)
+    logits = -tf.atanh(tf.minimum(distances, 1 - 1e-5)) / T
+    return tf.reduce_sum(weigh(logits) * neighbours, -1)
+
+
+def integers(graph):
+    """y_hat = round(y), z_hat = round(z)."""
+    y, z = graph.sess.run([graph.y, graph.z])
+    return np.round(y), np.round(z)
+
+
+def centred(graph):
+    """z_hat = z rounded around its median, then y_hat = y rounded around mu(z_hat)."""
+    z_hat = graph.sess.run(graph.z_centred)
+    mu, _ = parameters(graph, z_hat)
+    return graph.sess.run(graph.y_centred, {graph.mu: mu}), z_hat
+
+
+def parameters(graph, z_hat):
+    """mu, sigma of p(y|z_hat) as arrays.
+
+    Encoder and decoder must both get them from here: the same run of the same ops gives the same
+    bits, which a run with other fetches need not.
+    """
+    return graph.sess.run([graph.mu, graph.sigma], {graph.z_tilde: z_hat})
+
+
+def reconstruct(graph, y_hat):
+    """uint8 [B, H, W, 3] that a decoder makes of y_hat."""
+    return graph.sess.run(graph.x_hat, {graph.y_tilde: y_hat})
+
+
+def evaluate(graph, x, y_hat, z_hat):
+    """Reported metrics of discrete latents, a dict of [B]."""
+    x_hat = reconstruct(graph, y_hat)
+    return graph.sess.run(dict(graph.quality, **graph.rates), {
+        graph.x: x, graph.x_hat: x_hat, graph.y_tilde: y_hat, graph.z_tilde: z_hat})
+
+
+
+# ---------------------------------------------------------------- 6. compressed files
+
+# Tensors of tfc's own coder, [B] strings each; feed strings to get what they decode to.
+RangeCoder = collections.namedtuple("RangeCoder", "y_strings z_strings y_decoded z_decoded")
+
+# What our header holds after the checksum of itself and of the body: magic, version, index of the
+# script in FILE_SCRIPTS, threads, digests of model and latents. The run's name, UTF-8, ends it.
+HEADER = struct.Struct("<4sBBH8s8s")
+Header = collections.namedtuple("Header", "magic version script threads model latents run_name")
+MAGIC, VERSION = b"iinc", 1
+FILE_SCRIPTS = ("mbt2018",)
+MAX_FILE_PIXELS = 2 ** 28
+
+# shape (num_imgs, H, W), one string of y and one of z per image, and the Header
+Tfci = collections.namedtuple("Tfci", "shape y_strings z_strings header")
+TFCI_FEATURES = ("\x01", "\x02", "\x03", "\x04", "\x05")
+
+
+def pack_header(args, run, body, latents):
+    """Bytes of the header of a file whose other bytes are `body`.
+
+    latents: a list over batches of (y_hat, z_hat).
+    """
+    header = HEADER.pack(MAGIC, VERSION, FILE_SCRIPTS.index(args.script), args.threads,
+                         run.fingerprint, digest(*itertools.chain(*latents))) + run.name.encode()
+    return digest(header, body) + header
+
+
+def unpack_header(header, body):
+    """Header of a file; ValueError unless it is intact and of this version."""
+    checksum, fields, name = header[:8], header[8:8 + HEADER.size], header[8 + HEADER.size:]
+    if len(fields) < HEADER.size or checksum != digest(fields, name, body):
+        raise ValueError("damaged: its checksum does not match")
+    header = Header(*HEADER.unpack(fields), run_name=name.decode())
+    if (header.magic, header.version) != (MAGIC, VERSION):
+        raise ValueError("format %r version %d; accepted is %r version %d"
+                         % (header.magic, header.version, MAGIC, VERSION))
+    return header
+
+
+def check_header(header, args, run):
+    """ValueError unless this script and this run wrote the file."""
+    script = FILE_SCRIPTS[header.script] + ".py"
+    if script != args.script + ".py":
+        raise ValueError("written by %s, which also decodes it" % script)
+    if header.run_name != run.name:
+        raise ValueError("of the run %s, not %s" % (header.run_name, run.name))
+    if header.model != run.fingerprint:
+        raise ValueError("of another model: the weights of %s are not those it was written with"
+                         % run.checkpoint)
+
+
+def range_coder(prior_y, prior_z, y, z):
+    """RangeCoder of the two entropy models."""
+    y_strings, z_strings = prior_y.compress(y), prior_z.compress(z)
+    return RangeCoder(y_strings, z_strings, prior_y.decompress(y_strings),
+                      prior_z.decompress(z_strings, shape=z.shape[1:]))
+
+
+def encode_centred(graph, y_hat, z_hat):
+    """(y_strings, z_strings), one of each per image."""
+    mu, sigma = parameters(graph, z_hat)
+    return graph.sess.run([graph.range_coder.y_strings, graph.range_coder.z_strings], {
+        graph.y: y_hat, graph.z: z_hat, graph.mu: mu, graph.sigma: sigma})
+
+
+def decode_centred(graph, y_strings, z_strings):
+    """The (y_hat, z_hat) that encode_centred was given."""
+    z_hat = graph.sess.run(graph.range_coder.z_decoded, {graph.range_coder.z_strings: z_strings})
+    mu, sigma = parameters(graph, z_hat)
+    return graph.sess.run(graph.range_coder.y_decoded, {
+        graph.range_coder.y_strings: y_strings, graph.mu: mu, graph.sigma: sigma}), z_hat
+
+
+def tfci_shapes(height, width):
+    """The three shapes in a .tfci: height and width of x, y and z."""
+    x_shape = (height, width)
+    y_shape = tuple(-(-side // 16) for side in x_shape)
+    return x_shape, y_shape, tuple(-(-side // 4) for side in y_shape)
+
+
+def pack_tfci(args, run, shape, strings, latents):
+    """Bytes of a .tfci: the original's five features, its model identifier, and our header.
+
+    shape is (num_imgs, H, W); strings and latents are lists over batches of encode_centred's
+    results and of (y_hat, z_hat).
+    """
+    example = tf.train.Example()
+    feature = example.features.feature
+    for key, batches in zip(TFCI_FEATURES, zip(*strings)):
+        feature[key].bytes_list.value[:] = np.concatenate(batches)
+    for key, sides in zip(TFCI_FEATURES[2:], tfci_shapes(*shape[1:])):
+        feature[key].int64_list.value[:] = sides
+    feature["MD"].bytes_list.value[:] = [args.script.encode()]
+    header = pack_header(args, run, example.SerializeToString(deterministic=True), latents)
+    feature["header"].bytes_list.value[:] = [header]
+    return example.SerializeToString(deterministic=True)
+
+
+def unpack_tfci(content):
+    """Tfci of a file's bytes; its header is None in a file of the original.
+
+    Raises ValueError if the file is neither ours and intact nor possibly the original's.
+    """
+    try:
+        example = tf.train.Example.FromString(content)
+    except google.protobuf.message.DecodeError:
+        raise ValueError("not a .tfci file, or a truncated one")
+    feature, header = example.features.feature, None
+    if "header" in feature:
+        packed = b"".join(feature.pop("header").bytes_list.value)
+        header = unpack_header(packed, example.SerializeToString(deterministic=True))
+    elif set(feature) != set(TFCI_FEATURES):
+        raise ValueError("not a .tfci file: its features are %s" % sorted(feature))
+    y_strings, z_strings = (list(feature[key].bytes_list.value) for key in TFCI_FEATURES[:2])
+    shapes = tuple(tuple(feature[key].int64_list.value) for key in TFCI_FEATURES[2:])
+    if (len(shapes[0]) != 2 or min(shapes[0]) < 1 or shapes != tfci_shapes(*shapes[0])
+            or not 0 < len(y_strings) == len(z_strings)):
+        raise ValueError("damaged: shapes %s of %d and %d strings"
+                         % (shapes, len(y_strings), len(z_strings)))
+    if len(y_strings) * shapes[0][0] * shapes[0][1] > MAX_FILE_PIXELS:
+        raise ValueError("claims %d images of %d x %d; accepted are %d pixels in all"
+                         % ((len(y_strings),) + shapes[0] + (MAX_FILE_PIXELS,)))
+    return Tfci((len(y_strings),) + shapes[0], y_strings, z_strings, header)
+
+
+def decompress_tfci(args, build):
+    """Decode args.input_file to args.output_file; build(run, shape) makes the Graph."""
+    run = find_run(args)
+    with open(args.input_file, "rb") as file:
+        tfci = unpack_tfci(file.read())
+    many, height, width = tfci.shape
+    output = args.output_file or args.input_file + (".png" if many == 1 else ".npy")
+    if not output.endswith((".png", ".npy")[many > 1:]):
+        raise ValueError("%s: the output of %d image(s) must end in %s"
+                         % (output, many, " or ".join((".png", ".npy")[many > 1:])))
+    require_writable(os.path.dirname(output))
+    if tfci.header:
+        check_header(tfci.header, args, run)
+        args.threads = tfci.header.threads
+    else:
+        note("%s has no checksum (the original's format): a wrong run or damage goes unnoticed"
+             % args.input_file)
+    images, latents = [], []
+    graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, run))
+    for strings in zip(split_batches(tfci.y_strings, height * width),
+                       split_batches(tfci.z_strings, height * width)):
+        graph = graph_for((len(strings[0]), height, width, 3))
+        latents.append(decode_centred(graph, *strings))
+        images.append(reconstruct(graph, latents[-1][0]))
+    if tfci.header and digest(*itertools.chain(*latents)) != tfci.header.latents:
+        raise ValueError("decodes to other latents than were encoded: this machine's floating "
+                         "point differs from the encoder's")
+    write_images(output, np.concatenate(images))
+
+
+# ---------------------------------------------------------------- 7. compress, command line
+
+def compress(args, build, infer, write_file=False):
+    """Compress and evaluate every image of args.imgs; print averages and save the results.
+
+    build(run, shape) makes the Graph for a batch of static shape [B, H, W, 3], infer(graph, x)
+    gives its (y_hat, z_hat). Of a folder or glob, each image's results are kept as a part as soon
+    as they are there. write_file: make the file of centred latents, too, and report its size.
+    """
+    run = find_run(args)
+    args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
+    source, paths, many = find_images(args.imgs)
+    target = result_path(args, source)
+    parts = target + ".parts" if target and many else None
+    outputs = output_paths(args, paths, many)
+    for path in [target, parts and os.path.join(parts, "")] + outputs:
+        if path:
+            require_writable(os.path.dirname(path))
+    checksums = [digest(read_images(path)).hex() for path in paths]
+
+    graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, run))
+    results = []
+    for path, output, checksum in zip(paths, outputs, checksums):
+        settings = dict({name: getattr(args, name) for name in args.settings}, image=checksum,
+                        script=args.script, run_name=run.name, model=run.fingerprint.hex())
+        part = parts and os.path.join(parts, os.path.basename(path) + ".npz")
+        result = part and reusable_part(part, settings, output)
+        if not result:
+            if many:
+                print("%s (%d of %d)" % (path, len(results) + 1, len(paths)), flush=True)
+            result = compress_file(args, run, path, output, graph_for, infer, write_file)
+            result.update(settings)
+            if part:
+                write_results(part, result)
+        results.append(result)
+    report(results, target)
+
+
+def compress_file(args, run, path, output, graph_for, infer, write_file):
+    """Results of one image file or .npy, arrays over its images; writes `output` if not None."""
+    images = read_images(path)
+    values, latents, strings = [], [], []
+    for x in split_batches(images, images[0, ..., 0].size):
+        graph = graph_for((len(x),) + images.shape[1:])
+        latents.append(infer(graph, np.asarray(x)))
+        values.append(evaluate(graph, x, *latents[-1]))
+        values[-1]["rd_cost"] = args.lmbda * values[-1]["mse"] + values[-1]["est_bpp"]
+        if write_file:
+            strings.append(encode_centred(graph, *latents[-1]))
+            size = len(pack_tfci(args, run, (len(x),) + x.shape[1:3], strings[-1:], latents[-1:]))
+            values[-1].update(batch_actual_bpp=[8 * size / (x.shape[1] * x.shape[2])],
+                              batch_sizes=[len(x)])
+    if min(images.shape[1:3]) < MSSSIM_MIN_SIDE:
+        note("%s: MS-SSIM is nan, as it needs sides of at least %d pixels"
+             % (path, MSSSIM_MIN_SIDE))
+    result = {field: np.concatenate([batch[field] for batch in values]) for field in values[0]}
+    result["files"] = np.repeat(os.path.basename(path), len(images))
+    if output:
+        content = pack_tfci(args, run, images.shape[:3], strings, latents)
+        write_bytes(output, content)
+        result["file_checksum"] = digest(content).hex()
+    return result
+
+
+def output_paths(args, paths, many):
+    """The compressed file to write for each of `paths`; None for all if none is asked for."""
+    if not getattr(args, "output_file", None):
+        return [None] * len(paths)
+    if not many:
+        return [args.output_file]
+    return [os.path.join(args.output_file, os.path.basename(path) + ".tfci") for path in paths]
+
+
+def reusable_part(part, settings, output):
+    """The results stored in `part`, if they are of the same settings, image and model.
+
+    They must include the compressed file if `output` is not None.
+    """
+    try:
+        with np.load(part, allow_pickle=False) as stored:
+            result = {field: stored[field] for field in stored.files}
+        with open(output or os.devnull, "rb") as file:
+            checksum = digest(file.read()).hex()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+    same = all(np.array_equal(result.get(name), value) for name, value in settings.items())
+    return result if same and (not output or checksum == result.get("file_checksum")) else None
+
+
+def report(results, target):
+    """Join the results of all files, print the averages, and save them unless target is None."""
+    fields = results[0].keys() - {"file_checksum"}
+    joined = {field: np.concatenate([result[field] for result in results])
+              if np.ndim(results[0][field]) else results[0][field] for field in results[0]
+              if field in fields}
+    joined["image"] = [str(result["image"]) for result in results]
+    if "batch_sizes" in joined:
+        joined["avg_batch_actual_bpp"] = (np.sum(joined["batch_actual_bpp"])
+                                          / np.sum(joined["batch_sizes"]))
+    for field, values in joined.items():
+        if np.ndim(values) and np.asarray(values).dtype.kind == "f":
+            print("Avg %s: %.5f" % (field, np.mean(values)))
+    if target:
+        write_results(target, joined)
+
+
+def run_lmbda(run_name):
+    """The lambda in a run's name; ValueError if there is none."""
+    found = re.search(r"lmbda=([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)", run_name)
+    if not found:
+        raise ValueError("the run name %s has no lmbda=<number>; give --lambda" % run_name)
+    return float(found.group(1))
+
+
+def number(kind, low, exclusive=False):
+    """Parser of a finite int or float >= low (> low if exclusive) for argparse."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = np.nan
+        if not (low < value if exclusive else low <= value) or value == np.inf:
+            raise argparse.ArgumentTypeError("%r: must be %s %s %g" % (
+                text, "an integer" if kind is int else "a number", ">" if exclusive else ">=", low))
+        return value
+    return parse
+
+
+# Options of the methods; which of them a script has, and the defaults, are the script's.
+METHOD_OPTIONS = dict(
+    sga_its=(number(int, 1), "iterations of SGA"),
+    lr=(number(float, 0, exclusive=True), "learning rate of Adam on the latents"),
+    annealing_rate=(number(float, 0), "rate at which the temperature decays per iteration"),
+    t0=(number(float, 0), "iteration at which the temperature starts to decay"),
+    T_max=(number(float, 0, exclusive=True), "highest temperature"),
+    seed=(number(int, 0), "seed of the noise"))
+
+
+class Parser(argparse.ArgumentParser):
+    """ArgumentParser whose errors are one line."""
+
+    def error(self, message):
+        self.exit(2, "%s: error: %s\n" % (self.prog, " ".join(message.split())))
+
+
+def add_global_options(parser, **default):
+    """Options that may stand before or after the subcommand."""
+    parser.add_argument("--verbose", action="store_true", **default,
+                        help="show TensorFlow's messages, and losses after rounding")
+    parser.add_argument("--num_filters", type=number(int, 1), metavar="N", **default,
+                        help="filters per layer (default: those of the run; to train: 192)")
+    parser.add_argument("--checkpoint_dir", metavar="DIR", **default,
+                        help="folder of all runs (default: ./checkpoints)")
+    parser.add_argument("--threads", type=number(int, 1), metavar="N", **default,
+                        help="threads of an operation (default: one per core); results and files "
+                        "depend on it by rounding errors, and a file is decoded with its own")
+
+
+def add_train_options(parser):
+    positive = number(int, 1)
+    parser.add_argument("--train_glob", required=True,
+                        help="quoted glob of png, jpg or float32 .npy (H, W, 3) in [0, 1]")
+    parser.add_argument("--lambda", dest="lmbda", type=number(float, 0), default=0.01,
+                        help="weight of the distortion (default: %(default)s)")
+    for name, default, text in [
+            ("batchsize", 8, "patches per step"),
+            ("patchsize", 256, "height and width of a patch, a multiple of 64"),
+            ("last_step", 1000000, "step to train up to"),
+            ("preprocess_threads", 4, "parallel readers of images"),
+            ("save_checkpoint_secs", 300, "seconds between checkpoints"),
+            ("save_summary_secs", 60, "seconds between TensorBoard summaries")]:
+        parser.add_argument("--" + name, type=positive, default=default, metavar="N",
+                            help=text + " (default: %(default)s)")
+    parser.add_argument("--logdir", default="/tmp/tf_logs",
+                        help="folder for TensorBoard, none if empty (default: %(default)s)")
+    parser.add_argument("--seed", type=number(int, 0), default=0,
+                        help="seed of weights, patches and noise (default: %(default)s)")
+
+
+def add_compress_options(parser, settings, writes_file):
+    parser.add_argument("run_name", help="folder of checkpoint_dir that holds the model")
+    parser.add_argument("imgs", help="an image, a .npy of uint8 (num_imgs, H, W, 3), a folder, "
+                        "or a quoted glob")
+    if writes_file:
+        parser.add_argument("output_file", nargs="?",
+                            help="compressed file to write (for a folder or glob: folder)")
+    parser.add_argument("--results_dir", default="./results",
+                        help="where to save the .npz; none if empty (default: %(default)s)")
+    parser.add_argument("--lambda", dest="lmbda", type=number(float, 0),
+                        help="weight of the distortion (default: that of the run)")
+    for name, default in settings.items():
+        kind, text = METHOD_OPTIONS[name]
+        parser.add_argument("--" + name, type=kind, default=default, metavar="N",
+                            help=text + " (default: %(default)s)")
+
+
+def add_decompress_options(parser):
+    parser.add_argument("run_name", help="folder of checkpoint_dir that holds the model")
+    parser.add_argument("input_file", help="file written by compress")
+    parser.add_argument("output_file", nargs="?",
+                        help=".png or .npy to write (default: input_file + that)")
+
+
+def make_parser(script, doc, commands, settings):
+    """Command line of a script that has `commands`, and `settings` (name: default) to compress."""
+    parser = Parser(prog=script + ".py", description=doc,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_global_options(parser)
+    parser.set_defaults(checkpoint_dir="./checkpoints", threads=len(os.sched_getaffinity(0)),
+                        script=script)
+    subparsers = parser.add_subparsers(dest="command", metavar="{%s}" % ",".join(commands))
+    subparsers.required = True
+    for command, function in commands.items():
+        subparser = subparsers.add_parser(command, help=function.__doc__.splitlines()[0])
+        add_global_options(subparser, default=argparse.SUPPRESS)
+        if command == "train":
+            add_train_options(subparser)
+        elif command == "decompress":
+            add_decompress_options(subparser)
+        else:
+            add_compress_options(subparser, settings, "decompress" in commands)
+            subparser.set_defaults(settings=sorted(settings) + ["lmbda", "threads"])
+        subparser.set_defaults(function=function)
+    return parser
+
+
+def main(argv, file, doc, commands, settings=None):
+    """Run a script: commands maps subcommands to functions of the parsed arguments.
+
+    Exits with one line on stderr and code 2 on an error of the user or the system.
+    """
+    script = os.path.splitext(os.path.basename(file))[0]
+    parser = make_parser(script, doc, commands, settings or {})
+    args = parser.parse_args(argv)
+    function = args.__dict__.pop("function")
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if args.verbose else "3"
+    tf.logging.set_verbosity(tf.logging.INFO if args.verbose else tf.logging.FATAL)
+    try:
+        function(args)
+    except OSError as error:
+        parser.error("%s: %s" % (error.filename, error.strerror) if error.filename else str(error))
+    except tf.errors.OpError as error:
+        parser.error(error.message.strip().split("\n")[0])
+    except (ValueError, MemoryError) as error:
+        parser.error(str(error) or "out of memory")
+    except KeyboardInterrupt:
+        sys.exit(130)
