@@ -34,7 +34,7 @@ def objective(args, x):
                                  tf.train.get_or_create_global_step())
     auxiliary_step = tf.train.AdamOptimizer(1e-3).minimize(prior_z.losses[0])
     scalars = dict(loss=loss, bpp=y_bpp + z_bpp, y_bpp=y_bpp, z_bpp=z_bpp, mse=mse,
-                   psnr=tf.reduce_mean(tf.image.psnr(x, x_tilde, 1)))
+                   psnr=tf.reduce_mean(tf.image.psnr(x, x_tilde, 1, name="psnr_db")))
     return scalars, x_tilde, tf.group(main_step, auxiliary_step, prior_z.updates[0])
 
 
@@ -44,29 +44,16 @@ def train(args):
     nic.train(args, functools.partial(objective, args))
 
 
-def build(args, run, shape):
-    """The bare model, its sigma bounded from below as in training."""
-    return nic.base_graph(args, run, shape, scale_bound=None)
-
-
-def infer(graph, x):
+def infer(args, graph, x):
     """The encoder's latents, rounded."""
     graph.sess.run(graph.restart, {graph.x: x})
     return nic.centred(graph)
 
 
-def compress(args):
-    """compress images and evaluate the result"""
-    nic.compress(args, functools.partial(build, args), infer, write_file=True)
-
-
-def decompress(args):
-    """decode a compressed file"""
-    nic.decompress_tfci(args, functools.partial(build, args))
-
-
 def main(argv=None):
-    nic.main(argv, __file__, __doc__, dict(train=train, compress=compress, decompress=decompress))
+    build = functools.partial(nic.base_graph, scale_bound=None)  # sigma bounded as in training
+    nic.main(argv, __file__, __doc__,
+             dict(train=train, **nic.commands(build, infer, write_file=True)))
 
 
 if __name__ == "__main__":

@@ -27,21 +27,14 @@ def temperature(args, t):
 
 
 def infer(args, graph, x):
-    """Anneal the latents to integers."""
-    for _ in nic.descend(graph, x, args, args.sga_its, nic.integers,
-                         functools.partial(temperature, args)):
-        pass
-    return nic.integers(graph)
-
-
-def compress(args):
-    """compress images by SGA and evaluate the result"""
-    nic.compress(args, functools.partial(nic.base_graph, args, relax=relax),
-                 functools.partial(infer, args))
+    """Latents annealed to integers."""
+    return nic.optimise(graph, x, args, args.sga_its, nic.integers,
+                        functools.partial(temperature, args))
 
 
 def main(argv=None):
-    nic.main(argv, __file__, __doc__, dict(compress=compress), SETTINGS)
+    build = functools.partial(nic.base_graph, relax=relax)
+    nic.main(argv, __file__, __doc__, nic.commands(build, infer), SETTINGS)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import warnings
 import zipfile
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # TF 1.15's import, under numpy >= 1.17
+warnings.filterwarnings("ignore", category=RuntimeWarning)  # protobuf's, of damaged files
 import google.protobuf.message
 import numpy as np
 import PIL.Image
@@ -272,6 +273,19 @@ def digest(*chunks):
     return checksum.digest()
 
 
+@contextlib.contextmanager
+def quiet_stderr():
+    """Drop what C++ libraries write to stderr, such as protobuf about a damaged file."""
+    saved = os.dup(2)
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
 def note(message):
     """Tell the user, on stderr, of something that is not an error."""
     print("note: %s" % message, file=sys.stderr)
@@ -325,12 +339,13 @@ def read_run(args, checkpoint):
     reader = tf.train.NewCheckpointReader(checkpoint)
     shapes = reader.get_variable_to_shape_map()
     model = "base" if "entropy_bottleneck/matrix_0" in shapes else "bits-back"
-    if not {"matrix_0", "entropy_bottleneck/matrix_0"} & set(shapes):
+    width = shapes.get("analysis_transform/layer_0/bias")
+    if not width or model == "bits-back" and "matrix_0" not in shapes:
         raise ValueError("%s: not a checkpoint of mbt2018.py or mbt2018_bb.py" % checkpoint)
     if args.script not in SCRIPTS[model]:
         raise ValueError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
             checkpoint, model, args.script, ", ".join(s + ".py" for s in SCRIPTS[model])))
-    num_filters = shapes["analysis_transform/layer_0/bias"][0]
+    num_filters = width[0]
     if args.num_filters not in (None, num_filters):
         raise ValueError("--num_filters %d: the model %s has %d"
                          % (args.num_filters, checkpoint, num_filters))
@@ -350,7 +365,7 @@ def session_config(threads):
 
 
 def training_files(args):
-    """Paths that match --train_glob and hold at least a patch."""
+    """Paths that match --train_glob and hold at least a patch; whether all fit in memory."""
     paths = sorted(glob.glob(args.train_glob))
     if not paths:
         raise ValueError("--train_glob %s: no file matches" % args.train_glob)
@@ -377,18 +392,20 @@ def training_image_size(path):
             return image.shape[:2]
         with PIL.Image.open(path) as image:
             return image.size[::-1]
-    except (OSError, ValueError) as error:
+    except Exception as error:  # decoders raise many types on damaged files
         raise ValueError("%s: not a training image (%s)" % (path, error))
 
 
-def training_patches(args, start):
+def training_patches(args, paths, fits, start):
     """Dataset of float32 [batchsize, patchsize, patchsize, 3] in [0, 1].
 
     Patch k depends on (seed, k) alone, so that training continued at step `start` sees what an
-    uninterrupted run would see.
+    uninterrupted run would see. fits: keep the decoded images in memory.
     """
-    paths, fits = training_files(args)
-    read = lambda path: np.load(path) if path.endswith(".npy") else read_image(path)
+    def read(path):
+        if path.endswith(".npy"):
+            return np.load(path, allow_pickle=False)
+        return read_image(path)
     read = functools.lru_cache(maxsize=None)(read) if fits else read
 
     def order():
@@ -413,6 +430,7 @@ def training_patches(args, start):
     return dataset.batch(args.batchsize, drop_remainder=True).prefetch(2)
 
 
+@tf.autograph.experimental.do_not_convert
 def train(args, objective):
     """Train a run, from its newest checkpoint if there is one, to step args.last_step.
 
@@ -429,10 +447,11 @@ def train(args, objective):
     if run and not run.resumable:
         raise ValueError("%s is stored without optimiser slots and can't be trained on"
                          % run.checkpoint)
+    paths, fits = training_files(args)
     require_writable(folder)
     with tf.Graph().as_default():
         tf.set_random_seed(args.seed)
-        patches = training_patches(args, run.step if run else 0)
+        patches = training_patches(args, paths, fits, run.step if run else 0)
         write_bytes(os.path.join(folder, "args.json"),
                     json.dumps(vars(args), indent=4, sort_keys=True).encode())
         x = tf.data.make_one_shot_iterator(patches).get_next()
@@ -500,7 +519,7 @@ def apply_finite(optimiser, loss, global_step=None):
 # y_centred         y rounded around mu
 # z_centred         z rounded around the median of p(z)
 # x_hat             uint8 [B, H, W, 3], reconstruction from y_tilde
-# losses            rd_loss, mse, bpp: what is optimised; a dict of [B]
+# losses            rd_loss, mse, bpp: what is optimised; a dict of [B]; None without a relaxation
 # rates             est_bpp, est_y_bpp, est_z_bpp: bits per pixel; a dict of [B]
 # quality           mse, psnr, msssim, msssim_db of x_hat; a dict of [B]
 # restart           op: the free latents become the encoder's output, Adam forgets its moments
@@ -510,6 +529,7 @@ Graph = collections.namedtuple("Graph", """sess x T t y z y_tilde z_tilde mu sig
     z_centred x_hat losses rates quality restart step range_coder""")
 
 
+@tf.autograph.experimental.do_not_convert  # converting tfc's layers takes seconds, and is not needed
 def base_graph(args, run, shape, relax=None, scale_bound=0):
     """Graph of the base model (mbt2018) for a batch of static shape [B, H, W, 3].
 
@@ -539,10 +559,12 @@ def base_graph(args, run, shape, relax=None, scale_bound=0):
         rates["est_bpp"] = sum(rates.values())
         x_tilde = synthesis_transform(N)(y_tilde)[:, :shape[1], :shape[2]]
         x_hat = tf.saturate_cast(tf.round(255 * x_tilde), tf.uint8)
-        losses = rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"])
 
         sess = restored_session(graph, run, args.threads)
-        step, slots = minimise(losses["rd_loss"], free, args.lr) if relax else (None, [])
+        losses, step, slots = None, None, []
+        if relax:
+            losses = rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"])
+            step, slots = minimise(losses["rd_loss"], free, args.lr)
         restart = tf.variables_initializer(free + slots)
         values = Graph(sess, x, T, t, y, z, y_tilde, z_tilde, mu, sigma, y_centred, z_centred,
                        x_hat, losses, rates, quality(x, x_hat), restart, step,
@@ -613,6 +635,13 @@ def print_losses(prefix, losses):
     psnr = np.mean(20 * np.log10(255) - 10 * np.log10(losses["mse"]))
     print("%srd_loss=%.4f mse=%.3f bpp=%.4f psnr=%.4f" % (prefix, rd_loss, mse, bpp, psnr),
           flush=True)
+
+
+def optimise(graph, x, args, its, rounding, temperature=None):
+    """(y_hat, z_hat) by `rounding` after all iterations of `descend`."""
+    for _ in descend(graph, x, args, its, rounding, temperature):
+        pass
+    return rounding(graph)
 
 
 @contextlib.contextmanager
@@ -780,7 +809,8 @@ def unpack_tfci(content):
     Raises ValueError if the file is neither ours and intact nor possibly the original's.
     """
     try:
-        example = tf.train.Example.FromString(content)
+        with quiet_stderr():
+            example = tf.train.Example.FromString(content)
     except google.protobuf.message.DecodeError:
         raise ValueError("not a .tfci file, or a truncated one")
     feature, header = example.features.feature, None
@@ -802,7 +832,7 @@ def unpack_tfci(content):
 
 
 def decompress_tfci(args, build):
-    """Decode args.input_file to args.output_file; build(run, shape) makes the Graph."""
+    """Decode args.input_file to args.output_file; build(args, run, shape) makes the Graph."""
     run = find_run(args)
     with open(args.input_file, "rb") as file:
         tfci = unpack_tfci(file.read())
@@ -819,7 +849,7 @@ def decompress_tfci(args, build):
         note("%s has no checksum (the original's format): a wrong run or damage goes unnoticed"
              % args.input_file)
     images, latents = [], []
-    graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, run))
+    graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, args, run))
     for strings in zip(split_batches(tfci.y_strings, height * width),
                        split_batches(tfci.z_strings, height * width)):
         graph = graph_for((len(strings[0]), height, width, 3))
@@ -836,9 +866,10 @@ def decompress_tfci(args, build):
 def compress(args, build, infer, write_file=False):
     """Compress and evaluate every image of args.imgs; print averages and save the results.
 
-    build(run, shape) makes the Graph for a batch of static shape [B, H, W, 3], infer(graph, x)
-    gives its (y_hat, z_hat). Of a folder or glob, each image's results are kept as a part as soon
-    as they are there. write_file: make the file of centred latents, too, and report its size.
+    build(args, run, shape) makes the Graph for a batch of static shape [B, H, W, 3], infer(args,
+    graph, x) gives its (y_hat, z_hat). Of a folder or glob, each image's results are kept as a
+    part as soon as they are there. write_file: make the file of centred latents, too, and report
+    its size.
     """
     run = find_run(args)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
@@ -851,7 +882,7 @@ def compress(args, build, infer, write_file=False):
             require_writable(os.path.dirname(path))
     checksums = [digest(read_images(path)).hex() for path in paths]
 
-    graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, run))
+    graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, args, run))
     results = []
     for path, output, checksum in zip(paths, outputs, checksums):
         settings = dict({name: getattr(args, name) for name in args.settings}, image=checksum,
@@ -869,13 +900,26 @@ def compress(args, build, infer, write_file=False):
     report(results, target)
 
 
+def commands(build, infer, write_file=False):
+    """The subcommands of a method: `compress`, and `decompress` if it writes files."""
+    def compress_images(args):
+        """compress images and evaluate the result"""
+        compress(args, build, infer, write_file)
+
+    def decompress_file(args):
+        """decode a compressed file"""
+        decompress_tfci(args, build)
+    decoder = dict(decompress=decompress_file) if write_file else {}
+    return dict(compress=compress_images, **decoder)
+
+
 def compress_file(args, run, path, output, graph_for, infer, write_file):
     """Results of one image file or .npy, arrays over its images; writes `output` if not None."""
     images = read_images(path)
     values, latents, strings = [], [], []
     for x in split_batches(images, images[0, ..., 0].size):
         graph = graph_for((len(x),) + images.shape[1:])
-        latents.append(infer(graph, np.asarray(x)))
+        latents.append(infer(args, graph, x))
         values.append(evaluate(graph, x, *latents[-1]))
         values[-1]["rd_cost"] = args.lmbda * values[-1]["mse"] + values[-1]["est_bpp"]
         if write_file:

@@ -1,0 +1,39 @@
+"""Copy a run's newest checkpoint without the optimiser's slots, a third of the size.
+
+    python results/export_model.py <checkpoint_dir>/<run_name> <target_dir>
+"""
+
+import argparse
+import os
+import shutil
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import tf_boilerplate as nic
+import tensorflow.compat.v1 as tf
+
+
+def export(run, target):
+    """Write run's model variables to <target>/<run name>; returns that folder."""
+    checkpoint = nic.newest_checkpoint(run)
+    if not checkpoint:
+        sys.exit("%s: no checkpoint there" % run)
+    reader = tf.train.NewCheckpointReader(checkpoint)
+    folder = os.path.join(target, os.path.basename(os.path.abspath(run)))
+    os.makedirs(folder, exist_ok=True)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        for name in reader.get_variable_to_shape_map():
+            if not nic.OPTIMISER_VARIABLES.fullmatch(name):
+                tf.Variable(reader.get_tensor(name), name=name)
+        sess.run(tf.global_variables_initializer())
+        tf.train.Saver().save(sess, os.path.join(folder, os.path.basename(checkpoint)),
+                              write_meta_graph=False)
+    shutil.copy(os.path.join(run, "args.json"), folder)
+    return folder
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="folder with the run's checkpoints")
+    parser.add_argument("target", help="folder to create the copy in")
+    print(export(**vars(parser.parse_args())))

@@ -1,0 +1,84 @@
+"""Fixtures: the scripts run in process (`run`) or as a user would (`run_process`)."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+TESTS = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(TESTS)
+GOLDEN = os.path.join(TESTS, "golden")
+CHECKPOINTS = os.path.join(GOLDEN, "checkpoints")
+BASE_RUN = "mbt2018-num_filters=16-lmbda=0.01"
+BB_RUN = "mbt2018_bb-num_filters=16-lmbda=0.01"
+PNG = os.path.join(GOLDEN, "images", "face-197x251.png")
+NPY = os.path.join(GOLDEN, "images", "face-2x192x256.npy")
+
+sys.path.insert(0, ROOT)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes minutes; .ci/run runs these, too")
+    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning")  # TF's own
+
+
+def golden(image, method):
+    """What the original computes: entry of expected.json for an image's path."""
+    with open(os.path.join(GOLDEN, "expected.json")) as file:
+        return json.load(file)[os.path.basename(image)][method]
+
+
+def run(script, *argv):
+    """main(argv) of a script, in this process."""
+    importlib.import_module(script).main([str(arg) for arg in argv])
+
+
+def command(script, *argv):
+    return [sys.executable, os.path.join(ROOT, script + ".py")] + [str(arg) for arg in argv]
+
+
+def run_process(script, *argv, **kwargs):
+    """A script as a process of its own: CompletedProcess with its output as text."""
+    return subprocess.run(command(script, *argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, **kwargs)
+
+
+def compress(script, tmp_path, imgs, *options, run_name=BASE_RUN, checkpoints=CHECKPOINTS):
+    """Compress in process; the saved results as a dict."""
+    results = tmp_path / "results"
+    run(script, "--checkpoint_dir", checkpoints, "compress", "--results_dir", results, *options,
+        run_name, imgs)
+    return load(max(results.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns))
+
+
+def load(path):
+    with np.load(str(path), allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def write_image(path, height, width, mode="RGB"):
+    """A crop of the golden image, or of it repeated, in a PIL mode."""
+    image = np.asarray(PIL.Image.open(PNG).convert("RGB"))
+    tiled = np.tile(image, (-(-height // 197), -(-width // 251), 1))
+    PIL.Image.fromarray(tiled[:height, :width]).convert(mode).save(str(path))
+    return path
+
+
+@pytest.fixture
+def fails(capfd):
+    """Function: main(argv) must exit with 2 and one line on stderr, which it returns."""
+    def check(script, *argv):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            run(script, *argv)
+        lines = [line for line in capfd.readouterr().err.splitlines()
+                 if not line.startswith("note: ")]
+        assert exit_info.value.code == 2
+        assert len(lines) == 1 and lines[0].startswith(script + ".py"), lines
+        return lines[0]
+    return check

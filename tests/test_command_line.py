@@ -1,0 +1,281 @@
+"""Command lines: inputs, outputs, results of folders, and the one-line errors."""
+
+import os
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, NPY, PNG, compress, load, run, run_process,
+                      write_image)
+
+FAST = {"mbt2018": (), "sga": ("--sga_its", 2)}
+SCRIPTS = list(FAST)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("height,width", [(1, 1), (16, 16), (65, 33), (161, 162)])
+def test_any_size(script, height, width, tmp_path, capfd):
+    image = write_image(tmp_path / "image.png", height, width)
+    results = compress(script, tmp_path, image, *FAST[script])
+    printed = capfd.readouterr()
+    assert np.isfinite(results["est_bpp"]).all() and results["est_bpp"].shape == (1,)
+    assert np.isnan(results["msssim"]).all() == (min(height, width) < 161)
+    assert ("MS-SSIM is nan" in printed.err) == (min(height, width) < 161)
+    assert "Avg est_bpp: %.5f" % results["est_bpp"][0] in printed.out
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
+def test_modes_are_converted(mode, tmp_path, capfd):
+    suffix = ".tif" if mode == "CMYK" else ".png"
+    image = write_image(tmp_path / ("image" + suffix), 40, 50, mode)
+    with PIL.Image.open(image) as opened:
+        reference = tmp_path / "reference.png"
+        opened.convert("RGB").save(reference)
+    expected = compress("mbt2018", tmp_path, reference)
+    capfd.readouterr()
+    results = compress("mbt2018", tmp_path, image)
+    assert results["mse"] == expected["mse"]
+    assert ("alpha channel dropped" in capfd.readouterr().err) == (mode in ("RGBA", "LA"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_result_names_and_settings(script, tmp_path):
+    results = compress(script, tmp_path, NPY, *FAST[script], "--lambda", 1e-5)
+    name = {"mbt2018": "rd-%s-file=face-2x192x256.npy.npz",
+            "sga": "rd-sga-lmbda=1e-05+%s-input=face-2x192x256.npy.npz"}[script] % BASE_RUN
+    assert os.listdir(tmp_path / "results") == [name]
+    assert results["lmbda"] == 1e-5 and results["run_name"] == BASE_RUN
+    assert results["est_bpp"].shape == results["files"].shape == (2,)
+    np.testing.assert_allclose(results["rd_cost"], 1e-5 * results["mse"] + results["est_bpp"])
+    if script == "sga":
+        assert results["sga_its"] == 2 and results["lr"] == 0.005 and results["seed"] == 0
+
+
+def test_no_results_are_written_with_an_empty_results_dir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG, "--results_dir", "")
+    assert os.listdir(tmp_path) == []
+
+
+def test_sga_options_are_obeyed(tmp_path):
+    cost = lambda *options: compress("sga", tmp_path, PNG, "--sga_its", 12, *options)["mse"][0]
+    default = cost()
+    assert default == cost()
+    for option in [("--sga_its", 13), ("--lr", 0.02), ("--t0", 0, "--annealing_rate", 1),
+                   ("--T_max", 0.1), ("--seed", 1), ("--lambda", 0)]:
+        assert cost(*option) != default, option
+
+
+def test_the_same_noise_alone_and_in_a_batch(tmp_path):
+    batch = compress("sga", tmp_path, NPY, "--sga_its", 20)
+    for k, image in enumerate(np.load(NPY)):
+        np.save(tmp_path / "one.npy", image[None])
+        alone = compress("sga", tmp_path, tmp_path / "one.npy", "--sga_its", 20)
+        assert alone["rd_cost"][0] == pytest.approx(batch["rd_cost"][k], rel=1e-3)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A portrait, a landscape, and a file that is no image."""
+    path = tmp_path / "some images"
+    path.mkdir()
+    write_image(path / "b.png", 80, 48)
+    write_image(path / "a.jpg", 48, 80)
+    (path / "notes.txt").write_text("not an image")
+    return path
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("glob", ["", "*.[jp][pn]g"])
+def test_folder_and_glob(script, glob, folder, tmp_path):
+    joined = compress(script, tmp_path, os.path.join(str(folder), glob), *FAST[script])
+    assert list(joined["files"]) == ["a.jpg", "b.png"]
+    (name,) = [n for n in os.listdir(tmp_path / "results") if n.endswith(".npz")]
+    assert name.endswith("=some images.npz")
+    assert sorted(os.listdir(tmp_path / "results" / (name + ".parts"))) == [
+        "a.jpg.npz", "b.png.npz"]
+    alone = compress(script, tmp_path / "alone", folder / "b.png", *FAST[script])
+    assert joined["rd_cost"][1] == alone["rd_cost"][0]
+
+
+def test_finished_parts_are_reused_only_if_nothing_changed(folder, tmp_path, capfd):
+    def computed(*options):
+        """The images that a run of the command computed anew."""
+        capfd.readouterr()
+        compress("sga", tmp_path, folder, "--sga_its", 2, *options)
+        return [line.split(" (")[0][-5:] for line in capfd.readouterr().out.splitlines()
+                if " of 2)" in line]
+    assert computed() == ["a.jpg", "b.png"]
+    assert computed() == []
+    (parts,) = (tmp_path / "results").glob("*.parts")
+    (parts / "a.jpg.npz").write_bytes((parts / "a.jpg.npz").read_bytes()[:100])
+    assert computed() == ["a.jpg"]
+    write_image(folder / "b.png", 32, 32)
+    assert computed() == ["b.png"]
+    assert computed("--seed", 1) == ["a.jpg", "b.png"]
+
+
+def test_parts_are_recomputed_when_the_compressed_file_is_gone(folder, tmp_path):
+    command = ["--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, folder, tmp_path / "files",
+               "--results_dir", tmp_path / "results"]
+    run("mbt2018", *command)
+    assert sorted(os.listdir(tmp_path / "files")) == ["a.jpg.tfci", "b.png.tfci"]
+    original = (tmp_path / "files" / "b.png.tfci").read_bytes()
+    (tmp_path / "files" / "b.png.tfci").write_bytes(b"altered")
+    run("mbt2018", *command)
+    assert (tmp_path / "files" / "b.png.tfci").read_bytes() == original
+
+
+def test_interrupted_folder_continues(folder, tmp_path, fails):
+    """A broken image is found before any work; results of the others are kept once computed."""
+    (folder / "c.png").write_bytes((folder / "b.png").read_bytes()[:200])
+    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, folder,
+            "--results_dir", tmp_path / "results"]
+    assert "c.png" in fails("mbt2018", *argv)
+    assert list((tmp_path / "results").glob("*/*.npz")) == []
+    os.remove(folder / "c.png")
+    run("mbt2018", *argv)
+    assert len(list((tmp_path / "results").glob("*/*.npz"))) == 2
+
+
+def test_options_may_stand_before_or_after_the_subcommand(tmp_path):
+    run("mbt2018", "compress", BASE_RUN, PNG, "--checkpoint_dir", CHECKPOINTS,
+        "--num_filters", 16, "--results_dir", tmp_path)
+    assert len(os.listdir(tmp_path)) == 1
+
+
+def test_large_npy_is_processed_in_batches(tmp_path, monkeypatch):
+    import tf_boilerplate as nic
+    images = np.load(NPY)[:, :64, :48].repeat(3, axis=0)
+    np.save(tmp_path / "six.npy", images)
+    whole = compress("mbt2018", tmp_path, tmp_path / "six.npy")
+    monkeypatch.setattr(nic, "BATCH_PIXELS", 4 * 64 * 48)
+    split = compress("mbt2018", tmp_path, tmp_path / "six.npy")
+    assert list(split["batch_sizes"]) == [4, 2] and list(whole["batch_sizes"]) == [6]
+    np.testing.assert_allclose(split["est_bpp"], whole["est_bpp"], rtol=1e-5)
+
+
+def test_quiet_and_as_a_process(tmp_path):
+    """Nothing but the averages on stdout, and nothing on stderr."""
+    done = run_process("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG,
+                       "--results_dir", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(line.startswith("Avg ") for line in done.stdout.splitlines())
+    done = run_process("sga", "compress", "nothing", PNG)
+    assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+
+
+# ------------------------------------------------------------------------------ bad input
+
+def bad_runs():
+    yield ["no_such_run"], "runs in"
+    yield ["no_such_run"], BASE_RUN
+    yield [BB_RUN], "bb_sga.py"
+    yield ["--num_filters", 32, BASE_RUN], "16"
+    yield ["--num_filters", 0, BASE_RUN], ">= 1"
+    yield ["--lambda", -1, BASE_RUN], "'-1'"
+    yield ["--lambda", "nan", BASE_RUN], "'nan'"
+    yield ["--threads", "x", BASE_RUN], "'x'"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("argv,message", bad_runs())
+def test_bad_run(script, argv, message, tmp_path, fails):
+    line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir",
+                 tmp_path / "results", *argv, PNG)
+    assert message in line and not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("argv", [["--sga_its", 0], ["--lr", 0], ["--lr", "inf"], ["--T_max", 0],
+                                  ["--t0", "nan"], ["--annealing_rate", -1], ["--seed", -1]])
+def test_sga_options_out_of_range(argv, fails):
+    assert argv[0] in fails("sga", "--checkpoint_dir", CHECKPOINTS, "compress", *argv, BASE_RUN,
+                            PNG)
+
+
+def test_run_without_lambda_in_its_name(tmp_path, fails):
+    shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / "my model"))
+    argv = ["--checkpoint_dir", tmp_path, "compress", "my model", PNG, "--results_dir",
+            tmp_path / "results"]
+    assert "--lambda" in fails("mbt2018", *argv)
+    run("mbt2018", *argv, "--lambda", 0.01)
+
+
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
+def test_damaged_checkpoint(suffix, tmp_path, fails):
+    folder = tmp_path / BASE_RUN
+    shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(folder))
+    (path,) = folder.glob("*" + suffix)
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "model.ckpt-3000" in fails("sga", "--checkpoint_dir", tmp_path, "compress", BASE_RUN,
+                                      PNG)
+
+
+def bad_images(tmp_path):
+    """(path, what the message must say) of every kind of unusable input."""
+    def npy(name, array):
+        np.save(str(tmp_path / name), array)
+        return tmp_path / name
+    deep = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    PIL.Image.fromarray(deep).save(str(tmp_path / "deep.png"))
+    PIL.Image.fromarray(deep.astype(np.float32)).save(str(tmp_path / "float.tif"))
+    PIL.Image.fromarray(deep.astype(np.int32)).save(str(tmp_path / "int.tif"))
+    write_16_bit_rgb(tmp_path / "deep_rgb.png")
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "cut.png").write_bytes(open(PNG, "rb").read()[:5000])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "cut.npy").write_bytes(open(NPY, "rb").read()[:5000])
+    (tmp_path / "empty folder").mkdir()
+    np.save(str(tmp_path / "object.npy"), np.array([{}], dtype=object), allow_pickle=True)
+    yield tmp_path / "missing.png", "missing.png"
+    for name in ("deep.png", "float.tif", "int.tif", "deep_rgb.png"):
+        yield tmp_path / name, "8 bits per channel"
+    for name in ("text.png", "cut.png", "empty.png", "cut.npy", "object.npy"):
+        yield tmp_path / name, "not a readable"
+    yield npy("float.npy", np.zeros((1, 64, 64, 3), np.float32)), "uint8 (num_imgs, H, W, 3)"
+    yield npy("grey.npy", np.zeros((1, 64, 64), np.uint8)), "uint8 (num_imgs, H, W, 3)"
+    yield npy("rgba.npy", np.zeros((1, 64, 64, 4), np.uint8)), "uint8 (num_imgs, H, W, 3)"
+    yield npy("none.npy", np.zeros((0, 64, 64, 3), np.uint8)), "(0, 64, 64, 3)"
+    yield tmp_path / "empty folder", "no image"
+    yield tmp_path / "*.bmp", "no image"
+
+
+def write_16_bit_rgb(path):
+    """A 2 x 2 PNG of 16 bits per channel, which PIL can read but not write."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return (struct.pack(">I", len(data)) + kind + data
+                + struct.pack(">I", zlib.crc32(kind + data)))
+    rows = b"".join(b"\0" + bytes(range(12)) for _ in range(2))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n"
+                     + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
+                     + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_bad_images(script, tmp_path, fails):
+    for path, message in bad_images(tmp_path):
+        line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, path,
+                     "--results_dir", tmp_path / "results")
+        assert message in line and path.name in line, (path, line)
+    assert not list((tmp_path / "results").glob("*")) if (tmp_path / "results").exists() else True
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unwritable_results_are_found_before_the_work(script, tmp_path, fails):
+    (tmp_path / "file").write_text("in the way")
+    for results in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nowhere"):
+        line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG,
+                     "--results_dir", results)
+        assert str(results).split("/")[1] in line
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_unknown_options_and_subcommands(fails):
+    assert "--sga_its" in fails("mbt2018", "compress", "--sga_its", 3, BASE_RUN, PNG)
+    assert "train" in fails("sga", "train")
+    fails("sga")
