@@ -47,7 +47,7 @@ def train(args):
 def infer(args, graph, x):
     """The encoder's latents, rounded."""
     graph.sess.run(graph.restart, {graph.x: x})
-    return nic.centred(graph)
+    return nic.centred(graph, *nic.current(graph))
 
 
 def main(argv=None):

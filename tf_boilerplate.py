@@ -41,6 +41,8 @@ IMAGE_CACHE_BYTES = 2 ** 31
 # Pixels that one batch of a .npy has at most, unless a single image has more.
 BATCH_PIXELS = 10 ** 7
 MSSSIM_MIN_SIDE = 161
+# Iterations between two entries of an optimisation record.
+RECORD_EVERY = 10
 
 
 # ---------------------------------------------------------------- 1. transforms and priors
@@ -463,7 +465,8 @@ def train(args, objective):
                     checkpoint_dir=folder, save_checkpoint_secs=args.save_checkpoint_secs,
                     save_summaries_steps=None, save_summaries_secs=None, log_step_count_steps=None,
                     hooks=hooks, config=session_config(args.threads)) as sess:
-                training_loop(sess, dict(scalars, step=tf.train.get_global_step()), train_op)
+                training_loop(sess, dict(scalars, step=tf.train.get_global_step()), train_op,
+                              args.last_step)
         except tf.errors.InvalidArgumentError as error:
             unreadable = re.search("^ValueError: (.*)$", error.message, re.MULTILINE)
             raise ValueError(unreadable.group(1) if unreadable else
@@ -485,18 +488,20 @@ def summary_hooks(args, scalars, x, x_tilde):
                                       summary_op=tf.summary.merge_all())]
 
 
-def training_loop(sess, scalars, train_op, print_every=100):
+def training_loop(sess, scalars, train_op, last_step, print_every=100):
     """Run train_op until the session stops, printing the scalars and the speed now and then."""
-    since, previous = time.time(), None
-    while not sess.should_stop():
-        _, values = sess.run([train_op, scalars])
-        step = values["step"]
-        if step % print_every == 0 or sess.should_stop():
-            speed = (step - (previous or step)) / (time.time() - since)
-            print("step=%d loss=%.4f bpp=%.4f mse=%.3f psnr=%.3f steps/s=%.2f" % (
-                step, values["loss"], values["bpp"], values["mse"], values["psnr"], speed),
-                flush=True)
-            since, previous = time.time(), step
+    since, start = time.time(), sess.run(scalars["step"])
+    previous = start
+    with progress_bar(last_step - start) as show:
+        while not sess.should_stop():
+            _, values = sess.run([train_op, scalars])
+            step = values["step"]
+            if step % print_every == 0 or sess.should_stop():
+                speed = (step - previous) / (time.time() - since)
+                print_line("step=%d loss=%.4f bpp=%.4f mse=%.3f psnr=%.3f steps/s=%.2f" % (
+                    step, values["loss"], values["bpp"], values["mse"], values["psnr"], speed))
+                since, previous = time.time(), step
+            show(step - start)
 
 
 def apply_finite(optimiser, loss, global_step=None):
@@ -524,12 +529,13 @@ def apply_finite(optimiser, loss, global_step=None):
 # quality           mse, psnr, msssim, msssim_db of x_hat; a dict of [B]
 # restart           op: the free latents become the encoder's output, Adam forgets its moments
 # step              op: one step of Adam on the free latents; None without a relaxation
+# record            list of (t, T, rd_loss, rd_loss_after_rounding), see `descend`
 # range_coder       tfc's coder of centred latents, a RangeCoder
 Graph = collections.namedtuple("Graph", """sess x T t y z y_tilde z_tilde mu sigma y_centred
-    z_centred x_hat losses rates quality restart step range_coder""")
+    z_centred x_hat losses rates quality restart step record range_coder""")
 
 
-@tf.autograph.experimental.do_not_convert  # converting tfc's layers takes seconds, and is not needed
+@tf.autograph.experimental.do_not_convert  # AutoGraph would take seconds on tfc's layers
 def base_graph(args, run, shape, relax=None, scale_bound=0):
     """Graph of the base model (mbt2018) for a batch of static shape [B, H, W, 3].
 
@@ -542,7 +548,7 @@ def base_graph(args, run, shape, relax=None, scale_bound=0):
                    [(tf.uint8, shape), (tf.float32, []), (tf.int64, [])])
         x_float = tf.cast(x, tf.float32) / 255
         encoded_y = analysis_transform(N)(x_float)
-        free = [free_latents(encoded_y), free_latents(hyper_analysis_transform(N, N)(encoded_y))]
+        free = [free_variable(encoded_y), free_variable(hyper_analysis_transform(N, N)(encoded_y))]
         y, z = (latents.read_value() for latents in free)
         y_tilde, z_tilde = (relax(v, T, noise_key(args, t, i)) if relax else tf.identity(v)
                             for i, v in enumerate([y, z]))
@@ -567,13 +573,13 @@ def base_graph(args, run, shape, relax=None, scale_bound=0):
             step, slots = minimise(losses["rd_loss"], free, args.lr)
         restart = tf.variables_initializer(free + slots)
         values = Graph(sess, x, T, t, y, z, y_tilde, z_tilde, mu, sigma, y_centred, z_centred,
-                       x_hat, losses, rates, quality(x, x_hat), restart, step,
+                       x_hat, losses, rates, quality(x, x_hat), restart, step, [],
                        range_coder(prior_y, prior_z, y, z))
         graph.finalize()
     return values
 
 
-def free_latents(encoded):
+def free_variable(encoded):
     """Variable to optimise, initialised by the encoder; no part of the model or a checkpoint."""
     return tf.Variable(encoded, trainable=False, use_resource=True,
                        collections=[tf.GraphKeys.LOCAL_VARIABLES])
@@ -606,20 +612,33 @@ def restored_session(graph, run, threads):
 def descend(graph, x, args, its, rounding, temperature=None, print_every=100):
     """Optimise the latents of x from the encoder's output; yield t after update t.
 
-    temperature(t) is T, where the relaxation has one. rounding(graph) gives (y_hat, z_hat).
+    temperature(t) is T, where the relaxation has one. rounding(graph, y, z) gives (y_hat, z_hat).
+    With args.save_opt_record, graph.record gets an entry every RECORD_EVERY iterations: t, T, the
+    loss before update t, and the loss after it and after rounding.
     """
+    graph.record.clear()
     graph.sess.run(graph.restart, {graph.x: x})
     with progress_bar(its) as show:
         for t in range(its):
-            T = temperature(t) if temperature else 0.
+            T = temperature(t) if temperature else np.nan
             _, losses = graph.sess.run([graph.step, graph.losses],
                                        {graph.x: x, graph.T: T, graph.t: t})
-            if t % print_every == 0 or t == its - 1:
+            printing, recording = (t % n == 0 or t == its - 1 for n in (print_every, RECORD_EVERY))
+            if printing:
                 print_losses("it=%d,%s " % (t, " T=%.4f" % T if temperature else ""), losses)
-                if args.verbose:
-                    print_losses("after rounding: ", score(graph, x, *rounding(graph)))
+            if printing and args.verbose or recording and args.save_opt_record:
+                rounded = score(graph, x, *rounding(graph, *current(graph)))
+                if printing and args.verbose:
+                    print_losses("after rounding: ", rounded)
+                if recording:
+                    graph.record.append((t, T, losses["rd_loss"], rounded["rd_loss"]))
             show(t + 1)
             yield t
+
+
+def current(graph):
+    """The free latents y, z."""
+    return graph.sess.run([graph.y, graph.z])
 
 
 def score(graph, x, y_hat, z_hat):
@@ -633,15 +652,62 @@ def print_losses(prefix, losses):
     if not np.isfinite(rd_loss):
         raise ValueError("%srd_loss=%s: the optimisation diverged" % (prefix, rd_loss))
     psnr = np.mean(20 * np.log10(255) - 10 * np.log10(losses["mse"]))
-    print("%srd_loss=%.4f mse=%.3f bpp=%.4f psnr=%.4f" % (prefix, rd_loss, mse, bpp, psnr),
-          flush=True)
+    print_line("%srd_loss=%.4f mse=%.3f bpp=%.4f psnr=%.4f" % (prefix, rd_loss, mse, bpp, psnr))
+
+
+def print_line(line):
+    """Print a line on stdout, over a progress bar if there is one."""
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    print(line, flush=True)
 
 
 def optimise(graph, x, args, its, rounding, temperature=None):
     """(y_hat, z_hat) by `rounding` after all iterations of `descend`."""
     for _ in descend(graph, x, args, its, rounding, temperature):
         pass
-    return rounding(graph)
+    return rounding(graph, *current(graph))
+
+
+def optimise_until(worse, graph, x, args, rounding):
+    """Free y, z at the last check before the loss after rounding is worse(loss, previous one).
+
+    Checks are args.check_every iterations apart; without a worse one, y, z after all args.its.
+    """
+    previous, kept = np.inf, None
+    for t in descend(graph, x, args, args.its, rounding, print_every=args.check_every):
+        if t % args.check_every == 0:
+            y, z = current(graph)
+            loss = np.mean(score(graph, x, *rounding(graph, y, z))["rd_loss"])
+            if worse(loss, previous):
+                return kept
+            previous, kept = loss, (y, z)
+    return current(graph)
+
+
+def closed_record(graph, x, y_hat, z_hat):
+    """graph.record as arrays, ending with the cost of (y_hat, z_hat).
+
+    opt_its, opt_T [K]; opt_rd_loss, opt_rd_loss_after_rounding [K, B].
+    """
+    cost = score(graph, x, y_hat, z_hat)["rd_loss"]
+    t, T, _, last = graph.record[-1]
+    if not np.allclose(last, cost, rtol=1e-6, atol=0):
+        graph.record.append((t, T, cost, cost))
+    names = ("opt_its", "opt_T", "opt_rd_loss", "opt_rd_loss_after_rounding")
+    return dict(zip(names, map(np.array, zip(*graph.record))))
+
+
+def join_records(records):
+    """One record of the images of several: NaN from where one ends up to the common last row."""
+    longest = max(records, key=lambda record: len(record["opt_its"]))
+
+    def pad(rows):
+        missing = len(longest["opt_its"]) - len(rows)
+        return np.concatenate([rows[:-1], np.full((missing, rows.shape[1]), np.nan), rows[-1:]])
+    losses = {name: np.concatenate([pad(record[name]) for record in records], axis=1)
+              for name in ("opt_rd_loss", "opt_rd_loss_after_rounding")}
+    return dict(longest, **losses)
 
 
 @contextlib.contextmanager
@@ -669,17 +735,16 @@ def two_way(v, T, weigh=tf.nn.softmax):
     return tf.reduce_sum(weigh(logits) * neighbours, -1)
 
 
-def integers(graph):
+def integers(graph, y, z):
     """y_hat = round(y), z_hat = round(z)."""
-    y, z = graph.sess.run([graph.y, graph.z])
     return np.round(y), np.round(z)
 
 
-def centred(graph):
+def centred(graph, y, z):
     """z_hat = z rounded around its median, then y_hat = y rounded around mu(z_hat)."""
-    z_hat = graph.sess.run(graph.z_centred)
+    z_hat = graph.sess.run(graph.z_centred, {graph.z: z})
     mu, _ = parameters(graph, z_hat)
-    return graph.sess.run(graph.y_centred, {graph.mu: mu}), z_hat
+    return graph.sess.run(graph.y_centred, {graph.y: y, graph.mu: mu}), z_hat
 
 
 def parameters(graph, z_hat):
@@ -916,12 +981,14 @@ def commands(build, infer, write_file=False):
 def compress_file(args, run, path, output, graph_for, infer, write_file):
     """Results of one image file or .npy, arrays over its images; writes `output` if not None."""
     images = read_images(path)
-    values, latents, strings = [], [], []
+    values, latents, strings, records = [], [], [], []
     for x in split_batches(images, images[0, ..., 0].size):
         graph = graph_for((len(x),) + images.shape[1:])
         latents.append(infer(args, graph, x))
         values.append(evaluate(graph, x, *latents[-1]))
         values[-1]["rd_cost"] = args.lmbda * values[-1]["mse"] + values[-1]["est_bpp"]
+        if args.save_opt_record:
+            records.append(closed_record(graph, x, *latents[-1]))
         if write_file:
             strings.append(encode_centred(graph, *latents[-1]))
             size = len(pack_tfci(args, run, (len(x),) + x.shape[1:3], strings[-1:], latents[-1:]))
@@ -931,6 +998,8 @@ def compress_file(args, run, path, output, graph_for, infer, write_file):
         note("%s: MS-SSIM is nan, as it needs sides of at least %d pixels"
              % (path, MSSSIM_MIN_SIDE))
     result = {field: np.concatenate([batch[field] for batch in values]) for field in values[0]}
+    if records:
+        result.update(join_records(records))
     result["files"] = np.repeat(os.path.basename(path), len(images))
     if output:
         content = pack_tfci(args, run, images.shape[:3], strings, latents)
@@ -965,20 +1034,31 @@ def reusable_part(part, settings, output):
 
 
 def report(results, target):
-    """Join the results of all files, print the averages, and save them unless target is None."""
-    fields = results[0].keys() - {"file_checksum"}
-    joined = {field: np.concatenate([result[field] for result in results])
-              if np.ndim(results[0][field]) else results[0][field] for field in results[0]
-              if field in fields}
-    joined["image"] = [str(result["image"]) for result in results]
+    """Join the results of all files, print averages; save all that unless target is None.
+
+    Fields named opt_* go into a file of their own, the optimisation record.
+    """
+    joined = {}
+    for name, value in results[0].items():
+        if name == "image":
+            joined[name] = [str(result[name]) for result in results]
+        elif not name.startswith("opt_") and name != "file_checksum":
+            joined[name] = np.concatenate([r[name] for r in results]) if np.ndim(value) else value
     if "batch_sizes" in joined:
         joined["avg_batch_actual_bpp"] = (np.sum(joined["batch_actual_bpp"])
                                           / np.sum(joined["batch_sizes"]))
-    for field, values in joined.items():
+    for name, values in joined.items():
         if np.ndim(values) and np.asarray(values).dtype.kind == "f":
-            print("Avg %s: %.5f" % (field, np.mean(values)))
+            print("Avg %s: %.5f" % (name, np.mean(values)))
     if target:
         write_results(target, joined)
+    if target and "opt_its" in results[0]:
+        folder, name = os.path.split(target)
+        record = join_records([{name: value for name, value in result.items()
+                                if name.startswith("opt_")} for result in results])
+        write_results(os.path.join(folder, "opt" + name[len("rd"):]),
+                      {name[len("opt_"):]: value for name, value in record.items()
+                       if not np.all(np.isnan(value))})
 
 
 def run_lmbda(run_name):
@@ -1005,7 +1085,9 @@ def number(kind, low, exclusive=False):
 
 # Options of the methods; which of them a script has, and the defaults, are the script's.
 METHOD_OPTIONS = dict(
+    its=(number(int, 1), "iterations"),
     sga_its=(number(int, 1), "iterations of SGA"),
+    check_every=(number(int, 1), "iterations between checks whether to stop"),
     lr=(number(float, 0, exclusive=True), "learning rate of Adam on the latents"),
     annealing_rate=(number(float, 0), "rate at which the temperature decays per iteration"),
     t0=(number(float, 0), "iteration at which the temperature starts to decay"),
@@ -1067,8 +1149,14 @@ def add_compress_options(parser, settings, writes_file):
                         help="weight of the distortion (default: that of the run)")
     for name, default in settings.items():
         kind, text = METHOD_OPTIONS[name]
-        parser.add_argument("--" + name, type=kind, default=default, metavar="N",
+        flags = ["--sga_its", "--its"] if name == "sga_its" else ["--" + name]
+        parser.add_argument(*flags, type=kind, default=default, metavar="N",
                             help=text + " (default: %(default)s)")
+    parser.set_defaults(settings=sorted(settings) + ["lmbda", "save_opt_record", "threads"],
+                        save_opt_record=False)
+    if "lr" in settings:
+        parser.add_argument("--save_opt_record", action="store_true",
+                            help="save the losses of every %d iterations, too" % RECORD_EVERY)
 
 
 def add_decompress_options(parser):
@@ -1096,7 +1184,6 @@ def make_parser(script, doc, commands, settings):
             add_decompress_options(subparser)
         else:
             add_compress_options(subparser, settings, "decompress" in commands)
-            subparser.set_defaults(settings=sorted(settings) + ["lmbda", "threads"])
         subparser.set_defaults(function=function)
     return parser
 

@@ -42,7 +42,7 @@ def test_high_temperature_averages(relax):
 
 
 def test_sga_draws_the_gumbel_softmax():
-    """At small T the share of samples at ceil(v) is softmax(logits): as RelaxedOneHotCategorical."""
+    """The share of samples near ceil(v) is softmax(logits), as of RelaxedOneHotCategorical."""
     v, T, n = 0.3, 0.2, 20000
     value, _ = relaxed(sga.relax, T, values=np.full(n, v, np.float32))
     odds = np.exp((np.arctanh(v) - np.arctanh(1 - v)) / T)  # of ceil against floor

@@ -64,14 +64,15 @@ def test_the_seed_decides(tmp_path, images):
 
 
 def test_continued_training_sees_the_same_patches(tmp_path, images, capfd):
-    """Stopped at step 2 or not, step 5 is reached; the patches are those of an uninterrupted run."""
+    """Those that an uninterrupted run would see; and it stops at the last step."""
     from tf_boilerplate import training_files, training_patches
     args = type("args", (), dict(train_glob=str(images / "*"), patchsize=64, batchsize=3, seed=5,
                                  preprocess_threads=2))
 
     def patches(start, n):
         with tf.Graph().as_default(), tf.Session() as sess:
-            x = tf.data.make_one_shot_iterator(training_patches(args, *training_files(args), start)).get_next()
+            dataset = training_patches(args, *training_files(args), start)
+            x = tf.data.make_one_shot_iterator(dataset).get_next()
             return [sess.run(x) for _ in range(n)]
     np.testing.assert_array_equal(patches(0, 5)[2:], patches(2, 3))
     assert np.max(patches(0, 3)) <= 1 and np.min(patches(0, 3)) >= 0
