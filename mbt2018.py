@@ -27,7 +27,7 @@ def objective(args, x):
     y_tilde, p_y = prior_y(y, training=True)
     x_tilde = nic.synthesis_transform(N)(y_tilde)
 
-    y_bpp, z_bpp = (tf.reduce_mean(nic.bits_per_pixel(p, x.shape)) for p in (p_y, p_z))
+    y_bpp, z_bpp = (tf.reduce_mean(nic.bits_per_pixel(tf.log(p), x.shape)) for p in (p_y, p_z))
     mse = tf.reduce_mean(nic.mean_squared_error(x, x_tilde))
     loss = args.lmbda * mse + y_bpp + z_bpp
     main_step = nic.apply_finite(tf.train.AdamOptimizer(1e-4), loss,

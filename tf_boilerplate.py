@@ -107,19 +107,61 @@ def gaussian_parameters(h_s, z_tilde, y_shape):
     return mu, tf.exp(log_sigma)
 
 
-def likelihoods(prior, latents):
-    """Probability of the unit-width bin around each latent under a built tfc entropy model.
+def log_likelihood(prior, latents):
+    """log probability of the unit-width bin around each latent under a tfc entropy model.
 
     Calling the model instead would first round the latents or add noise to them.
     """
-    return tfc.lower_bound(prior._likelihood(latents), LIKELIHOOD_BOUND)
+    return tf.log(tfc.lower_bound(prior._likelihood(latents), LIKELIHOOD_BOUND))
+
+
+def continuous_prior(num_channels, filters=(3, 3, 3), init_scale=10):
+    """p(z) of the bits-back model: a density per channel (Balle et al. 2018, appendix 6.1).
+
+    Returns a function of z [..., num_channels] to (logits of the CDF, density), of z's shape. The
+    variables have no scope.
+    """
+    filters = (1,) + tuple(filters) + (1,)
+    layers = []
+    for i, (rows, columns) in enumerate(zip(filters[1:], filters)):
+        shape = (num_channels, rows)
+        init = np.log(np.expm1(1 / init_scale ** (1 / (len(filters) - 1)) / rows))
+        matrix = tf.get_variable("matrix_%d" % i, shape + (columns,),
+                                 initializer=tf.initializers.constant(init))
+        bias = tf.get_variable("bias_%d" % i, shape + (1,),
+                               initializer=tf.initializers.random_uniform(-.5, .5))
+        factor = None if i == len(filters) - 2 else tf.get_variable(
+            "factor_%d" % i, shape + (1,), initializer=tf.initializers.zeros())
+        layers.append((matrix, bias, factor))
+
+    def prior(z):
+        values = tf.reshape(tf.transpose(tf.reshape(z, [-1, num_channels])), [num_channels, 1, -1])
+        slopes = tf.ones_like(values)  # derivative of `values` with respect to z
+        for matrix, bias, factor in layers:
+            values = tf.matmul(tf.nn.softplus(matrix), values) + bias
+            slopes = tf.matmul(tf.nn.softplus(matrix), slopes)
+            if factor is not None:
+                bent = tf.tanh(values)
+                slopes *= 1 + tf.tanh(factor) * (1 - bent ** 2)
+                values += tf.tanh(factor) * bent
+        density = tf.sigmoid(values) * tf.sigmoid(-values) * slopes
+        density = tfc.lower_bound(density, LIKELIHOOD_BOUND)
+        as_z = lambda v: tf.reshape(tf.transpose(v[:, 0]), tf.shape(z))
+        return as_z(values), as_z(density)
+    return prior
+
+
+def sample(z_mean, z_logvar, noise):
+    """z_tilde ~ q(z|y) = N(z_mean, exp(z_logvar)) from standard normal noise; log q(z_tilde|y)."""
+    log_q = -.5 * (noise ** 2 + z_logvar + np.log(2 * np.pi))
+    return z_mean + tf.exp(.5 * z_logvar) * noise, log_q
 
 
 # ---------------------------------------------------------------- 2. rate, distortion, metrics
 
-def bits_per_pixel(probabilities, x_shape):
+def bits_per_pixel(log_p, x_shape):
     """[B] information content of each image's latents, in bits per pixel of x."""
-    nats = -tf.reduce_sum(tf.log(probabilities), axis=[1, 2, 3])
+    nats = -tf.reduce_sum(log_p, axis=[1, 2, 3])
     return nats / (np.log(2) * int(x_shape[1]) * int(x_shape[2]))
 
 
@@ -560,8 +602,8 @@ def base_graph(args, run, shape, relax=None, scale_bound=0):
                                           name="gaussian_conditional")
         y_centred, _ = prior_y(y, training=False)
         rates = dict(
-            est_y_bpp=bits_per_pixel(likelihoods(prior_y, y_tilde), shape),
-            est_z_bpp=bits_per_pixel(likelihoods(prior_z, z_tilde), shape))
+            est_y_bpp=bits_per_pixel(log_likelihood(prior_y, y_tilde), shape),
+            est_z_bpp=bits_per_pixel(log_likelihood(prior_z, z_tilde), shape))
         rates["est_bpp"] = sum(rates.values())
         x_tilde = synthesis_transform(N)(y_tilde)[:, :shape[1], :shape[2]]
         x_hat = tf.saturate_cast(tf.round(255 * x_tilde), tf.uint8)

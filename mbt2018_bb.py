@@ -1,0 +1,53 @@
+"""Base model modified for lossy bits-back coding: the model of rows M2, A5 and A6 of Table 1.
+
+    python mbt2018_bb.py --num_filters 192 train --train_glob '<glob>' --lambda 0.01
+"""
+
+import functools
+
+import tf_boilerplate as nic  # before TensorFlow, whose import it keeps quiet
+import tensorflow.compat.v1 as tf
+import tensorflow_compression as tfc
+
+
+def objective(args, x):
+    """Scalars to report, reconstruction and train op for a batch x [B, H, W, 3] in [0, 1].
+
+    The loss is lmbda * 255^2 * MSE + bpp, where bpp is net of the bits that z gives back; z is
+    sampled from q(z|y), and uniform noise replaces the rounding of y.
+    """
+    N = args.num_filters
+    y = nic.analysis_transform(N)(x)
+    z_mean, z_logvar = tf.split(nic.hyper_analysis_transform(N, 2 * N)(y), 2, axis=-1)
+    z_tilde, log_q = nic.sample(z_mean, z_logvar, tf.random.normal(tf.shape(z_mean)))
+    _, p_z = nic.continuous_prior(N)(z_tilde)
+    mu, sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
+    prior_y = tfc.GaussianConditional(tfc.upper_bound(sigma, 10 ** .5), nic.SCALES, mean=mu,
+                                      name="gaussian_conditional")
+    y_tilde, p_y = prior_y(y, training=True)
+    x_tilde = nic.synthesis_transform(N)(y_tilde)
+
+    y_bpp, z_bpp, bpp_back = (tf.reduce_mean(nic.bits_per_pixel(log_p, x.shape))
+                              for log_p in (tf.log(p_y), tf.log(p_z), log_q))
+    bpp = y_bpp + z_bpp - bpp_back
+    mse = tf.reduce_mean(nic.mean_squared_error(x, x_tilde))
+    loss = args.lmbda * mse + bpp
+    train_op = nic.apply_finite(tf.train.AdamOptimizer(1e-4), loss,
+                                tf.train.get_or_create_global_step())
+    scalars = dict(loss=loss, bpp=bpp, y_bpp=y_bpp, z_bpp=z_bpp, bpp_back=bpp_back, mse=mse,
+                   psnr=tf.reduce_mean(tf.image.psnr(x, x_tilde, 1, name="psnr_db")))
+    return scalars, x_tilde, train_op
+
+
+def train(args):
+    """train or continue a run"""
+    args.num_filters = args.num_filters or 192
+    nic.train(args, functools.partial(objective, args))
+
+
+def main(argv=None):
+    nic.main(argv, __file__, __doc__, dict(train=train))
+
+
+if __name__ == "__main__":
+    main()
