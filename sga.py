@@ -28,8 +28,7 @@ def temperature(args, t):
 
 def infer(args, graph, x):
     """Latents annealed to integers."""
-    return nic.optimise(graph, x, args, args.sga_its, nic.integers,
-                        functools.partial(temperature, args))
+    return nic.optimise(graph, x, args, args.sga_its, nic.integers, temperature)
 
 
 def main(argv=None):

@@ -654,7 +654,8 @@ def restored_session(graph, run, threads):
 def descend(graph, x, args, its, rounding, temperature=None, print_every=100):
     """Optimise the latents of x from the encoder's output; yield t after update t.
 
-    temperature(t) is T, where the relaxation has one. rounding(graph, y, z) gives (y_hat, z_hat).
+    temperature(args, t) is T, where the relaxation has one; rounding(graph, y, z) gives
+    (y_hat, z_hat).
     With args.save_opt_record, graph.record gets an entry every RECORD_EVERY iterations: t, T, the
     loss before update t, and the loss after it and after rounding.
     """
@@ -662,7 +663,7 @@ def descend(graph, x, args, its, rounding, temperature=None, print_every=100):
     graph.sess.run(graph.restart, {graph.x: x})
     with progress_bar(its) as show:
         for t in range(its):
-            T = temperature(t) if temperature else np.nan
+            T = temperature(args, t) if temperature else np.nan
             _, losses = graph.sess.run([graph.step, graph.losses],
                                        {graph.x: x, graph.T: T, graph.t: t})
             printing, recording = (t % n == 0 or t == its - 1 for n in (print_every, RECORD_EVERY))

@@ -53,7 +53,7 @@ def compress(script, tmp_path, imgs, *options, run_name=BASE_RUN, checkpoints=CH
     results = tmp_path / "results"
     run(script, "--checkpoint_dir", checkpoints, "compress", "--results_dir", results, *options,
         run_name, imgs)
-    return load(max(results.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns))
+    return load(max(results.glob("rd-*.npz"), key=lambda path: path.stat().st_mtime_ns))
 
 
 def load(path):

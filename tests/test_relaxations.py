@@ -1,14 +1,19 @@
 """Limits and identities of the relaxations, as of the paper's section 3.2."""
 
+import importlib
+
 import numpy as np
 import pytest
 import tf_boilerplate as nic
 import tensorflow.compat.v1 as tf
 
+import danneal
 import sga
 
 VALUES = np.array([-2.5, -2., -1.75, -0.5, -0.2, 0., 0.3, 0.5, 0.99999, 1., 7.25], np.float32)
-RELAXATIONS = {"two_way": lambda v, T, key: nic.two_way(v, T), "sga": sga.relax}
+RELAX = {script: importlib.import_module(script).relax
+         for script in ("sga", "map", "ste", "unoise", "danneal")}
+ANNEALED = ("sga", "danneal")
 
 
 def relaxed(relax, T, seed=0, values=VALUES):
@@ -20,24 +25,30 @@ def relaxed(relax, T, seed=0, values=VALUES):
     return value[0], gradient[0]
 
 
-@pytest.mark.parametrize("relax", RELAXATIONS.values(), ids=RELAXATIONS)
+@pytest.mark.parametrize("script", RELAX)
 @pytest.mark.parametrize("T", [0.5, 0.01, 1e-8])
-def test_finite_and_between_floor_and_ceil(relax, T):
-    value, gradient = relaxed(relax, T)
+def test_finite_at_integers_and_half_integers(script, T):
+    value, gradient = relaxed(RELAX[script], T)
     assert np.all(np.isfinite(value)) and np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize("script", ANNEALED)
+@pytest.mark.parametrize("T", [0.5, 0.01, 1e-8])
+def test_annealed_is_between_floor_and_ceil(script, T):
+    value, _ = relaxed(RELAX[script], T)
     assert np.all(value >= np.floor(VALUES) - 1e-6) and np.all(value <= np.ceil(VALUES) + 1e-6)
 
 
-@pytest.mark.parametrize("relax", RELAXATIONS.values(), ids=RELAXATIONS)
-def test_low_temperature_rounds(relax):
+@pytest.mark.parametrize("script", ANNEALED)
+def test_low_temperature_rounds(script):
     distinct = VALUES[VALUES % 1 != 0.5]
-    value, _ = relaxed(relax, 1e-4, values=distinct)
+    value, _ = relaxed(RELAX[script], 1e-4, values=distinct)
     np.testing.assert_allclose(value, np.round(distinct), atol=1e-6)
 
 
-@pytest.mark.parametrize("relax", RELAXATIONS.values(), ids=RELAXATIONS)
-def test_high_temperature_averages(relax):
-    value, _ = relaxed(relax, 1e5)
+@pytest.mark.parametrize("script", ANNEALED)
+def test_high_temperature_averages(script):
+    value, _ = relaxed(RELAX[script], 1e5)
     np.testing.assert_allclose(value, (np.floor(VALUES) + np.ceil(VALUES)) / 2, atol=1e-3)
 
 
@@ -49,10 +60,38 @@ def test_sga_draws_the_gumbel_softmax():
     assert np.mean(value > 0.5) == pytest.approx(odds / (1 + odds), abs=4 * 0.5 / np.sqrt(n))
 
 
-def test_sga_noise_is_the_same_for_every_image_and_another_in_every_iteration():
+def test_map_keeps_the_latents():
+    value, gradient = relaxed(RELAX["map"], 0.5)
+    np.testing.assert_array_equal(value, VALUES)
+    np.testing.assert_array_equal(gradient, 1)
+
+
+def test_ste_is_exact_integers_with_identity_gradient():
+    value, gradient = relaxed(RELAX["ste"], 0.5)
+    np.testing.assert_array_equal(value, np.round(VALUES))
+    np.testing.assert_array_equal(gradient, 1)
+
+
+def test_unoise_is_uniform_of_width_one():
+    value, gradient = relaxed(RELAX["unoise"], 0.5, values=np.full(20000, 3.25, np.float32))
+    assert value.min() >= 2.75 and value.max() <= 3.75
+    assert np.mean(value) == pytest.approx(3.25, abs=4 / np.sqrt(12 * 20000))
+    assert np.var(value) == pytest.approx(1 / 12, rel=0.03)
+    np.testing.assert_array_equal(gradient, 1)
+
+
+def test_danneal_is_sga_without_noise():
+    """Its logits are the log odds of SGA's samples (test_sga_draws_the_gumbel_softmax)."""
+    value, _ = relaxed(RELAX["danneal"], 0.2, values=np.array([0.3], np.float32))
+    odds = np.exp((np.arctanh(0.3) - np.arctanh(0.7)) / 0.2)
+    assert value == pytest.approx(odds / (1 + odds), rel=1e-5)
+
+
+@pytest.mark.parametrize("script", ["sga", "unoise"])
+def test_noise_is_the_same_for_every_image_and_another_in_every_iteration(script):
     values = np.linspace(-3, 3, 50, dtype=np.float32).reshape(5, 10)
     with tf.Graph().as_default(), tf.Session() as sess:
-        both, alone, later = (sess.run(sga.relax(tf.constant(v), 0.5, tf.constant(key)))
+        both, alone, later = (sess.run(RELAX[script](tf.constant(v), 0.5, tf.constant(key)))
                               for v, key in [(np.stack([values, values]), [3, 8]),
                                              (values[None], [3, 8]), (values[None], [3, 10])])
     np.testing.assert_array_equal(both[0], both[1])
@@ -60,8 +99,15 @@ def test_sga_noise_is_the_same_for_every_image_and_another_in_every_iteration():
     assert np.any(later != alone)
 
 
+def test_danneal_temperature():
+    args = type("args", (), danneal.SETTINGS)
+    assert danneal.temperature(args, 0) == danneal.temperature(args, 402) == 0.2
+    assert danneal.temperature(args, 500) == pytest.approx(np.exp(-2))
+    assert danneal.temperature(args, 10 ** 6) == 1e-8
+
+
 def test_sga_temperature():
-    args = type("args", (), dict(sga.SETTINGS))
+    args = type("args", (), sga.SETTINGS)
     assert sga.temperature(args, 0) == sga.temperature(args, 700) == 0.5
     assert sga.temperature(args, 1700) == pytest.approx(0.5 * np.exp(-1))
     assert sga.temperature(args, 10 ** 6) == 1e-8
