@@ -560,8 +560,8 @@ def apply_finite(optimiser, loss, global_step=None):
 # sess              session with the model's weights
 # x                 uint8 [B, H, W, 3], placeholder; only needed by `restart`, losses and quality
 # T, t              temperature and iteration, which the relaxation sees; placeholders
-# y, z              free latents, [B, h, w, N]; they start from the encoder's output
-# y_tilde, z_tilde  relaxed latents; feed y_hat, z_hat here to score those
+# free              y, z: the latents to optimise, [B, h, w, N]; they start from the encoder's output
+# relaxed           y_tilde, z_tilde: relaxed latents; feed y_hat, z_hat here to score those
 # mu, sigma         of p(y|z_tilde)
 # y_centred         y rounded around mu
 # z_centred         z rounded around the median of p(z)
@@ -571,10 +571,10 @@ def apply_finite(optimiser, loss, global_step=None):
 # quality           mse, psnr, msssim, msssim_db of x_hat; a dict of [B]
 # restart           op: the free latents become the encoder's output, Adam forgets its moments
 # step              op: one step of Adam on the free latents; None without a relaxation
-# record            list of (t, T, rd_loss, rd_loss_after_rounding), see `descend`
+# record            list of (t, T, losses, losses after rounding), see `descend`
 # range_coder       tfc's coder of centred latents, a RangeCoder
-Graph = collections.namedtuple("Graph", """sess x T t y z y_tilde z_tilde mu sigma y_centred
-    z_centred x_hat losses rates quality restart step record range_coder""")
+Graph = collections.namedtuple("Graph", """sess x T t free relaxed mu sigma y_centred z_centred
+    x_hat losses rates quality restart step record range_coder""")
 
 
 @tf.autograph.experimental.do_not_convert  # AutoGraph would take seconds on tfc's layers
@@ -614,7 +614,7 @@ def base_graph(args, run, shape, relax=None, scale_bound=0):
             losses = rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"])
             step, slots = minimise(losses["rd_loss"], free, args.lr)
         restart = tf.variables_initializer(free + slots)
-        values = Graph(sess, x, T, t, y, z, y_tilde, z_tilde, mu, sigma, y_centred, z_centred,
+        values = Graph(sess, x, T, t, (y, z), (y_tilde, z_tilde), mu, sigma, y_centred, z_centred,
                        x_hat, losses, rates, quality(x, x_hat), restart, step, [],
                        range_coder(prior_y, prior_z, y, z))
         graph.finalize()
@@ -651,51 +651,55 @@ def restored_session(graph, run, threads):
     return sess
 
 
-def descend(graph, x, args, its, rounding, temperature=None, print_every=100):
-    """Optimise the latents of x from the encoder's output; yield t after update t.
+def descend(graph, inputs, args, its, rounding=None, temperature=None, print_every=100):
+    """Optimise the free latents for `inputs`, from where the encoder puts them; yield t after
+    update t.
 
-    temperature(args, t) is T, where the relaxation has one; rounding(graph, y, z) gives
-    (y_hat, z_hat).
-    With args.save_opt_record, graph.record gets an entry every RECORD_EVERY iterations: t, T, the
-    loss before update t, and the loss after it and after rounding.
+    inputs is the feed without t and T; temperature(args, t) is T, where the relaxation has one;
+    rounding(graph, *free latents) gives the discrete ones. With args.save_opt_record, graph.record
+    gets an entry every RECORD_EVERY iterations: t, T, the losses before update t, and the losses
+    after it and after rounding.
     """
     graph.record.clear()
-    graph.sess.run(graph.restart, {graph.x: x})
+    graph.sess.run(graph.restart, inputs)
     with progress_bar(its) as show:
         for t in range(its):
             T = temperature(args, t) if temperature else np.nan
-            _, losses = graph.sess.run([graph.step, graph.losses],
-                                       {graph.x: x, graph.T: T, graph.t: t})
+            feed = {**inputs, graph.t: t, graph.T: T}
+            _, losses = graph.sess.run([graph.step, graph.losses], feed)
             printing, recording = (t % n == 0 or t == its - 1 for n in (print_every, RECORD_EVERY))
             if printing:
-                print_losses("it=%d,%s " % (t, " T=%.4f" % T if temperature else ""), losses)
-            if printing and args.verbose or recording and args.save_opt_record:
-                rounded = score(graph, x, *rounding(graph, *current(graph)))
+                print_losses("it=%d," % t + (" T=%.4f" % T if temperature else ""), losses)
+            rounded = None
+            if rounding and (printing and args.verbose or recording and args.save_opt_record):
+                rounded = score(graph, inputs, *rounding(graph, *current(graph)))
                 if printing and args.verbose:
-                    print_losses("after rounding: ", rounded)
-                if recording:
-                    graph.record.append((t, T, losses["rd_loss"], rounded["rd_loss"]))
+                    print_losses("after rounding:", rounded)
+            if recording and args.save_opt_record:
+                graph.record.append((t, T, losses, rounded))
             show(t + 1)
             yield t
 
 
 def current(graph):
-    """The free latents y, z."""
-    return graph.sess.run([graph.y, graph.z])
+    """The free latents."""
+    return graph.sess.run(graph.free)
 
 
-def score(graph, x, y_hat, z_hat):
+def score(graph, inputs, *latents):
     """graph.losses of discrete latents."""
-    return graph.sess.run(graph.losses, {graph.x: x, graph.y_tilde: y_hat, graph.z_tilde: z_hat})
+    return graph.sess.run(graph.losses, {**inputs, **dict(zip(graph.relaxed, latents)), graph.t: 0})
 
 
 def print_losses(prefix, losses):
     """Print batch averages of the losses; ValueError if they are not finite."""
-    rd_loss, mse, bpp = (np.mean(losses[name]) for name in ("rd_loss", "mse", "bpp"))
-    if not np.isfinite(rd_loss):
-        raise ValueError("%srd_loss=%s: the optimisation diverged" % (prefix, rd_loss))
-    psnr = np.mean(20 * np.log10(255) - 10 * np.log10(losses["mse"]))
-    print_line("%srd_loss=%.4f mse=%.3f bpp=%.4f psnr=%.4f" % (prefix, rd_loss, mse, bpp, psnr))
+    if not all(np.isfinite(values).all() for values in losses.values()):
+        raise ValueError("%s the loss is not finite: the optimisation diverged" % prefix)
+    line = [prefix] + ["%s=%.*f" % (name, 3 if name == "mse" else 4, np.mean(losses[name]))
+                       for name in ("rd_loss", "mse", "bpp") if name in losses]
+    if "mse" in losses:
+        line.append("psnr=%.4f" % np.mean(20 * np.log10(255) - 10 * np.log10(losses["mse"])))
+    print_line(" ".join(line))
 
 
 def print_line(line):
@@ -706,51 +710,53 @@ def print_line(line):
 
 
 def optimise(graph, x, args, its, rounding, temperature=None):
-    """(y_hat, z_hat) by `rounding` after all iterations of `descend`."""
-    for _ in descend(graph, x, args, its, rounding, temperature):
+    """Discrete latents by `rounding` after all iterations of `descend`."""
+    for _ in descend(graph, {graph.x: x}, args, its, rounding, temperature):
         pass
     return rounding(graph, *current(graph))
 
 
 def optimise_until(worse, graph, x, args, rounding):
-    """Free y, z at the last check before the loss after rounding is worse(loss, previous one).
+    """Free latents at the last check before the loss after rounding is worse(loss, previous one).
 
-    Checks are args.check_every iterations apart; without a worse one, y, z after all args.its.
+    Checks are args.check_every iterations apart; without a worse one, those after all args.its.
     """
-    previous, kept = np.inf, None
-    for t in descend(graph, x, args, args.its, rounding, print_every=args.check_every):
+    inputs, previous, kept = {graph.x: x}, np.inf, None
+    for t in descend(graph, inputs, args, args.its, rounding, print_every=args.check_every):
         if t % args.check_every == 0:
-            y, z = current(graph)
-            loss = np.mean(score(graph, x, *rounding(graph, y, z))["rd_loss"])
+            free = current(graph)
+            loss = np.mean(score(graph, inputs, *rounding(graph, *free))["rd_loss"])
             if worse(loss, previous):
                 return kept
-            previous, kept = loss, (y, z)
+            previous, kept = loss, free
     return current(graph)
 
 
-def closed_record(graph, x, y_hat, z_hat):
-    """graph.record as arrays, ending with the cost of (y_hat, z_hat).
+def closed_record(graph, x, latents):
+    """graph.record as arrays, ending with the cost of the latents that are reported.
 
     opt_its, opt_T [K]; opt_rd_loss, opt_rd_loss_after_rounding [K, B].
     """
-    cost = score(graph, x, y_hat, z_hat)["rd_loss"]
+    reported = score(graph, {graph.x: x}, *latents)
     t, T, _, last = graph.record[-1]
-    if not np.allclose(last, cost, rtol=1e-6, atol=0):
-        graph.record.append((t, T, cost, cost))
-    names = ("opt_its", "opt_T", "opt_rd_loss", "opt_rd_loss_after_rounding")
-    return dict(zip(names, map(np.array, zip(*graph.record))))
+    if not np.allclose(last["rd_loss"], reported["rd_loss"], rtol=1e-6, atol=0):
+        graph.record.append((t, T, reported, reported))
+    its, T, before, after = zip(*graph.record)
+    return dict(opt_its=np.array(its), opt_T=np.array(T),
+                opt_rd_loss=np.array([losses["rd_loss"] for losses in before]),
+                opt_rd_loss_after_rounding=np.array([losses["rd_loss"] for losses in after]))
 
 
 def join_records(records):
     """One record of the images of several: NaN from where one ends up to the common last row."""
-    longest = max(records, key=lambda record: len(record["opt_its"]))
-
-    def pad(rows):
-        missing = len(longest["opt_its"]) - len(rows)
-        return np.concatenate([rows[:-1], np.full((missing, rows.shape[1]), np.nan), rows[-1:]])
-    losses = {name: np.concatenate([pad(record[name]) for record in records], axis=1)
-              for name in ("opt_rd_loss", "opt_rd_loss_after_rounding")}
-    return dict(longest, **losses)
+    joined = {}
+    for name in records[0]:
+        columns = [record[name] for record in records]
+        length = max(map(len, columns))
+        joined[name] = max(columns, key=len) if columns[0].ndim == 1 else np.concatenate([
+            np.concatenate([c[:-1], np.full((length - len(c), c.shape[1]), np.nan), c[-1:]])
+            for c in columns], axis=1)
+    return joined
 
 
 @contextlib.contextmanager
@@ -785,9 +791,9 @@ def integers(graph, y, z):
 
 def centred(graph, y, z):
     """z_hat = z rounded around its median, then y_hat = y rounded around mu(z_hat)."""
-    z_hat = graph.sess.run(graph.z_centred, {graph.z: z})
+    z_hat = graph.sess.run(graph.z_centred, {graph.free[1]: z})
     mu, _ = parameters(graph, z_hat)
-    return graph.sess.run(graph.y_centred, {graph.y: y, graph.mu: mu}), z_hat
+    return graph.sess.run(graph.y_centred, {graph.free[0]: y, graph.mu: mu}), z_hat
 
 
 def parameters(graph, z_hat):
@@ -796,19 +802,19 @@ def parameters(graph, z_hat):
     Encoder and decoder must both get them from here: the same run of the same ops gives the same
     bits, which a run with other fetches need not.
     """
-    return graph.sess.run([graph.mu, graph.sigma], {graph.z_tilde: z_hat})
+    return graph.sess.run([graph.mu, graph.sigma], {graph.relaxed[1]: z_hat})
 
 
 def reconstruct(graph, y_hat):
     """uint8 [B, H, W, 3] that a decoder makes of y_hat."""
-    return graph.sess.run(graph.x_hat, {graph.y_tilde: y_hat})
+    return graph.sess.run(graph.x_hat, {graph.relaxed[0]: y_hat})
 
 
 def evaluate(graph, x, y_hat, z_hat):
     """Reported metrics of discrete latents, a dict of [B]."""
-    x_hat = reconstruct(graph, y_hat)
     return graph.sess.run(dict(graph.quality, **graph.rates), {
-        graph.x: x, graph.x_hat: x_hat, graph.y_tilde: y_hat, graph.z_tilde: z_hat})
+        graph.x: x, graph.x_hat: reconstruct(graph, y_hat),
+        graph.relaxed[0]: y_hat, graph.relaxed[1]: z_hat})
 
 
 
@@ -875,7 +881,7 @@ def encode_centred(graph, y_hat, z_hat):
     """(y_strings, z_strings), one of each per image."""
     mu, sigma = parameters(graph, z_hat)
     return graph.sess.run([graph.range_coder.y_strings, graph.range_coder.z_strings], {
-        graph.y: y_hat, graph.z: z_hat, graph.mu: mu, graph.sigma: sigma})
+        graph.free[0]: y_hat, graph.free[1]: z_hat, graph.mu: mu, graph.sigma: sigma})
 
 
 def decode_centred(graph, y_strings, z_strings):
@@ -1031,7 +1037,7 @@ def compress_file(args, run, path, output, graph_for, infer, write_file):
         values.append(evaluate(graph, x, *latents[-1]))
         values[-1]["rd_cost"] = args.lmbda * values[-1]["mse"] + values[-1]["est_bpp"]
         if args.save_opt_record:
-            records.append(closed_record(graph, x, *latents[-1]))
+            records.append(closed_record(graph, x, latents[-1]))
         if write_file:
             strings.append(encode_centred(graph, *latents[-1]))
             size = len(pack_tfci(args, run, (len(x),) + x.shape[1:3], strings[-1:], latents[-1:]))

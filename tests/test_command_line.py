@@ -97,7 +97,7 @@ def test_record(script, its, tmp_path, monkeypatch):
     costs, evaluate = [], nic.evaluate
 
     def spy(graph, x, *latents):
-        costs.append(nic.score(graph, x, *latents)["rd_loss"])
+        costs.append(nic.score(graph, {graph.x: x}, *latents)["rd_loss"])
         return evaluate(graph, x, *latents)
     monkeypatch.setattr(nic, "evaluate", spy)
     results = compress(script, tmp_path, NPY, "--save_opt_record", "--its", its)
