@@ -46,8 +46,7 @@ def train(args):
 
 def infer(args, graph, x):
     """The encoder's latents, rounded."""
-    graph.sess.run(graph.restart, {graph.x: x})
-    return nic.centred(graph, *nic.current(graph))
+    return nic.centred(graph, *nic.encode(graph, x))
 
 
 def main(argv=None):

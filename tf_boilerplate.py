@@ -621,6 +621,93 @@ def base_graph(args, run, shape, relax=None, scale_bound=0):
     return values
 
 
+# Bits-back model. As in Graph: sess, x, T, t, x_hat, losses, quality, restart, step, record; and
+# free         y, z_mean, z_logvar
+# relaxed      y_tilde, z_mean, z_logvar; feed y_hat and the others here to score those
+# one          RateGraph of one image
+# rate_records RateGraph.record of every image of the batch
+BitsBackGraph = collections.namedtuple("BitsBackGraph", """sess x T t free relaxed x_hat losses
+    quality restart step record one rate_records""")
+
+# The part of the bits-back model that a decoder repeats: y_hat of one image, and nothing of x.
+# sess, t, restart, step, record as in Graph; and
+# y_hat        [1, h, w, N], placeholder
+# free         z_mean, z_logvar of q(z|y_hat); they start from h_a(y_hat)
+# losses       bpp: the net rate that is optimised; a dict of [1]
+# rates        est_bpp = est_y_bpp + est_z_bpp - est_bpp_back for the z of iteration t; of [1]
+RateGraph = collections.namedtuple("RateGraph", """sess y_hat t free losses rates restart step
+    record""")
+
+
+@tf.autograph.experimental.do_not_convert
+def bits_back_graph(args, run, shape, relax=None, rate_lr=None):
+    """Graph of the bits-back model (mbt2018_bb) for a batch of static shape [B, H, W, 3].
+
+    relax, see base_graph, is for y; rate_lr is Adam's learning rate on the rate of y_hat alone.
+    """
+    N = run.num_filters
+    with tf.Graph().as_default() as graph:
+        x, T, t = (tf.placeholder(dtype, dims) for dtype, dims in
+                   [(tf.uint8, shape), (tf.float32, []), (tf.int64, [])])
+        x_float = tf.cast(x, tf.float32) / 255
+        encoded = analysis_transform(N)(x_float)
+        free = [free_variable(v) for v in (encoded,) + posterior(N, encoded)]
+        y, z_mean, z_logvar = (latents.read_value() for latents in free)
+        y_tilde = relax(y, T, noise_key(args, t, 0)) if relax else tf.identity(y)
+        rates = bits_back_rates(args, y_tilde, z_mean, z_logvar, t, shape)
+        x_tilde = synthesis_transform(N)(y_tilde)[:, :shape[1], :shape[2]]
+        x_hat = tf.saturate_cast(tf.round(255 * x_tilde), tf.uint8)
+
+        sess = restored_session(graph, run, args.threads)
+        losses, step, slots = None, None, []
+        if relax:
+            losses = rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"])
+            step, slots = minimise(losses["rd_loss"], free, args.lr)
+        restart = tf.variables_initializer(free + slots)
+        values = BitsBackGraph(sess, x, T, t, (y, z_mean, z_logvar), (y_tilde, z_mean, z_logvar),
+                               x_hat, losses, quality(x, x_hat), restart, step, [],
+                               rate_graph(args, run, shape, rate_lr), [])
+        graph.finalize()
+    return values
+
+
+def rate_graph(args, run, shape, lr):
+    """RateGraph of one image of x's shape [B, H, W, 3]; without lr it can't be optimised."""
+    N, (_, (height, width), _) = run.num_filters, tfci_shapes(*shape[1:3])
+    with tf.Graph().as_default() as graph:
+        y_hat = tf.placeholder(tf.float32, [1, height, width, N])
+        t = tf.placeholder(tf.int64, [])
+        free = [free_variable(v) for v in posterior(N, y_hat)]
+        z_mean, z_logvar = (latents.read_value() for latents in free)
+        rates = bits_back_rates(args, y_hat, z_mean, z_logvar, t, shape)
+        sess = restored_session(graph, run, args.threads)
+        losses = dict(bpp=rates["est_bpp"])
+        step, slots = minimise(losses["bpp"], free, lr) if lr else (None, [])
+        restart = tf.variables_initializer(free + slots)
+        graph.finalize()
+    return RateGraph(sess, y_hat, t, (z_mean, z_logvar), losses, rates, restart, step, [])
+
+
+def posterior(N, y):
+    """z_mean and z_logvar of q(z|y) = N(z_mean, exp(z_logvar)), by h_a."""
+    return tuple(tf.split(hyper_analysis_transform(N, 2 * N)(y), 2, axis=-1))
+
+
+def bits_back_rates(args, y, z_mean, z_logvar, t, x_shape):
+    """Dict of [B]: bits per pixel of y under p(y|z), of z ~ q under p(z), and back from q."""
+    N = int(y.shape[-1])
+    noise = tf.random.stateless_normal(z_mean.shape[1:], noise_key(args, t, 1))
+    z_tilde, log_q = sample(z_mean, z_logvar, noise)
+    _, p_z = continuous_prior(N)(z_tilde)
+    mu, sigma = gaussian_parameters(hyper_synthesis_transform(N), z_tilde, y.shape)
+    prior_y = tfc.GaussianConditional(sigma, SCALES, scale_bound=0, mean=mu)
+    rates = dict(est_y_bpp=bits_per_pixel(log_likelihood(prior_y, y), x_shape),
+                 est_z_bpp=bits_per_pixel(tf.log(p_z), x_shape),
+                 est_bpp_back=bits_per_pixel(log_q, x_shape))
+    rates["est_bpp"] = rates["est_y_bpp"] + rates["est_z_bpp"] - rates["est_bpp_back"]
+    return rates
+
+
 def free_variable(encoded):
     """Variable to optimise, initialised by the encoder; no part of the model or a checkpoint."""
     return tf.Variable(encoded, trainable=False, use_resource=True,
@@ -665,7 +752,7 @@ def descend(graph, inputs, args, its, rounding=None, temperature=None, print_eve
     with progress_bar(its) as show:
         for t in range(its):
             T = temperature(args, t) if temperature else np.nan
-            feed = {**inputs, graph.t: t, graph.T: T}
+            feed = {**inputs, graph.t: t, **({graph.T: T} if temperature else {})}
             _, losses = graph.sess.run([graph.step, graph.losses], feed)
             printing, recording = (t % n == 0 or t == its - 1 for n in (print_every, RECORD_EVERY))
             if printing:
@@ -679,6 +766,12 @@ def descend(graph, inputs, args, its, rounding=None, temperature=None, print_eve
                 graph.record.append((t, T, losses, rounded))
             show(t + 1)
             yield t
+
+
+def encode(graph, x):
+    """The free latents as the encoder has them."""
+    graph.sess.run(graph.restart, {graph.x: x})
+    return current(graph)
 
 
 def current(graph):
@@ -735,14 +828,22 @@ def optimise_until(worse, graph, x, args, rounding):
 def closed_record(graph, x, latents):
     """graph.record as arrays, ending with the cost of the latents that are reported.
 
-    opt_its, opt_T [K]; opt_rd_loss, opt_rd_loss_after_rounding [K, B].
+    opt_its, opt_T [K]; opt_rd_loss, opt_rd_loss_after_rounding [K, B]. Of the bits-back model
+    also opt_rate_its [K], opt_rate [K, B], the net rate in `fit_posterior`.
     """
+    arrays = {}
+    if getattr(graph, "rate_records", None):
+        arrays = dict(opt_rate_its=np.array([entry[0] for entry in graph.rate_records[0]]),
+                      opt_rate=np.stack([[entry[2]["bpp"][0] for entry in record]
+                                         for record in graph.rate_records], axis=1))
+    if not graph.record:
+        return arrays
     reported = score(graph, {graph.x: x}, *latents)
     t, T, _, last = graph.record[-1]
     if not np.allclose(last["rd_loss"], reported["rd_loss"], rtol=1e-6, atol=0):
         graph.record.append((t, T, reported, reported))
     its, T, before, after = zip(*graph.record)
-    return dict(opt_its=np.array(its), opt_T=np.array(T),
+    return dict(arrays, opt_its=np.array(its), opt_T=np.array(T),
                 opt_rd_loss=np.array([losses["rd_loss"] for losses in before]),
                 opt_rd_loss_after_rounding=np.array([losses["rd_loss"] for losses in after]))
 
@@ -796,6 +897,27 @@ def centred(graph, y, z):
     return graph.sess.run(graph.y_centred, {graph.free[0]: y, graph.mu: mu}), z_hat
 
 
+def integer_y(graph, y, z_mean, z_logvar):
+    """y_hat = round(y); z stays continuous."""
+    return np.round(y), z_mean, z_logvar
+
+
+def fit_posterior(args, graph, y_hat, its):
+    """(y_hat, z_mean, z_logvar): q(z|y_hat) after `its` iterations on the net rate.
+
+    Each image by itself, from y_hat alone, so that a decoder gets the same bits.
+    """
+    graph.rate_records.clear()
+    fitted = []
+    for y in y_hat[:, None]:
+        for _ in descend(graph.one, {graph.one.y_hat: y}, args, its):
+            pass
+        fitted.append(current(graph.one))
+        graph.rate_records.append(list(graph.one.record))
+    z_mean, z_logvar = map(np.concatenate, zip(*fitted))
+    return y_hat, z_mean, z_logvar
+
+
 def parameters(graph, z_hat):
     """mu, sigma of p(y|z_hat) as arrays.
 
@@ -810,12 +932,31 @@ def reconstruct(graph, y_hat):
     return graph.sess.run(graph.x_hat, {graph.relaxed[0]: y_hat})
 
 
-def evaluate(graph, x, y_hat, z_hat):
+def evaluate(args, graph, x, y_hat, z_hat):
     """Reported metrics of discrete latents, a dict of [B]."""
     return graph.sess.run(dict(graph.quality, **graph.rates), {
         graph.x: x, graph.x_hat: reconstruct(graph, y_hat),
         graph.relaxed[0]: y_hat, graph.relaxed[1]: z_hat})
 
+
+
+def evaluate_bits_back(args, graph, x, y_hat, z_mean, z_logvar):
+    """Reported metrics, a dict of [B]: rates are means over args.rate_samples draws of z from q.
+
+    est_bpp_stderr is the standard error of est_bpp.
+    """
+    values = graph.sess.run(graph.quality, {graph.x: x, graph.x_hat: reconstruct(graph, y_hat)})
+    rates = []
+    for latents in zip(y_hat[:, None], z_mean[:, None], z_logvar[:, None]):
+        feed = dict(zip((graph.one.y_hat,) + graph.one.free, latents))
+        rates.append([graph.one.sess.run(graph.one.rates, {**feed, graph.one.t: -1 - i})
+                      for i in range(args.rate_samples)])
+    for name in graph.one.rates:
+        draws = np.array([[draw[name][0] for draw in image] for image in rates], np.float64)
+        values[name] = draws.mean(axis=1)
+        if name == "est_bpp":
+            values["est_bpp_stderr"] = draws.std(axis=1, ddof=1) / np.sqrt(args.rate_samples)
+    return values
 
 
 # ---------------------------------------------------------------- 6. compressed files
@@ -977,13 +1118,13 @@ def decompress_tfci(args, build):
 
 # ---------------------------------------------------------------- 7. compress, command line
 
-def compress(args, build, infer, write_file=False):
+def compress(args, build, infer, evaluate, write_file=False):
     """Compress and evaluate every image of args.imgs; print averages and save the results.
 
-    build(args, run, shape) makes the Graph for a batch of static shape [B, H, W, 3], infer(args,
-    graph, x) gives its (y_hat, z_hat). Of a folder or glob, each image's results are kept as a
-    part as soon as they are there. write_file: make the file of centred latents, too, and report
-    its size.
+    build(args, run, shape) makes the graph for a batch of static shape [B, H, W, 3]; infer(args,
+    graph, x) gives its latents, and evaluate(args, graph, x, *latents) their metrics. Of a folder
+    or glob, each image's results are kept as a part as soon as they are there. write_file: make
+    the file of centred latents, too, and report its size.
     """
     run = find_run(args)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
@@ -1006,7 +1147,8 @@ def compress(args, build, infer, write_file=False):
         if not result:
             if many:
                 print("%s (%d of %d)" % (path, len(results) + 1, len(paths)), flush=True)
-            result = compress_file(args, run, path, output, graph_for, infer, write_file)
+            result = compress_file(args, run, path, output, graph_for, infer, evaluate,
+                                   write_file)
             result.update(settings)
             if part:
                 write_results(part, result)
@@ -1014,11 +1156,11 @@ def compress(args, build, infer, write_file=False):
     report(results, target)
 
 
-def commands(build, infer, write_file=False):
+def commands(build, infer, evaluate=evaluate, write_file=False):
     """The subcommands of a method: `compress`, and `decompress` if it writes files."""
     def compress_images(args):
         """compress images and evaluate the result"""
-        compress(args, build, infer, write_file)
+        compress(args, build, infer, evaluate, write_file)
 
     def decompress_file(args):
         """decode a compressed file"""
@@ -1027,14 +1169,14 @@ def commands(build, infer, write_file=False):
     return dict(compress=compress_images, **decoder)
 
 
-def compress_file(args, run, path, output, graph_for, infer, write_file):
+def compress_file(args, run, path, output, graph_for, infer, evaluate, write_file):
     """Results of one image file or .npy, arrays over its images; writes `output` if not None."""
     images = read_images(path)
     values, latents, strings, records = [], [], [], []
     for x in split_batches(images, images[0, ..., 0].size):
         graph = graph_for((len(x),) + images.shape[1:])
         latents.append(infer(args, graph, x))
-        values.append(evaluate(graph, x, *latents[-1]))
+        values.append(evaluate(args, graph, x, *latents[-1]))
         values[-1]["rd_cost"] = args.lmbda * values[-1]["mse"] + values[-1]["est_bpp"]
         if args.save_opt_record:
             records.append(closed_record(graph, x, latents[-1]))
@@ -1101,7 +1243,7 @@ def report(results, target):
             print("Avg %s: %.5f" % (name, np.mean(values)))
     if target:
         write_results(target, joined)
-    if target and "opt_its" in results[0]:
+    if target and any(name.startswith("opt_") for name in results[0]):
         folder, name = os.path.split(target)
         record = join_records([{name: value for name, value in result.items()
                                 if name.startswith("opt_")} for result in results])
@@ -1136,6 +1278,9 @@ def number(kind, low, exclusive=False):
 METHOD_OPTIONS = dict(
     its=(number(int, 1), "iterations"),
     sga_its=(number(int, 1), "iterations of SGA"),
+    rate_its=(number(int, 1), "iterations of the second phase, on the rate alone"),
+    rate_lr=(number(float, 0, exclusive=True), "learning rate of Adam in the second phase"),
+    rate_samples=(number(int, 2), "draws of z that reported rates are means over"),
     check_every=(number(int, 1), "iterations between checks whether to stop"),
     lr=(number(float, 0, exclusive=True), "learning rate of Adam on the latents"),
     annealing_rate=(number(float, 0), "rate at which the temperature decays per iteration"),

@@ -94,12 +94,12 @@ def test_options_are_obeyed(script, tmp_path):
 def test_record(script, its, tmp_path, monkeypatch):
     """Ends with the cost of the very latents that are reported, for each image."""
     import tf_boilerplate as nic
-    costs, evaluate = [], nic.evaluate
+    costs, closed_record = [], nic.closed_record
 
-    def spy(graph, x, *latents):
+    def spy(graph, x, latents):
         costs.append(nic.score(graph, {graph.x: x}, *latents)["rd_loss"])
-        return evaluate(graph, x, *latents)
-    monkeypatch.setattr(nic, "evaluate", spy)
+        return closed_record(graph, x, latents)
+    monkeypatch.setattr(nic, "closed_record", spy)
     results = compress(script, tmp_path, NPY, "--save_opt_record", "--its", its)
     (name,) = [n for n in os.listdir(tmp_path / "results") if n.startswith("opt-")]
     record = load(tmp_path / "results" / name)

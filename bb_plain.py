@@ -1,0 +1,24 @@
+"""Bits-back coding of z without any iterative inference: row A6 of Table 1.
+
+    python bb_plain.py compress <run_name> <imgs>
+"""
+
+import numpy as np
+import tf_boilerplate as nic
+
+SETTINGS = dict(rate_samples=16, seed=0)
+
+
+def infer(args, graph, x):
+    """The encoder's y, rounded, and h_a's q(z|y_hat)."""
+    y, _, _ = nic.encode(graph, x)
+    return nic.fit_posterior(args, graph, np.round(y), its=0)
+
+
+def main(argv=None):
+    commands = nic.commands(nic.bits_back_graph, infer, nic.evaluate_bits_back)
+    nic.main(argv, __file__, __doc__, commands, SETTINGS)
+
+
+if __name__ == "__main__":
+    main()
