@@ -946,10 +946,11 @@ def evaluate_bits_back(args, graph, x, y_hat, z_mean, z_logvar):
     est_bpp_stderr is the standard error of est_bpp.
     """
     values = graph.sess.run(graph.quality, {graph.x: x, graph.x_hat: reconstruct(graph, y_hat)})
+    fresh = getattr(args, "rate_its", getattr(args, "its", 0))  # first t whose noise is unused
     rates = []
     for latents in zip(y_hat[:, None], z_mean[:, None], z_logvar[:, None]):
         feed = dict(zip((graph.one.y_hat,) + graph.one.free, latents))
-        rates.append([graph.one.sess.run(graph.one.rates, {**feed, graph.one.t: -1 - i})
+        rates.append([graph.one.sess.run(graph.one.rates, {**feed, graph.one.t: fresh + i})
                       for i in range(args.rate_samples)])
     for name in graph.one.rates:
         draws = np.array([[draw[name][0] for draw in image] for image in rates], np.float64)

@@ -48,11 +48,16 @@ def run_process(script, *argv, **kwargs):
                           universal_newlines=True, **kwargs)
 
 
-def compress(script, tmp_path, imgs, *options, run_name=BASE_RUN, checkpoints=CHECKPOINTS):
+def run_of(script):
+    """The golden run that a script can use."""
+    return BB_RUN if "bb" in script else BASE_RUN
+
+
+def compress(script, tmp_path, imgs, *options, run_name=None, checkpoints=CHECKPOINTS):
     """Compress in process; the saved results as a dict."""
     results = tmp_path / "results"
     run(script, "--checkpoint_dir", checkpoints, "compress", "--results_dir", results, *options,
-        run_name, imgs)
+        run_name or run_of(script), imgs)
     return load(max(results.glob("rd-*.npz"), key=lambda path: path.stat().st_mtime_ns))
 
 

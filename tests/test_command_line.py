@@ -1,5 +1,6 @@
 """Command lines: inputs, outputs, results of folders, and the one-line errors."""
 
+import importlib
 import os
 import shutil
 
@@ -7,11 +8,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, NPY, PNG, compress, load, run, run_process,
-                      write_image)
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, NPY, PNG, compress, load, run, run_of,
+                      run_process, write_image)
 
 FAST = {"mbt2018": (), "sga": ("--sga_its", 2), "map": ("--its", 2), "ste": ("--its", 2),
-        "unoise": ("--its", 2), "danneal": ("--its", 2)}
+        "unoise": ("--its", 2), "danneal": ("--its", 2),
+        "bb_sga": ("--its", 2, "--rate_its", 2, "--rate_samples", 2),
+        "bb_no_sga": ("--its", 2, "--rate_samples", 2), "bb_plain": ("--rate_samples", 2)}
 SCRIPTS = list(FAST)
 # The paper's settings, and for each one that is a little different.
 SETTINGS = dict(mbt2018={},
@@ -19,7 +22,11 @@ SETTINGS = dict(mbt2018={},
                 map=dict(its=2000, lr=0.005, check_every=10),
                 ste=dict(its=2000, lr=1e-4, check_every=10),
                 unoise=dict(its=2000, lr=0.005, seed=0),
-                danneal=dict(its=2000, lr=0.005, annealing_rate=4e-3, T_max=0.2))
+                danneal=dict(its=2000, lr=0.005, annealing_rate=4e-3, T_max=0.2),
+                bb_sga=dict(sga_its=2000, lr=0.005, rate_its=2000, rate_lr=3e-3, seed=0,
+                            annealing_rate=1e-3, t0=700, T_max=0.5, rate_samples=16),
+                bb_no_sga=dict(its=1000, lr=0.005, rate_samples=16, seed=0),
+                bb_plain=dict(rate_samples=16, seed=0))
 CHANGES = dict(sga=[("--sga_its", 13), ("--its", 13), ("--lr", 0.02), ("--T_max", 0.1),
                     ("--t0", 0, "--annealing_rate", 1), ("--seed", 1)],
                map=[("--its", 13), ("--lr", 0.02), ("--lr", 0.5, "--check_every", 1)],
@@ -57,15 +64,24 @@ def test_modes_are_converted(mode, tmp_path, capfd):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_result_names_and_settings(script, tmp_path):
     results = compress(script, tmp_path, NPY, *FAST[script], "--lambda", 1e-5)
-    name = "rd-%s-lmbda=1e-05+%s-input=face-2x192x256.npy.npz" % (script, BASE_RUN)
+    name = "rd-%s-lmbda=1e-05+%s-input=face-2x192x256.npy.npz" % (script, run_of(script))
     if script == "mbt2018":
         name = "rd-%s-file=face-2x192x256.npy.npz" % BASE_RUN
+    if script in ("bb_no_sga", "bb_plain"):
+        name = "rd-%s+%s-input=face-2x192x256.npy.npz" % (script, BB_RUN)
     assert os.listdir(tmp_path / "results") == [name]
-    assert results["lmbda"] == 1e-5 and results["run_name"] == BASE_RUN
+    assert results["lmbda"] == 1e-5 and results["run_name"] == run_of(script)
     assert results["est_bpp"].shape == results["files"].shape == (2,)
     np.testing.assert_allclose(results["rd_cost"], 1e-5 * results["mse"] + results["est_bpp"])
+    given = dict(zip([option.strip("-") for option in FAST[script][::2]], FAST[script][1::2]))
     for name, value in SETTINGS[script].items():
-        assert results[name] == (2 if name.endswith("its") else value)
+        assert results[name] == given.get("its" if name == "sga_its" else name, value)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_defaults_are_the_papers(script):
+    module = importlib.import_module(script)
+    assert getattr(module, "SETTINGS", {}) == SETTINGS[script]
 
 
 def test_no_results_are_written_with_an_empty_results_dir(tmp_path, monkeypatch):
@@ -230,23 +246,24 @@ def test_quiet_and_as_a_process(tmp_path):
 
 # ------------------------------------------------------------------------------ bad input
 
-def bad_runs():
+def bad_runs(script):
+    own, other = (BASE_RUN, BB_RUN)[::-1 if "bb" in script else 1]
     yield ["no_such_run"], "runs in"
-    yield ["no_such_run"], BASE_RUN
-    yield [BB_RUN], "bb_sga.py"
-    yield ["--num_filters", 32, BASE_RUN], "16"
-    yield ["--num_filters", 0, BASE_RUN], ">= 1"
-    yield ["--lambda", -1, BASE_RUN], "'-1'"
-    yield ["--lambda", "nan", BASE_RUN], "'nan'"
-    yield ["--threads", "x", BASE_RUN], "'x'"
+    yield ["no_such_run"], own
+    yield [other], "sga.py" if "bb" in script else "bb_sga.py"
+    yield ["--num_filters", 32, own], "16"
+    yield ["--num_filters", 0, own], ">= 1"
+    yield ["--lambda", -1, own], "'-1'"
+    yield ["--lambda", "nan", own], "'nan'"
+    yield ["--threads", "x", own], "'x'"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("argv,message", bad_runs())
-def test_bad_run(script, argv, message, tmp_path, fails):
-    line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir",
-                 tmp_path / "results", *argv, PNG)
-    assert message in line and not (tmp_path / "results").exists()
+def test_bad_run(script, tmp_path, fails):
+    for argv, message in bad_runs(script):
+        line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir",
+                     tmp_path / "results", *argv, PNG)
+        assert message in line and not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("argv", [["--sga_its", 0], ["--lr", 0], ["--lr", "inf"], ["--T_max", 0],
@@ -320,7 +337,7 @@ def write_16_bit_rgb(path):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_bad_images(script, tmp_path, fails):
     for path, message in bad_images(tmp_path):
-        line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, path,
+        line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", run_of(script), path,
                      "--results_dir", tmp_path / "results")
         assert message in line and path.name in line, (path, line)
     assert not list((tmp_path / "results").glob("*")) if (tmp_path / "results").exists() else True
@@ -330,7 +347,7 @@ def test_bad_images(script, tmp_path, fails):
 def test_unwritable_results_are_found_before_the_work(script, tmp_path, fails):
     (tmp_path / "file").write_text("in the way")
     for results in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nowhere"):
-        line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG,
+        line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", run_of(script), PNG,
                      "--results_dir", results)
         assert str(results).split("/")[1] in line
     assert (tmp_path / "file").read_text() == "in the way"

@@ -6,7 +6,7 @@ import pytest
 
 from conftest import ROOT
 
-METHODS = ("sga", "map", "ste", "unoise", "danneal")
+METHODS = ("sga", "map", "ste", "unoise", "danneal", "bb_sga", "bb_no_sga", "bb_plain")
 
 
 def lines(script):

@@ -1,0 +1,208 @@
+"""The bits-back model: its prior, its golden numbers, and what a decoder must repeat exactly."""
+
+import argparse
+import functools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tf_boilerplate as nic
+import tensorflow.compat.v1 as tf
+
+import bb_no_sga
+import bb_plain
+from conftest import BB_RUN, CHECKPOINTS, NPY, PNG, ROOT, compress, golden, load
+
+SCRIPTS = ("bb_sga", "bb_no_sga", "bb_plain")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Results of a script on an image at the paper's settings, computed once."""
+    @functools.lru_cache(maxsize=None)
+    def computed(script, image):
+        return compress(script, tmp_path_factory.mktemp(script), image)
+    return computed
+
+
+def tolerance(draws):
+    """3 standard deviations of the seeds (rows), or 1 % of their mean."""
+    return np.maximum(3 * np.std(draws, axis=0, ddof=1), 0.01 * np.mean(draws, axis=0))
+
+
+@pytest.mark.parametrize("image", [NPY, PNG])
+@pytest.mark.parametrize("script", ["bb_no_sga", "bb_plain"])
+def test_golden_rates(script, image, results):
+    found, runs = results(script, image), golden(image, script)["runs"]
+    np.testing.assert_allclose(found["psnr"], runs[0]["psnr"], rtol=1e-4)
+    for field in ("est_bpp", "est_y_bpp", "est_z_bpp", "est_bpp_back"):
+        draws = np.array([one[field] for one in runs])
+        spread = tolerance(draws) if field == "est_bpp" else 0.05 * draws.mean(axis=0)
+        assert np.all(abs(found[field] - draws.mean(axis=0)) <= spread), field
+
+
+@pytest.mark.parametrize("image", [NPY, PNG])
+def test_golden_cost_of_bb_sga(image, results):
+    draws = np.array([one["rd_cost"] for one in golden(image, "bb_sga")["runs"]])
+    assert np.all(abs(results("bb_sga", image)["rd_cost"] - draws.mean(axis=0)) <= tolerance(draws))
+
+
+@pytest.mark.parametrize("image", [NPY, PNG])
+def test_order_of_methods(image, results):
+    sga, no_sga, plain = (results(script, image)["rd_cost"] for script in SCRIPTS)
+    assert np.all(sga < no_sga) and np.all(no_sga <= plain)
+
+
+@pytest.mark.parametrize("image", [NPY, PNG])
+def test_reported_rate_is_a_mean_over_draws(image, results, tmp_path):
+    few = results("bb_plain", image)
+    many = compress("bb_plain", tmp_path, image, "--rate_samples", 400, "--seed", 1)
+    np.testing.assert_allclose(few["est_bpp"], few["est_y_bpp"] + few["est_z_bpp"]
+                               - few["est_bpp_back"], rtol=1e-5)
+    error = np.hypot(few["est_bpp_stderr"], many["est_bpp_stderr"])
+    assert np.all(abs(few["est_bpp"] - many["est_bpp"]) < 4 * error)
+    ratio = few["est_bpp_stderr"] / many["est_bpp_stderr"]
+    assert np.all((1.5 < ratio) & (ratio < 15))  # 5, but for the noise of few draws
+
+
+# ------------------------------------------------------------------------ rate phase
+
+def arguments(**settings):
+    return argparse.Namespace(script="bb_no_sga", num_filters=None, checkpoint_dir=CHECKPOINTS,
+                              run_name=BB_RUN, threads=2, verbose=False, save_opt_record=False,
+                              lmbda=0.01, **dict(dict(seed=0, rate_samples=16), **settings))
+
+
+def fit(images, its=200):
+    """y_hat, z_mean, z_logvar of images after `its` iterations, and their rates."""
+    args = arguments(its=its, lr=5e-3)
+    graph = bb_no_sga.build(args, nic.find_run(args), images.shape)
+    latents = bb_no_sga.infer(args, graph, images)
+    return latents, nic.evaluate_bits_back(args, graph, images, *latents)
+
+
+def fits_y_and_z(rates, start):
+    """Whether the rate phase lowered the net rate and did not give up y's bits."""
+    return np.all(rates["est_bpp"] < start["est_bpp"]) and np.all(
+        rates["est_y_bpp"] <= start["est_y_bpp"])
+
+
+def test_rate_phase_fits_q_to_both_priors(monkeypatch):
+    images = np.load(NPY)
+    start = plain_rates(images)
+    assert fits_y_and_z(fit(images)[1], start)
+
+    minimise, rates_of = nic.minimise, nic.bits_back_rates
+    kept = {}
+
+    def without_y(*args):
+        kept.update(rates_of(*args))
+        return kept
+    monkeypatch.setattr(nic, "bits_back_rates", without_y)
+    monkeypatch.setattr(nic, "minimise", lambda losses, free, lr: minimise(
+        kept["est_z_bpp"] - kept["est_bpp_back"], free, lr))
+    assert not fits_y_and_z(fit(images)[1], start)
+
+
+def plain_rates(images):
+    args = arguments()
+    graph = nic.bits_back_graph(args, nic.find_run(args), images.shape)
+    return nic.evaluate_bits_back(args, graph, images, *bb_plain.infer(args, graph, images))
+
+
+FIT_IN_A_PROCESS = """
+import sys
+import numpy as np
+sys.path[:0] = {paths!r}
+import test_bits_back as t
+stored = np.load(sys.argv[1])
+args = t.arguments(its=200, lr=5e-3)
+graph = t.bb_no_sga.build(args, t.nic.find_run(args), (1,) + tuple(stored["shape"][1:]))
+for k in (1, 0):
+    y_hat, z_mean, z_logvar = t.nic.fit_posterior(args, graph, stored["y_hat"][k:k + 1], 200)
+    np.savez("%s-%d.npz" % (sys.argv[1], k), z_mean=z_mean, z_logvar=z_logvar)
+"""
+
+
+def test_a_decoder_repeats_the_rate_phase_exactly(tmp_path):
+    """From y_hat of one image, alone, in another process, and in another order."""
+    images = np.load(NPY)
+    (y_hat, z_mean, z_logvar), _ = fit(images)
+    np.savez(tmp_path / "batch.npz", y_hat=y_hat, shape=images.shape)
+    subprocess.run([sys.executable, "-c",
+                    FIT_IN_A_PROCESS.format(paths=[ROOT, os.path.dirname(__file__)]),
+                    str(tmp_path / "batch.npz")], check=True)
+    for k in range(2):
+        alone = load(tmp_path / ("batch.npz-%d.npz" % k))
+        assert alone["z_mean"].tobytes() == z_mean[k:k + 1].tobytes()
+        assert alone["z_logvar"].tobytes() == z_logvar[k:k + 1].tobytes()
+
+
+def test_rate_phase_starts_from_y_hat(tmp_path):
+    """q(z|y_hat) of another image with the same y_hat is the same: nothing else is seen."""
+    images = np.load(NPY)
+    args = arguments(its=5, lr=5e-3)
+    graph = bb_no_sga.build(args, nic.find_run(args), images.shape)
+    y_hat = np.round(nic.encode(graph, images)[0])
+    first = nic.fit_posterior(args, graph, y_hat, 5)
+    nic.encode(graph, 255 - images)
+    for one, other in zip(first, nic.fit_posterior(args, graph, y_hat, 5)):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_record(tmp_path):
+    compress("bb_sga", tmp_path, NPY, "--save_opt_record", "--its", 21, "--rate_its", 11)
+    (path,) = (tmp_path / "results").glob("opt-*")
+    record = load(path)
+    assert list(record["rate_its"]) == [0, 10] and record["rate"].shape == (2, 2)
+    assert list(record["its"]) == [0, 10, 20, 20] and record["rd_loss"].shape == (4, 2)
+    compress("bb_no_sga", tmp_path / "no_sga", NPY, "--save_opt_record", "--its", 21)
+    (path,) = (tmp_path / "no_sga" / "results").glob("opt-*")
+    assert set(load(path)) == {"rate_its", "rate"}
+
+
+# ------------------------------------------------------------------------ p(z)
+
+@pytest.fixture(scope="module")
+def prior():
+    """Function of z [n, N] to (logits of the CDF, density) of the golden model."""
+    args = arguments()
+    run = nic.find_run(args)
+    with tf.Graph().as_default() as graph:
+        z = tf.placeholder(tf.float32, [None, run.num_filters])
+        values = nic.continuous_prior(run.num_filters)(z)
+        sess = nic.restored_session(graph, run, 2)
+    return lambda points: [v.astype(np.float64) for v in sess.run(values, {
+        z: np.tile(np.asarray(points, np.float32)[:, None], run.num_filters)})]
+
+
+def test_density_integrates_to_one(prior):
+    points = np.linspace(-300, 300, 600001)
+    _, density = prior(points)
+    np.testing.assert_allclose(np.trapz(density, points, axis=0), 1, atol=1e-3)
+
+
+def test_density_is_the_derivative_of_the_cdf(prior):
+    points, step = np.linspace(-8, 8, 401), 2.0 ** -6
+    sigmoid = lambda logits: 1 / (1 + np.exp(-logits))
+    _, density = prior(points)
+    slope = (sigmoid(prior(points + step)[0]) - sigmoid(prior(points - step)[0])) / (2 * step)
+    np.testing.assert_allclose(density, slope, atol=2e-3 * density.max())
+
+
+def test_far_tails_are_finite(prior):
+    logits, density = prior([-1e30, -1e6, -1e3, 1e3, 1e6, 1e30])
+    assert np.isfinite(logits).all() and np.isfinite(density).all()
+    assert np.all(density >= 1e-9 * (1 - 1e-6))
+
+
+def test_model_of_the_original_has_the_same_variables():
+    """The prior's variables have no scope, and none of the bottleneck's are there."""
+    names = dict(tf.train.list_variables(os.path.join(CHECKPOINTS, BB_RUN)))
+    with tf.Graph().as_default():
+        nic.continuous_prior(16)
+        own = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
+    assert own == {name: shape for name, shape in names.items() if name.split("_")[0] in
+                   ("matrix", "bias", "factor") and "Adam" not in name and "/" not in name}
