@@ -566,7 +566,7 @@ def apply_finite(optimiser, loss, global_step=None):
 # y_centred         y rounded around mu
 # z_centred         z rounded around the median of p(z)
 # x_hat             uint8 [B, H, W, 3], reconstruction from y_tilde
-# losses            rd_loss, mse, bpp: what is optimised; a dict of [B]; None without a relaxation
+# losses            rd_loss, mse, bpp: what is optimised; a dict of [B]
 # rates             est_bpp, est_y_bpp, est_z_bpp: bits per pixel; a dict of [B]
 # quality           mse, psnr, msssim, msssim_db of x_hat; a dict of [B]
 # restart           op: the free latents become the encoder's output, Adam forgets its moments
@@ -586,9 +586,7 @@ def base_graph(args, run, shape, relax=None, scale_bound=0):
     """
     N = run.num_filters
     with tf.Graph().as_default() as graph:
-        x, T, t = (tf.placeholder(dtype, dims) for dtype, dims in
-                   [(tf.uint8, shape), (tf.float32, []), (tf.int64, [])])
-        x_float = tf.cast(x, tf.float32) / 255
+        x, T, t, x_float = inputs(shape)
         encoded_y = analysis_transform(N)(x_float)
         free = [free_variable(encoded_y), free_variable(hyper_analysis_transform(N, N)(encoded_y))]
         y, z = (latents.read_value() for latents in free)
@@ -605,15 +603,11 @@ def base_graph(args, run, shape, relax=None, scale_bound=0):
             est_y_bpp=bits_per_pixel(log_likelihood(prior_y, y_tilde), shape),
             est_z_bpp=bits_per_pixel(log_likelihood(prior_z, z_tilde), shape))
         rates["est_bpp"] = sum(rates.values())
-        x_tilde = synthesis_transform(N)(y_tilde)[:, :shape[1], :shape[2]]
-        x_hat = tf.saturate_cast(tf.round(255 * x_tilde), tf.uint8)
+        x_tilde, x_hat = reconstruction(N, y_tilde, shape)
+        losses = rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"])
 
         sess = restored_session(graph, run, args.threads)
-        losses, step, slots = None, None, []
-        if relax:
-            losses = rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"])
-            step, slots = minimise(losses["rd_loss"], free, args.lr)
-        restart = tf.variables_initializer(free + slots)
+        step, restart = descent(losses["rd_loss"], free, args.lr if relax else None)
         values = Graph(sess, x, T, t, (y, z), (y_tilde, z_tilde), mu, sigma, y_centred, z_centred,
                        x_hat, losses, rates, quality(x, x_hat), restart, step, [],
                        range_coder(prior_y, prior_z, y, z))
@@ -647,23 +641,17 @@ def bits_back_graph(args, run, shape, relax=None, rate_lr=None):
     """
     N = run.num_filters
     with tf.Graph().as_default() as graph:
-        x, T, t = (tf.placeholder(dtype, dims) for dtype, dims in
-                   [(tf.uint8, shape), (tf.float32, []), (tf.int64, [])])
-        x_float = tf.cast(x, tf.float32) / 255
+        x, T, t, x_float = inputs(shape)
         encoded = analysis_transform(N)(x_float)
         free = [free_variable(v) for v in (encoded,) + posterior(N, encoded)]
         y, z_mean, z_logvar = (latents.read_value() for latents in free)
         y_tilde = relax(y, T, noise_key(args, t, 0)) if relax else tf.identity(y)
         rates = bits_back_rates(args, y_tilde, z_mean, z_logvar, t, shape)
-        x_tilde = synthesis_transform(N)(y_tilde)[:, :shape[1], :shape[2]]
-        x_hat = tf.saturate_cast(tf.round(255 * x_tilde), tf.uint8)
+        x_tilde, x_hat = reconstruction(N, y_tilde, shape)
+        losses = rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"])
 
         sess = restored_session(graph, run, args.threads)
-        losses, step, slots = None, None, []
-        if relax:
-            losses = rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"])
-            step, slots = minimise(losses["rd_loss"], free, args.lr)
-        restart = tf.variables_initializer(free + slots)
+        step, restart = descent(losses["rd_loss"], free, args.lr if relax else None)
         values = BitsBackGraph(sess, x, T, t, (y, z_mean, z_logvar), (y_tilde, z_mean, z_logvar),
                                x_hat, losses, quality(x, x_hat), restart, step, [],
                                rate_graph(args, run, shape, rate_lr), [])
@@ -681,11 +669,10 @@ def rate_graph(args, run, shape, lr):
         z_mean, z_logvar = (latents.read_value() for latents in free)
         rates = bits_back_rates(args, y_hat, z_mean, z_logvar, t, shape)
         sess = restored_session(graph, run, args.threads)
-        losses = dict(bpp=rates["est_bpp"])
-        step, slots = minimise(losses["bpp"], free, lr) if lr else (None, [])
-        restart = tf.variables_initializer(free + slots)
+        step, restart = descent(rates["est_bpp"], free, lr)
         graph.finalize()
-    return RateGraph(sess, y_hat, t, (z_mean, z_logvar), losses, rates, restart, step, [])
+    return RateGraph(sess, y_hat, t, (z_mean, z_logvar), dict(bpp=rates["est_bpp"]), rates,
+                     restart, step, [])
 
 
 def posterior(N, y):
@@ -719,16 +706,29 @@ def noise_key(args, t, i):
     return tf.stack([getattr(args, "seed", 0), 2 * t + i])
 
 
+def inputs(shape):
+    """x, T, t of a graph, and x as floats in [0, 1]."""
+    x = tf.placeholder(tf.uint8, shape)
+    return x, tf.placeholder(tf.float32, []), tf.placeholder(tf.int64, []), tf.to_float(x) / 255
+
+
+def reconstruction(N, y_tilde, shape):
+    """x_tilde, floats of x's shape that are in [0, 1] but for errors; x_hat, as 8-bit pixels."""
+    x_tilde = synthesis_transform(N)(y_tilde)[:, :shape[1], :shape[2]]
+    return x_tilde, tf.saturate_cast(tf.round(255 * x_tilde), tf.uint8)
+
+
 def rd_losses(lmbda, x, x_tilde, bpp):
     """rd_loss = lmbda * mse + bpp and its two terms, each [B]; x, x_tilde in [0, 1]."""
     mse = mean_squared_error(x, x_tilde)
     return dict(rd_loss=lmbda * mse + bpp, mse=mse, bpp=bpp)
 
 
-def minimise(losses, free, lr):
-    """Op for one step of Adam on the mean of `losses` [B], and the variables Adam keeps."""
-    optimiser = tf.train.AdamOptimizer(lr)
-    return optimiser.minimize(tf.reduce_mean(losses), var_list=free), optimiser.variables()
+def descent(losses, free, lr):
+    """Ops: one step of Adam on the mean of `losses` [B], None if lr is; a restart of it all."""
+    optimiser = tf.train.AdamOptimizer(lr or 0.)
+    step = optimiser.minimize(tf.reduce_mean(losses), var_list=free) if lr else None
+    return step, tf.variables_initializer(free + optimiser.variables())
 
 
 def restored_session(graph, run, threads):
@@ -738,28 +738,27 @@ def restored_session(graph, run, threads):
     return sess
 
 
-def descend(graph, inputs, args, its, rounding=None, temperature=None, print_every=100):
-    """Optimise the free latents for `inputs`, from where the encoder puts them; yield t after
-    update t.
+def descend(graph, given, args, its, rounding=None, temperature=None, print_every=100):
+    """Optimise the free latents from the encoder's output; yield t after update t.
 
-    inputs is the feed without t and T; temperature(args, t) is T, where the relaxation has one;
+    given is the feed without t and T; temperature(args, t) is T, where the relaxation has one;
     rounding(graph, *free latents) gives the discrete ones. With args.save_opt_record, graph.record
     gets an entry every RECORD_EVERY iterations: t, T, the losses before update t, and the losses
     after it and after rounding.
     """
     graph.record.clear()
-    graph.sess.run(graph.restart, inputs)
+    graph.sess.run(graph.restart, given)
     with progress_bar(its) as show:
         for t in range(its):
             T = temperature(args, t) if temperature else np.nan
-            feed = {**inputs, graph.t: t, **({graph.T: T} if temperature else {})}
+            feed = {**given, graph.t: t, **({graph.T: T} if temperature else {})}
             _, losses = graph.sess.run([graph.step, graph.losses], feed)
             printing, recording = (t % n == 0 or t == its - 1 for n in (print_every, RECORD_EVERY))
             if printing:
                 print_losses("it=%d," % t + (" T=%.4f" % T if temperature else ""), losses)
             rounded = None
             if rounding and (printing and args.verbose or recording and args.save_opt_record):
-                rounded = score(graph, inputs, *rounding(graph, *current(graph)))
+                rounded = score(graph, given, *rounding(graph, *current(graph)))
                 if printing and args.verbose:
                     print_losses("after rounding:", rounded)
             if recording and args.save_opt_record:
@@ -779,9 +778,9 @@ def current(graph):
     return graph.sess.run(graph.free)
 
 
-def score(graph, inputs, *latents):
+def score(graph, given, *latents):
     """graph.losses of discrete latents."""
-    return graph.sess.run(graph.losses, {**inputs, **dict(zip(graph.relaxed, latents)), graph.t: 0})
+    return graph.sess.run(graph.losses, {**given, **dict(zip(graph.relaxed, latents)), graph.t: 0})
 
 
 def print_losses(prefix, losses):
@@ -814,11 +813,11 @@ def optimise_until(worse, graph, x, args, rounding):
 
     Checks are args.check_every iterations apart; without a worse one, those after all args.its.
     """
-    inputs, previous, kept = {graph.x: x}, np.inf, None
-    for t in descend(graph, inputs, args, args.its, rounding, print_every=args.check_every):
+    given, previous, kept = {graph.x: x}, np.inf, None
+    for t in descend(graph, given, args, args.its, rounding, print_every=args.check_every):
         if t % args.check_every == 0:
             free = current(graph)
-            loss = np.mean(score(graph, inputs, *rounding(graph, *free))["rd_loss"])
+            loss = np.mean(score(graph, given, *rounding(graph, *free))["rd_loss"])
             if worse(loss, previous):
                 return kept
             previous, kept = loss, free
@@ -1359,6 +1358,7 @@ def add_decompress_options(parser):
     parser.add_argument("input_file", help="file written by compress")
     parser.add_argument("output_file", nargs="?",
                         help=".png or .npy to write (default: input_file + that)")
+    parser.set_defaults(lmbda=0)  # a decoder has no loss
 
 
 def make_parser(script, doc, commands, settings):

@@ -1,5 +1,6 @@
 """Fixtures: the scripts run in process (`run`) or as a user would (`run_process`)."""
 
+import functools
 import importlib
 import json
 import os
@@ -72,6 +73,15 @@ def write_image(path, height, width, mode="RGB"):
     tiled = np.tile(image, (-(-height // 197), -(-width // 251), 1))
     PIL.Image.fromarray(tiled[:height, :width]).convert(mode).save(str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory):
+    """Function: results of a script on an image at the paper's settings, computed once."""
+    @functools.lru_cache(maxsize=None)
+    def computed(script, image):
+        return compress(script, tmp_path_factory.mktemp(script), image)
+    return computed
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The bits-back model: its prior, its golden numbers, and what a decoder must repeat exactly."""
 
 import argparse
-import functools
 import os
 import subprocess
 import sys
@@ -16,15 +15,6 @@ import bb_plain
 from conftest import BB_RUN, CHECKPOINTS, NPY, PNG, ROOT, compress, golden, load
 
 SCRIPTS = ("bb_sga", "bb_no_sga", "bb_plain")
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """Results of a script on an image at the paper's settings, computed once."""
-    @functools.lru_cache(maxsize=None)
-    def computed(script, image):
-        return compress(script, tmp_path_factory.mktemp(script), image)
-    return computed
 
 
 def tolerance(draws):
@@ -94,14 +84,14 @@ def test_rate_phase_fits_q_to_both_priors(monkeypatch):
     start = plain_rates(images)
     assert fits_y_and_z(fit(images)[1], start)
 
-    minimise, rates_of = nic.minimise, nic.bits_back_rates
+    descent, rates_of = nic.descent, nic.bits_back_rates
     kept = {}
 
     def without_y(*args):
         kept.update(rates_of(*args))
         return kept
     monkeypatch.setattr(nic, "bits_back_rates", without_y)
-    monkeypatch.setattr(nic, "minimise", lambda losses, free, lr: minimise(
+    monkeypatch.setattr(nic, "descent", lambda losses, free, lr: descent(
         kept["est_z_bpp"] - kept["est_bpp_back"], free, lr))
     assert not fits_y_and_z(fit(images)[1], start)
 

@@ -1,21 +1,11 @@
 """Numbers of the original implementation on its own checkpoints."""
 
-import functools
 import itertools
 
 import numpy as np
 import pytest
 
 from conftest import NPY, PNG, compress, golden
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """Results of a script on an image at the paper's settings, computed once."""
-    @functools.lru_cache(maxsize=None)
-    def computed(script, image):
-        return compress(script, tmp_path_factory.mktemp(script), image)
-    return computed
 
 
 @pytest.mark.parametrize("image", [NPY, PNG])
