@@ -3,7 +3,6 @@
     python bb_no_sga.py compress <run_name> <imgs>
 """
 
-import numpy as np
 import tf_boilerplate as nic
 
 SETTINGS = dict(its=1000, lr=5e-3, rate_samples=16, seed=0)
@@ -15,12 +14,13 @@ def build(args, run, shape):
 
 def infer(args, graph, x):
     """The encoder's y, rounded, and q(z|y_hat) fitted to it."""
-    y, _, _ = nic.encode(graph, x)
-    return nic.fit_posterior(args, graph, np.round(y), args.its)
+    y_hat, _, _ = nic.integer_y(graph, *nic.encode(graph, x))
+    return nic.fit_posterior(args, graph, y_hat, args.its)
 
 
 def main(argv=None):
-    nic.main(argv, __file__, __doc__, nic.commands(build, infer, nic.evaluate_bits_back), SETTINGS)
+    commands = nic.commands(build, infer, nic.BITS_BACK, nic.evaluate_bits_back)
+    nic.main(argv, __file__, __doc__, commands, SETTINGS)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
     python bb_plain.py compress <run_name> <imgs>
 """
 
-import numpy as np
 import tf_boilerplate as nic
 
 SETTINGS = dict(rate_samples=16, seed=0)
@@ -11,12 +10,12 @@ SETTINGS = dict(rate_samples=16, seed=0)
 
 def infer(args, graph, x):
     """The encoder's y, rounded, and h_a's q(z|y_hat)."""
-    y, _, _ = nic.encode(graph, x)
-    return nic.fit_posterior(args, graph, np.round(y), its=0)
+    y_hat, _, _ = nic.integer_y(graph, *nic.encode(graph, x))
+    return nic.fit_posterior(args, graph, y_hat, its=0)
 
 
 def main(argv=None):
-    commands = nic.commands(nic.bits_back_graph, infer, nic.evaluate_bits_back)
+    commands = nic.commands(nic.bits_back_graph, infer, nic.BITS_BACK, nic.evaluate_bits_back)
     nic.main(argv, __file__, __doc__, commands, SETTINGS)
 
 

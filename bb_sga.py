@@ -24,7 +24,8 @@ def infer(args, graph, x):
 
 
 def main(argv=None):
-    nic.main(argv, __file__, __doc__, nic.commands(build, infer, nic.evaluate_bits_back), SETTINGS)
+    commands = nic.commands(build, infer, nic.BITS_BACK, nic.evaluate_bits_back)
+    nic.main(argv, __file__, __doc__, commands, SETTINGS)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
 import functools
 
 import tf_boilerplate as nic  # before TensorFlow, whose import it keeps quiet
+import numpy as np
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
@@ -49,10 +50,20 @@ def infer(args, graph, x):
     return nic.centred(graph, *nic.encode(graph, x))
 
 
+def pack(args, run, graph_for, shape, latents):
+    """The file, and as the original has them: bits of a batch's file per pixel of one image."""
+    content, _ = nic.pack_centred(args, run, graph_for, shape, latents)
+    sizes = [len(batch[0]) for batch in latents]
+    files = [nic.pack_centred(args, run, graph_for, (size,) + shape[1:], [batch])[0]
+             for size, batch in zip(sizes, latents)]
+    bits = 8 * np.array([len(file) for file in files])
+    return content, dict(batch_actual_bpp=bits / (shape[1] * shape[2]), batch_sizes=sizes)
+
+
 def main(argv=None):
     build = functools.partial(nic.base_graph, scale_bound=None)  # sigma bounded as in training
     nic.main(argv, __file__, __doc__,
-             dict(train=train, **nic.commands(build, infer, write_file=True)))
+             dict(train=train, **nic.commands(build, infer, nic.CENTRED._replace(pack=pack))))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import zipfile
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # TF 1.15's import, under numpy >= 1.17
 warnings.filterwarnings("ignore", category=RuntimeWarning)  # protobuf's, of damaged files
+import constriction
 import google.protobuf.message
 import numpy as np
 import PIL.Image
@@ -573,8 +574,10 @@ def apply_finite(optimiser, loss, global_step=None):
 # step              op: one step of Adam on the free latents; None without a relaxation
 # record            list of (t, T, losses, losses after rounding), see `descend`
 # range_coder       tfc's coder of centred latents, a RangeCoder
+# grid, grid_pmf    integers [K], placeholder, and their probabilities [K, N] under p(z)
 Graph = collections.namedtuple("Graph", """sess x T t free relaxed mu sigma y_centred z_centred
-    x_hat losses rates quality restart step record range_coder""")
+    x_hat losses rates quality restart step record range_coder grid
+    grid_pmf""")
 
 
 @tf.autograph.experimental.do_not_convert  # AutoGraph would take seconds on tfc's layers
@@ -599,6 +602,9 @@ def base_graph(args, run, shape, relax=None, scale_bound=0):
         prior_y = tfc.GaussianConditional(sigma, SCALES, scale_bound=scale_bound, mean=mu,
                                           name="gaussian_conditional")
         y_centred, _ = prior_y(y, training=False)
+        grid = tf.placeholder(tf.float32, [None])
+        grid_pmf = tf.exp(log_likelihood(prior_z, tf.tile(grid[:, None, None, None],
+                                                          [1, 1, 1, N])))[:, 0, 0]
         rates = dict(
             est_y_bpp=bits_per_pixel(log_likelihood(prior_y, y_tilde), shape),
             est_z_bpp=bits_per_pixel(log_likelihood(prior_z, z_tilde), shape))
@@ -610,7 +616,7 @@ def base_graph(args, run, shape, relax=None, scale_bound=0):
         step, restart = descent(losses["rd_loss"], free, args.lr if relax else None)
         values = Graph(sess, x, T, t, (y, z), (y_tilde, z_tilde), mu, sigma, y_centred, z_centred,
                        x_hat, losses, rates, quality(x, x_hat), restart, step, [],
-                       range_coder(prior_y, prior_z, y, z))
+                       range_coder(prior_y, prior_z, y, z), grid, grid_pmf)
         graph.finalize()
     return values
 
@@ -629,8 +635,10 @@ BitsBackGraph = collections.namedtuple("BitsBackGraph", """sess x T t free relax
 # free         z_mean, z_logvar of q(z|y_hat); they start from h_a(y_hat)
 # losses       bpp: the net rate that is optimised; a dict of [1]
 # rates        est_bpp = est_y_bpp + est_z_bpp - est_bpp_back for the z of iteration t; of [1]
-RateGraph = collections.namedtuple("RateGraph", """sess y_hat t free losses rates restart step
-    record""")
+# z_tilde      sample of q for iteration t; feed a z here to get mu, sigma of p(y|z)
+# grid         grid indices [K], placeholder; grid_pmf: their probabilities [K, N] under p(z)
+RateGraph = collections.namedtuple("RateGraph", """sess y_hat t free losses rates z_tilde mu sigma
+    grid grid_pmf restart step record""")
 
 
 @tf.autograph.experimental.do_not_convert
@@ -646,7 +654,7 @@ def bits_back_graph(args, run, shape, relax=None, rate_lr=None):
         free = [free_variable(v) for v in (encoded,) + posterior(N, encoded)]
         y, z_mean, z_logvar = (latents.read_value() for latents in free)
         y_tilde = relax(y, T, noise_key(args, t, 0)) if relax else tf.identity(y)
-        rates = bits_back_rates(args, y_tilde, z_mean, z_logvar, t, shape)
+        rates = bits_back_rates(args, y_tilde, z_mean, z_logvar, t, shape)[0]
         x_tilde, x_hat = reconstruction(N, y_tilde, shape)
         losses = rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"])
 
@@ -667,12 +675,15 @@ def rate_graph(args, run, shape, lr):
         t = tf.placeholder(tf.int64, [])
         free = [free_variable(v) for v in posterior(N, y_hat)]
         z_mean, z_logvar = (latents.read_value() for latents in free)
-        rates = bits_back_rates(args, y_hat, z_mean, z_logvar, t, shape)
+        rates, prior, z_tilde, mu, sigma = bits_back_rates(args, y_hat, z_mean, z_logvar, t, shape)
+        grid = tf.placeholder(tf.float32, [None])
+        edges = [prior(GRID_STEP * tf.tile(grid[:, None] + side, [1, N]))[0] for side in (-.5, .5)]
         sess = restored_session(graph, run, args.threads)
         step, restart = descent(rates["est_bpp"], free, lr)
+        values = RateGraph(sess, y_hat, t, (z_mean, z_logvar), dict(bpp=rates["est_bpp"]), rates,
+                           z_tilde, mu, sigma, grid, bin_mass(*edges), restart, step, [])
         graph.finalize()
-    return RateGraph(sess, y_hat, t, (z_mean, z_logvar), dict(bpp=rates["est_bpp"]), rates,
-                     restart, step, [])
+    return values
 
 
 def posterior(N, y):
@@ -681,18 +692,30 @@ def posterior(N, y):
 
 
 def bits_back_rates(args, y, z_mean, z_logvar, t, x_shape):
-    """Dict of [B]: bits per pixel of y under p(y|z), of z ~ q under p(z), and back from q."""
+    """Rates, p(z), z_tilde ~ q, and mu, sigma of p(y|z_tilde).
+
+    The rates are a dict of [B]: bits per pixel of y under p(y|z_tilde), of z_tilde under p(z), and
+    back from q.
+    """
     N = int(y.shape[-1])
     noise = tf.random.stateless_normal(z_mean.shape[1:], noise_key(args, t, 1))
     z_tilde, log_q = sample(z_mean, z_logvar, noise)
-    _, p_z = continuous_prior(N)(z_tilde)
+    prior = continuous_prior(N)
+    _, p_z = prior(z_tilde)
     mu, sigma = gaussian_parameters(hyper_synthesis_transform(N), z_tilde, y.shape)
     prior_y = tfc.GaussianConditional(sigma, SCALES, scale_bound=0, mean=mu)
     rates = dict(est_y_bpp=bits_per_pixel(log_likelihood(prior_y, y), x_shape),
                  est_z_bpp=bits_per_pixel(tf.log(p_z), x_shape),
                  est_bpp_back=bits_per_pixel(log_q, x_shape))
     rates["est_bpp"] = rates["est_y_bpp"] + rates["est_z_bpp"] - rates["est_bpp_back"]
-    return rates
+    return rates, prior, z_tilde, mu, sigma
+
+
+def bin_mass(lower, upper):
+    """Probability between two points, from the logits of the CDF there, precise in both tails."""
+    sign = -tf.sign(lower + upper)
+    mass = tf.abs(tf.sigmoid(sign * upper) - tf.sigmoid(sign * lower))
+    return tf.maximum(mass, LIKELIHOOD_BOUND)
 
 
 def free_variable(encoded):
@@ -885,8 +908,8 @@ def two_way(v, T, weigh=tf.nn.softmax):
 
 
 def integers(graph, y, z):
-    """y_hat = round(y), z_hat = round(z)."""
-    return np.round(y), np.round(z)
+    """y_hat = round(y), z_hat = round(z); + 0 makes 0.0 of -0.0, which a file can't tell apart."""
+    return np.round(y) + 0, np.round(z) + 0
 
 
 def centred(graph, y, z):
@@ -897,8 +920,8 @@ def centred(graph, y, z):
 
 
 def integer_y(graph, y, z_mean, z_logvar):
-    """y_hat = round(y); z stays continuous."""
-    return np.round(y), z_mean, z_logvar
+    """y_hat = round(y), as in `integers`; z stays continuous."""
+    return np.round(y) + 0, z_mean, z_logvar
 
 
 def fit_posterior(args, graph, y_hat, its):
@@ -961,54 +984,131 @@ def evaluate_bits_back(args, graph, x, y_hat, z_mean, z_logvar):
 
 # ---------------------------------------------------------------- 6. compressed files
 
-# Tensors of tfc's own coder, [B] strings each; feed strings to get what they decode to.
-RangeCoder = collections.namedtuple("RangeCoder", "y_strings z_strings y_decoded z_decoded")
+# How the latents of a method become a file:
+# suffix  of the file's name
+# pack    (args, run, graph_for, shape, latents) -> (bytes, dict of values to report)
+# parse   body of a file -> (shape, payload)
+# decode  (args, graph_for, shape, payload) -> latents
+# where graph_for(x's shape) is the graph for a batch, shape is (num_imgs, H, W) of the file and
+# latents is a list over its batches.
+Codec = collections.namedtuple("Codec", "suffix pack parse decode")
 
-# What our header holds after the checksum of itself and of the body: magic, version, index of the
-# script in FILE_SCRIPTS, threads, digests of model and latents. The run's name, UTF-8, ends it.
-HEADER = struct.Struct("<4sBBH8s8s")
+# Our header, after the checksum of itself and of the body: magic, version, index of the script in
+# FILE_SCRIPTS, threads, digests of model and latents, and length of the run's name, which follows.
+HEADER = struct.Struct("<4sBBH8s8sB")
 Header = collections.namedtuple("Header", "magic version script threads model latents run_name")
 MAGIC, VERSION = b"iinc", 1
-FILE_SCRIPTS = ("mbt2018",)
+FILE_SCRIPTS = ("mbt2018", "map", "unoise", "sga", "ste", "danneal", "bb_sga", "bb_no_sga",
+                "bb_plain")
 MAX_FILE_PIXELS = 2 ** 28
 
-# shape (num_imgs, H, W), one string of y and one of z per image, and the Header
-Tfci = collections.namedtuple("Tfci", "shape y_strings z_strings header")
-TFCI_FEATURES = ("\x01", "\x02", "\x03", "\x04", "\x05")
+
+def batch_shapes(shape):
+    """Shapes [B, H, W, 3] of the batches in which num_imgs, H, W are processed."""
+    return [(len(batch), shape[1], shape[2], 3)
+            for batch in split_batches(range(shape[0]), shape[1] * shape[2])]
 
 
 def pack_header(args, run, body, latents):
-    """Bytes of the header of a file whose other bytes are `body`.
-
-    latents: a list over batches of (y_hat, z_hat).
-    """
+    """Bytes of the header of a file whose other bytes are `body`."""
+    name = run.name.encode()
     header = HEADER.pack(MAGIC, VERSION, FILE_SCRIPTS.index(args.script), args.threads,
-                         run.fingerprint, digest(*itertools.chain(*latents))) + run.name.encode()
+                         run.fingerprint, digest(*itertools.chain(*latents)), len(name)) + name
     return digest(header, body) + header
+
+
+def unpack(content):
+    """Header and body of a file: of a .tfci a tf.train.Example, else bytes.
+
+    The header is None in a file of the original. Raises ValueError if the file is neither ours and
+    intact nor possibly the original's.
+    """
+    start = 8 + HEADER.size
+    if content[8:12] == MAGIC and len(content) > start:
+        end = start + HEADER.unpack(content[8:start])[-1]
+        return unpack_header(content[:end], content[end:]), content[end:]
+    try:
+        with quiet_stderr():
+            example = tf.train.Example.FromString(content)
+    except google.protobuf.message.DecodeError:
+        raise ValueError("not a compressed file of these scripts, or a damaged one")
+    feature = example.features.feature
+    if "header" in feature:
+        packed = b"".join(feature.pop("header").bytes_list.value)
+        return unpack_header(packed, example.SerializeToString(deterministic=True)), example
+    if set(feature) != set(TFCI_FEATURES):
+        raise ValueError("not a compressed file: a .tfci with the features %s" % sorted(feature))
+    return None, example
 
 
 def unpack_header(header, body):
     """Header of a file; ValueError unless it is intact and of this version."""
-    checksum, fields, name = header[:8], header[8:8 + HEADER.size], header[8 + HEADER.size:]
-    if len(fields) < HEADER.size or checksum != digest(fields, name, body):
+    start = 8 + HEADER.size
+    if len(header) < start or header[:8] != digest(header[8:], body):
         raise ValueError("damaged: its checksum does not match")
-    header = Header(*HEADER.unpack(fields), run_name=name.decode())
-    if (header.magic, header.version) != (MAGIC, VERSION):
+    values = HEADER.unpack(header[8:start])
+    if values[:2] != (MAGIC, VERSION):
         raise ValueError("format %r version %d; accepted is %r version %d"
-                         % (header.magic, header.version, MAGIC, VERSION))
-    return header
+                         % (values[:2] + (MAGIC, VERSION)))
+    return Header(*values[:-1], run_name=header[start:].decode())
 
 
 def check_header(header, args, run):
     """ValueError unless this script and this run wrote the file."""
-    script = FILE_SCRIPTS[header.script] + ".py"
-    if script != args.script + ".py":
-        raise ValueError("written by %s, which also decodes it" % script)
+    script = FILE_SCRIPTS[header.script]
+    if script != args.script:
+        raise ValueError("written by %s.py, which also decodes it" % script)
     if header.run_name != run.name:
         raise ValueError("of the run %s, not %s" % (header.run_name, run.name))
     if header.model != run.fingerprint:
         raise ValueError("of another model: the weights of %s are not those it was written with"
                          % run.checkpoint)
+
+
+def check_shape(shape):
+    """ValueError unless (num_imgs, H, W) are such that a decoder should try."""
+    if min(shape) < 1 or shape[0] * shape[1] * shape[2] > MAX_FILE_PIXELS:
+        raise ValueError("claims %d images of %d x %d; accepted are 1 to %d pixels in all"
+                         % (tuple(shape) + (MAX_FILE_PIXELS,)))
+
+
+def decompress(args, build, codec):
+    """Decode args.input_file to args.output_file; build(args, run, shape) makes the graph."""
+    run = find_run(args)
+    with open(args.input_file, "rb") as file:
+        header, body = unpack(file.read())
+    if header:
+        check_header(header, args, run)
+        args.threads = header.threads
+    elif codec.suffix != ".tfci":
+        raise ValueError("%s: a file of the original's mbt2018.py, which ours decodes"
+                         % args.input_file)
+    else:
+        note("%s has no checksum (the original's format): a wrong run or damage goes unnoticed"
+             % args.input_file)
+    shape, payload = codec.parse(body)
+    check_shape(shape)
+    output = args.output_file or args.input_file + (".png" if shape[0] == 1 else ".npy")
+    endings = (".png", ".npy")[shape[0] > 1:]
+    if not output.endswith(endings):
+        raise ValueError("%s: the output of %d image(s) must end in %s"
+                         % (output, shape[0], " or ".join(endings)))
+    require_writable(os.path.dirname(output))
+    graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, args, run))
+    latents = codec.decode(args, graph_for, shape, payload)
+    if header and digest(*itertools.chain(*latents)) != header.latents:
+        raise ValueError("decodes to other latents than were encoded: this machine's floating "
+                         "point differs from the encoder's")
+    write_images(output, np.concatenate([
+        reconstruct(graph_for(batch), y_hat)
+        for batch, (y_hat, _) in zip(batch_shapes(shape), latents)]))
+
+
+# Centred latents: the original's .tfci, coded by tfc's range coder, and our header.
+
+# Tensors of tfc's coder, [B] strings each; feed strings to get what they decode to.
+RangeCoder = collections.namedtuple("RangeCoder", "y_strings z_strings y_decoded z_decoded")
+TFCI_FEATURES = ("\x01", "\x02", "\x03", "\x04", "\x05")
 
 
 def range_coder(prior_y, prior_z, y, z):
@@ -1018,21 +1118,6 @@ def range_coder(prior_y, prior_z, y, z):
                       prior_z.decompress(z_strings, shape=z.shape[1:]))
 
 
-def encode_centred(graph, y_hat, z_hat):
-    """(y_strings, z_strings), one of each per image."""
-    mu, sigma = parameters(graph, z_hat)
-    return graph.sess.run([graph.range_coder.y_strings, graph.range_coder.z_strings], {
-        graph.free[0]: y_hat, graph.free[1]: z_hat, graph.mu: mu, graph.sigma: sigma})
-
-
-def decode_centred(graph, y_strings, z_strings):
-    """The (y_hat, z_hat) that encode_centred was given."""
-    z_hat = graph.sess.run(graph.range_coder.z_decoded, {graph.range_coder.z_strings: z_strings})
-    mu, sigma = parameters(graph, z_hat)
-    return graph.sess.run(graph.range_coder.y_decoded, {
-        graph.range_coder.y_strings: y_strings, graph.mu: mu, graph.sigma: sigma}), z_hat
-
-
 def tfci_shapes(height, width):
     """The three shapes in a .tfci: height and width of x, y and z."""
     x_shape = (height, width)
@@ -1040,98 +1125,297 @@ def tfci_shapes(height, width):
     return x_shape, y_shape, tuple(-(-side // 4) for side in y_shape)
 
 
-def pack_tfci(args, run, shape, strings, latents):
-    """Bytes of a .tfci: the original's five features, its model identifier, and our header.
-
-    shape is (num_imgs, H, W); strings and latents are lists over batches of encode_centred's
-    results and of (y_hat, z_hat).
-    """
+def pack_centred(args, run, graph_for, shape, latents):
+    """A .tfci, see Codec: the original's five features, its model identifier, and our header."""
     example = tf.train.Example()
     feature = example.features.feature
-    for key, batches in zip(TFCI_FEATURES, zip(*strings)):
-        feature[key].bytes_list.value[:] = np.concatenate(batches)
+    for batch, (y_hat, z_hat) in zip(batch_shapes(shape), latents):
+        graph = graph_for(batch)
+        mu, sigma = parameters(graph, z_hat)
+        strings = graph.sess.run(
+            [graph.range_coder.y_strings, graph.range_coder.z_strings],
+            {graph.free[0]: y_hat, graph.free[1]: z_hat, graph.mu: mu, graph.sigma: sigma})
+        for key, values in zip(TFCI_FEATURES, strings):
+            feature[key].bytes_list.value.extend(values)
     for key, sides in zip(TFCI_FEATURES[2:], tfci_shapes(*shape[1:])):
         feature[key].int64_list.value[:] = sides
     feature["MD"].bytes_list.value[:] = [args.script.encode()]
     header = pack_header(args, run, example.SerializeToString(deterministic=True), latents)
     feature["header"].bytes_list.value[:] = [header]
-    return example.SerializeToString(deterministic=True)
+    return example.SerializeToString(deterministic=True), {}
 
 
-def unpack_tfci(content):
-    """Tfci of a file's bytes; its header is None in a file of the original.
-
-    Raises ValueError if the file is neither ours and intact nor possibly the original's.
-    """
-    try:
-        with quiet_stderr():
-            example = tf.train.Example.FromString(content)
-    except google.protobuf.message.DecodeError:
-        raise ValueError("not a .tfci file, or a truncated one")
-    feature, header = example.features.feature, None
-    if "header" in feature:
-        packed = b"".join(feature.pop("header").bytes_list.value)
-        header = unpack_header(packed, example.SerializeToString(deterministic=True))
-    elif set(feature) != set(TFCI_FEATURES):
-        raise ValueError("not a .tfci file: its features are %s" % sorted(feature))
-    y_strings, z_strings = (list(feature[key].bytes_list.value) for key in TFCI_FEATURES[:2])
+def parse_centred(example):
+    """Shape, and strings of y and of z; ValueError if they don't belong together."""
+    feature = example.features.feature
+    strings = [list(feature[key].bytes_list.value) for key in TFCI_FEATURES[:2]]
     shapes = tuple(tuple(feature[key].int64_list.value) for key in TFCI_FEATURES[2:])
     if (len(shapes[0]) != 2 or min(shapes[0]) < 1 or shapes != tfci_shapes(*shapes[0])
-            or not 0 < len(y_strings) == len(z_strings)):
+            or not 0 < len(strings[0]) == len(strings[1])):
         raise ValueError("damaged: shapes %s of %d and %d strings"
-                         % (shapes, len(y_strings), len(z_strings)))
-    if len(y_strings) * shapes[0][0] * shapes[0][1] > MAX_FILE_PIXELS:
-        raise ValueError("claims %d images of %d x %d; accepted are %d pixels in all"
-                         % ((len(y_strings),) + shapes[0] + (MAX_FILE_PIXELS,)))
-    return Tfci((len(y_strings),) + shapes[0], y_strings, z_strings, header)
+                         % (shapes, len(strings[0]), len(strings[1])))
+    return (len(strings[0]),) + shapes[0], strings
 
 
-def decompress_tfci(args, build):
-    """Decode args.input_file to args.output_file; build(args, run, shape) makes the Graph."""
-    run = find_run(args)
-    with open(args.input_file, "rb") as file:
-        tfci = unpack_tfci(file.read())
-    many, height, width = tfci.shape
-    output = args.output_file or args.input_file + (".png" if many == 1 else ".npy")
-    if not output.endswith((".png", ".npy")[many > 1:]):
-        raise ValueError("%s: the output of %d image(s) must end in %s"
-                         % (output, many, " or ".join((".png", ".npy")[many > 1:])))
-    require_writable(os.path.dirname(output))
-    if tfci.header:
-        check_header(tfci.header, args, run)
-        args.threads = tfci.header.threads
-    else:
-        note("%s has no checksum (the original's format): a wrong run or damage goes unnoticed"
-             % args.input_file)
-    images, latents = [], []
-    graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, args, run))
-    for strings in zip(split_batches(tfci.y_strings, height * width),
-                       split_batches(tfci.z_strings, height * width)):
-        graph = graph_for((len(strings[0]), height, width, 3))
-        latents.append(decode_centred(graph, *strings))
-        images.append(reconstruct(graph, latents[-1][0]))
-    if tfci.header and digest(*itertools.chain(*latents)) != tfci.header.latents:
-        raise ValueError("decodes to other latents than were encoded: this machine's floating "
-                         "point differs from the encoder's")
-    write_images(output, np.concatenate(images))
+def decode_centred(args, graph_for, shape, strings):
+    """Latents, see Codec, from the strings of y and of z."""
+    latents = []
+    pixels = shape[1] * shape[2]
+    for batch, y_strings, z_strings in zip(batch_shapes(shape), *(
+            split_batches(all_strings, pixels) for all_strings in strings)):
+        graph = graph_for(batch)
+        coder = graph.range_coder
+        z_hat = graph.sess.run(coder.z_decoded, {coder.z_strings: z_strings})
+        mu, sigma = parameters(graph, z_hat)
+        y_hat = graph.sess.run(coder.y_decoded, {coder.y_strings: y_strings, graph.mu: mu,
+                                                 graph.sigma: sigma})
+        latents.append((y_hat, z_hat))
+    return latents
+
+
+CENTRED = Codec(".tfci", pack_centred, parse_centred, decode_centred)
+
+
+# Integer latents: one ANS coder, a stack, for all images of the file; y_hat of each batch under
+# N(mu(z_hat), sigma(z_hat)), on top of it z_hat under p(z).
+
+# After the header: num_imgs, H, W; lowest and highest y_hat and z_hat. The rest is the coder's.
+INTEGER_BODY = struct.Struct("<IIIiiii")
+STD_RANGE = (1e-6, 1e6)
+
+
+def span(values):
+    """(lowest, highest) integer of arrays, one apart at least, as the coder needs it."""
+    low = int(min(v.min() for v in values))
+    return low, max(low + 1, int(max(v.max() for v in values)))
+
+
+def gaussian(bounds, mean, std):
+    """Arguments for constriction's coders: integers in bounds under N(mean, std^2), flat arrays."""
+    mean, std = (np.asarray(v, np.float64).ravel() for v in (mean, std))
+    if not (np.isfinite(mean).all() and np.isfinite(std).all()):  # the coder would go astray
+        raise ValueError("the model gives a mean or scale that is not finite")
+    return constriction.stream.model.QuantizedGaussian(*bounds), mean, np.clip(std, *STD_RANGE)
+
+
+def push_prior(coder, values, low, pmf):
+    """Push integers [B, h, w, N] under pmf [K, N] of low, low + 1, ...; see pop_prior."""
+    for channel in reversed(range(values.shape[-1])):
+        symbols = (values[..., channel].ravel() - low).astype(np.int32)
+        coder.encode_reverse(symbols, categorical(pmf[:, channel]))
+
+
+def pop_prior(coder, shape, low, pmf):
+    """Integers of `shape` that push_prior pushed."""
+    count = int(np.prod(shape[:-1]))
+    channels = [coder.decode(categorical(pmf[:, channel]), count) for channel in range(shape[-1])]
+    return np.stack(channels, -1).reshape(shape) + low
+
+
+def categorical(pmf):
+    return constriction.stream.model.Categorical(pmf.astype(np.float64) / pmf.sum(dtype=np.float64))
+
+
+def prior_pmf(graph, bounds):
+    """[K, N] probability under p(z) of the K grid points from bounds[0] to bounds[1]."""
+    return graph.sess.run(graph.grid_pmf, {graph.grid: np.arange(bounds[0], bounds[1] + 1)})
+
+
+def pack_integers(args, run, graph_for, shape, latents):
+    """File of integer latents, see Codec."""
+    y_span, z_span = (span(values) for values in zip(*latents))
+    coder = constriction.stream.stack.AnsCoder()
+    for batch, (y_hat, z_hat) in reversed(list(zip(batch_shapes(shape), latents))):
+        graph = graph_for(batch)
+        coder.encode_reverse(y_hat.ravel().astype(np.int32),
+                             *gaussian(y_span, *parameters(graph, z_hat)))
+        push_prior(coder, z_hat, z_span[0], prior_pmf(graph, z_span))
+    body = INTEGER_BODY.pack(*shape, *y_span, *z_span) + coder.get_compressed().tobytes()
+    return pack_header(args, run, body, latents) + body, {}
+
+
+def parse_integers(body):
+    """Shape, and the two spans and the coder's words."""
+    fields = INTEGER_BODY.unpack(body[:INTEGER_BODY.size])
+    words = np.frombuffer(body[INTEGER_BODY.size:], np.uint32)
+    return fields[:3], (fields[3:5], fields[5:], words)
+
+
+def decode_integers(args, graph_for, shape, payload):
+    """Latents, see Codec, from the two spans and the coder's words."""
+    y_span, z_span, words = payload
+    coder, latents = constriction.stream.stack.AnsCoder(words), []
+    for batch in batch_shapes(shape):
+        graph = graph_for(batch)
+        y, z = graph.free
+        z_hat = pop_prior(coder, z.shape.as_list(), z_span[0], prior_pmf(graph, z_span))
+        z_hat = z_hat.astype(np.float32)
+        y_hat = coder.decode(*gaussian(y_span, *parameters(graph, z_hat)))
+        latents.append((y_hat.reshape(y.shape.as_list()).astype(np.float32), z_hat))
+    return latents
+
+
+INTEGER = Codec(".iinc", pack_integers, parse_integers, decode_integers)
+
+
+# Bits-back: one ANS coder for the chain of all images. An image pops its z, on a grid, under
+# q(z|y_hat) from what the images before it (the first one: the initial bits) pushed, and pushes
+# y_hat under p(y|z), then z under p(z). A decoder goes the other way, from the last image to the
+# first, fits q(z|y_hat) anew, and pushes z back.
+
+# Distance of the grid's points.
+GRID_STEP = 0.25
+# q is coded within so many standard deviations of its mean.
+Q_STDS = 8
+# After the header: num_imgs, H, W; lowest and highest y_hat and grid index of z; iterations,
+# learning rate and seed of the fit of q; bytes of the initial bits. The rest is the coder's.
+BITS_BACK_BODY = struct.Struct("<IIIiiiiIfII")
+BitsBackPayload = collections.namedtuple("BitsBackPayload", """y_span z_span its lr seed
+    initial_bytes words""")
+
+
+def posterior_on_grid(bounds, z_mean, z_logvar):
+    """See `gaussian`: q(z|y_hat) for grid indices."""
+    z_mean, z_logvar = (np.asarray(v, np.float64) for v in (z_mean, z_logvar))
+    return gaussian(bounds, z_mean / GRID_STEP, np.exp(.5 * z_logvar) / GRID_STEP)
+
+
+def z_bounds(z_mean, z_logvar):
+    """Lowest and highest grid index to code z with, by Q_STDS."""
+    z_mean, width = np.asarray(z_mean, np.float64), Q_STDS * np.exp(.5 * np.float64(z_logvar))
+    edges = np.stack([z_mean - width, z_mean + width]) / GRID_STEP
+    if not np.isfinite(edges).all():
+        raise ValueError("the model gives a q(z|y) that is not finite")
+    return span([np.clip(np.round(edges), -2 ** 20, 2 ** 20)])
+
+
+def initial_words(args, num_words):
+    """The initial bits, num_words of 32 random ones; or all of the file --initial_bits."""
+    if args.initial_bits:
+        with open(args.initial_bits, "rb") as file:
+            content = file.read()
+        padded = content + b"\1" * (-len(content) % 4)
+        return np.frombuffer(padded, np.uint32), len(content)
+    return (np.random.RandomState(args.seed).randint(0, 2 ** 32, num_words, np.uint64)
+            .astype(np.uint32), 4 * num_words)
+
+
+def pop_z(coder, one, z_span, z_mean, z_logvar):
+    """Grid indices of one image's z, and mu, sigma of p(y|z) there."""
+    index = coder.decode(*posterior_on_grid(z_span, z_mean, z_logvar))
+    return grid_parameters(one, index.reshape(z_mean.shape))
+
+
+def grid_parameters(one, index):
+    """`index` of an image's z on the grid, and mu, sigma of p(y|z) there."""
+    mu, sigma = one.sess.run([one.mu, one.sigma], {one.z_tilde: np.float32(GRID_STEP) * index})
+    return index, mu, sigma
+
+
+def pack_bits_back(args, run, graph_for, shape, latents):
+    """File of a chain of images, see Codec, and bits popped and pushed per image."""
+    y_hat, z_mean, z_logvar = (np.concatenate(values)[:, None] for values in zip(*latents))
+    one = graph_for(batch_shapes(shape)[0]).one
+    y_span, z_span = span([y_hat]), z_bounds(z_mean, z_logvar)
+    pmf = prior_pmf(one, z_span)
+    coder, num_bytes = seeded_coder(args, one, z_span, z_mean[0], z_logvar[0])
+    indices, bits = [], []
+    for y, mean, logvar in zip(y_hat, z_mean, z_logvar):
+        bits.append([coder.num_valid_bits()])
+        index, mu, sigma = pop_z(coder, one, z_span, mean, logvar)
+        bits[-1].append(coder.num_valid_bits())
+        coder.encode_reverse(y.ravel().astype(np.int32), *gaussian(y_span, mu, sigma))
+        bits[-1].append(coder.num_valid_bits())
+        push_prior(coder, index, z_span[0], pmf)
+        bits[-1].append(coder.num_valid_bits())
+        indices.append(index)
+    popped, pushed_y, pushed_z = (np.diff(bits, axis=1) * [-1, 1, 1]).T
+    its, lr = rate_settings(args)
+    body = (BITS_BACK_BODY.pack(*shape, *y_span, *z_span, its, lr, args.seed, num_bytes)
+            + coder.get_compressed().tobytes())
+    coded = list(zip(split_batches(y_hat[:, 0], shape[1] * shape[2]),
+                     split_batches(np.concatenate(indices), shape[1] * shape[2])))
+    net = np.sum(pushed_y + pushed_z - popped) / (shape[0] * shape[1] * shape[2])
+    return pack_header(args, run, body, coded) + body, dict(
+        popped_z_bits=popped, pushed_y_bits=pushed_y, pushed_z_bits=pushed_z,
+        net_bpp=np.full(shape[0], net))
+
+
+def rate_settings(args):
+    """Iterations and learning rate of the fit of q, under the names that a script has for them."""
+    its = getattr(args, "rate_its", getattr(args, "its", 0))
+    return its, getattr(args, "rate_lr", getattr(args, "lr", 0.))
+
+
+def seeded_coder(args, one, z_span, z_mean, z_logvar):
+    """Coder with the initial bits, just enough for the first image, and their number of bytes.
+
+    An empty coder would go on to give the lowest symbol: ValueError if --initial_bits are too few.
+    """
+    num_words = 4
+    while True:
+        words, num_bytes = initial_words(args, num_words)
+        coder = constriction.stream.stack.AnsCoder(words, True)
+        if len(words) >= 4:
+            pop_z(coder, one, z_span, z_mean, z_logvar)
+            if coder.num_valid_bits() > 32:
+                return constriction.stream.stack.AnsCoder(words, True), num_bytes
+        if args.initial_bits:
+            raise ValueError("--initial_bits %s: %d bytes are too few for the first image"
+                             % (args.initial_bits, num_bytes))
+        num_words += max(1, num_words // 50)
+
+
+def parse_bits_back(body):
+    """Shape, and BitsBackPayload."""
+    fields = BITS_BACK_BODY.unpack(body[:BITS_BACK_BODY.size])
+    words = np.frombuffer(body[BITS_BACK_BODY.size:], np.uint32)
+    return fields[:3], BitsBackPayload(fields[3:5], fields[5:7], *fields[7:], words=words)
+
+
+def decode_bits_back(args, graph_for, shape, payload):
+    """Latents, see Codec; the initial bits go to the file --initial_bits if it is given."""
+    args.seed, args.lr, args.rate_lr = payload.seed, payload.lr, payload.lr
+    one = graph_for(batch_shapes(shape)[0]).one
+    pmf = prior_pmf(one, payload.z_span)
+    coder = constriction.stream.stack.AnsCoder(payload.words)
+    y_shape, z_shape = one.y_hat.shape.as_list(), one.z_tilde.shape.as_list()
+    decoded = []
+    for _ in range(shape[0]):
+        index = pop_prior(coder, z_shape, payload.z_span[0], pmf)
+        index, mu, sigma = grid_parameters(one, index)
+        y = coder.decode(*gaussian(payload.y_span, mu, sigma)).reshape(y_shape)
+        decoded.insert(0, (y.astype(np.float32), index))
+        for _ in descend(one, {one.y_hat: decoded[0][0]}, args, payload.its):
+            pass
+        coder.encode_reverse(index.ravel().astype(np.int32),
+                             *posterior_on_grid(payload.z_span, *current(one)))
+    if args.initial_bits:
+        words = coder.get_compressed(True)
+        write_bytes(args.initial_bits, words.tobytes()[:payload.initial_bytes])
+    y_hat, indices = map(np.concatenate, zip(*decoded))
+    return list(zip(split_batches(y_hat, shape[1] * shape[2]),
+                    split_batches(indices, shape[1] * shape[2])))
+
+
+BITS_BACK = Codec(".iinc", pack_bits_back, parse_bits_back, decode_bits_back)
 
 
 # ---------------------------------------------------------------- 7. compress, command line
 
-def compress(args, build, infer, evaluate, write_file=False):
+def compress(args, build, infer, evaluate, codec):
     """Compress and evaluate every image of args.imgs; print averages and save the results.
 
     build(args, run, shape) makes the graph for a batch of static shape [B, H, W, 3]; infer(args,
     graph, x) gives its latents, and evaluate(args, graph, x, *latents) their metrics. Of a folder
-    or glob, each image's results are kept as a part as soon as they are there. write_file: make
-    the file of centred latents, too, and report its size.
+    or glob, each image's results are kept as a part as soon as they are there.
     """
     run = find_run(args)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
     source, paths, many = find_images(args.imgs)
     target = result_path(args, source)
     parts = target + ".parts" if target and many else None
-    outputs = output_paths(args, paths, many)
+    outputs = output_paths(args, paths, many, codec.suffix)
     for path in [target, parts and os.path.join(parts, "")] + outputs:
         if path:
             require_writable(os.path.dirname(path))
@@ -1148,7 +1432,7 @@ def compress(args, build, infer, evaluate, write_file=False):
             if many:
                 print("%s (%d of %d)" % (path, len(results) + 1, len(paths)), flush=True)
             result = compress_file(args, run, path, output, graph_for, infer, evaluate,
-                                   write_file)
+                                   codec)
             result.update(settings)
             if part:
                 write_results(part, result)
@@ -1156,56 +1440,54 @@ def compress(args, build, infer, evaluate, write_file=False):
     report(results, target)
 
 
-def commands(build, infer, evaluate=evaluate, write_file=False):
-    """The subcommands of a method: `compress`, and `decompress` if it writes files."""
+def commands(build, infer, codec, evaluate=evaluate):
+    """The subcommands of a method whose latents `codec` codes."""
     def compress_images(args):
         """compress images and evaluate the result"""
-        compress(args, build, infer, evaluate, write_file)
+        compress(args, build, infer, evaluate, codec)
 
     def decompress_file(args):
         """decode a compressed file"""
-        decompress_tfci(args, build)
-    decoder = dict(decompress=decompress_file) if write_file else {}
-    return dict(compress=compress_images, **decoder)
+        decompress(args, build, codec)
+    return dict(compress=compress_images, decompress=decompress_file)
 
 
-def compress_file(args, run, path, output, graph_for, infer, evaluate, write_file):
+def compress_file(args, run, path, output, graph_for, infer, evaluate, codec):
     """Results of one image file or .npy, arrays over its images; writes `output` if not None."""
     images = read_images(path)
-    values, latents, strings, records = [], [], [], []
-    for x in split_batches(images, images[0, ..., 0].size):
+    shape = images.shape[:3]
+    values, latents, records = [], [], []
+    for x in split_batches(images, shape[1] * shape[2]):
         graph = graph_for((len(x),) + images.shape[1:])
         latents.append(infer(args, graph, x))
         values.append(evaluate(args, graph, x, *latents[-1]))
         values[-1]["rd_cost"] = args.lmbda * values[-1]["mse"] + values[-1]["est_bpp"]
         if args.save_opt_record:
             records.append(closed_record(graph, x, latents[-1]))
-        if write_file:
-            strings.append(encode_centred(graph, *latents[-1]))
-            size = len(pack_tfci(args, run, (len(x),) + x.shape[1:3], strings[-1:], latents[-1:]))
-            values[-1].update(batch_actual_bpp=[8 * size / (x.shape[1] * x.shape[2])],
-                              batch_sizes=[len(x)])
-    if min(images.shape[1:3]) < MSSSIM_MIN_SIDE:
+    if min(shape[1:]) < MSSSIM_MIN_SIDE:
         note("%s: MS-SSIM is nan, as it needs sides of at least %d pixels"
              % (path, MSSSIM_MIN_SIDE))
+    content, coded = codec.pack(args, run, graph_for, shape, latents)
     result = {field: np.concatenate([batch[field] for batch in values]) for field in values[0]}
+    result.update(coded, files=np.repeat(os.path.basename(path), shape[0]),
+                  actual_bpp=np.full(shape[0], 8 * len(content) / np.prod(shape)))
     if records:
         result.update(join_records(records))
-    result["files"] = np.repeat(os.path.basename(path), len(images))
     if output:
-        content = pack_tfci(args, run, images.shape[:3], strings, latents)
         write_bytes(output, content)
         result["file_checksum"] = digest(content).hex()
     return result
 
 
-def output_paths(args, paths, many):
+def output_paths(args, paths, many, suffix):
     """The compressed file to write for each of `paths`; None for all if none is asked for."""
-    if not getattr(args, "output_file", None):
+    if not args.output_file and not args.write:
         return [None] * len(paths)
+    source = os.path.dirname(os.path.abspath(paths[0])) if many else args.imgs
+    output = args.output_file or source + suffix
     if not many:
-        return [args.output_file]
-    return [os.path.join(args.output_file, os.path.basename(path) + ".tfci") for path in paths]
+        return [output]
+    return [os.path.join(output, os.path.basename(path) + suffix) for path in paths]
 
 
 def reusable_part(part, settings, output):
@@ -1330,13 +1612,14 @@ def add_train_options(parser):
                         help="seed of weights, patches and noise (default: %(default)s)")
 
 
-def add_compress_options(parser, settings, writes_file):
+def add_compress_options(parser, settings):
     parser.add_argument("run_name", help="folder of checkpoint_dir that holds the model")
     parser.add_argument("imgs", help="an image, a .npy of uint8 (num_imgs, H, W, 3), a folder, "
                         "or a quoted glob")
-    if writes_file:
-        parser.add_argument("output_file", nargs="?",
-                            help="compressed file to write (for a folder or glob: folder)")
+    parser.add_argument("output_file", nargs="?",
+                        help="compressed file to write (for a folder or glob: a folder of them)")
+    parser.add_argument("--write", action="store_true",
+                        help="write the compressed file, by default beside <imgs>")
     parser.add_argument("--results_dir", default="./results",
                         help="where to save the .npz; none if empty (default: %(default)s)")
     parser.add_argument("--lambda", dest="lmbda", type=number(float, 0),
@@ -1358,7 +1641,8 @@ def add_decompress_options(parser):
     parser.add_argument("input_file", help="file written by compress")
     parser.add_argument("output_file", nargs="?",
                         help=".png or .npy to write (default: input_file + that)")
-    parser.set_defaults(lmbda=0)  # a decoder has no loss
+    # A decoder optimises nothing but q of bits-back, with the settings in the file.
+    parser.set_defaults(lmbda=0, lr=None, rate_lr=None, seed=0, save_opt_record=False)
 
 
 def make_parser(script, doc, commands, settings):
@@ -1373,12 +1657,15 @@ def make_parser(script, doc, commands, settings):
     for command, function in commands.items():
         subparser = subparsers.add_parser(command, help=function.__doc__.splitlines()[0])
         add_global_options(subparser, default=argparse.SUPPRESS)
+        if "rate_samples" in settings:
+            subparser.add_argument("--initial_bits", metavar="FILE", help="payload in the place "
+                                   "of random initial bits; decompress writes it there")
         if command == "train":
             add_train_options(subparser)
         elif command == "decompress":
             add_decompress_options(subparser)
         else:
-            add_compress_options(subparser, settings, "decompress" in commands)
+            add_compress_options(subparser, settings)
         subparser.set_defaults(function=function)
     return parser
 

@@ -14,6 +14,7 @@ import pytest
 TESTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(TESTS)
 GOLDEN = os.path.join(TESTS, "golden")
+SHIPPED = os.path.join(ROOT, "results", "models")
 CHECKPOINTS = os.path.join(GOLDEN, "checkpoints")
 BASE_RUN = "mbt2018-num_filters=16-lmbda=0.01"
 BB_RUN = "mbt2018_bb-num_filters=16-lmbda=0.01"
@@ -49,16 +50,24 @@ def run_process(script, *argv, **kwargs):
                           universal_newlines=True, **kwargs)
 
 
-def run_of(script):
-    """The golden run that a script can use."""
-    return BB_RUN if "bb" in script else BASE_RUN
+# The nine methods, and options that make them fast.
+FAST = {"mbt2018": (), "sga": ("--sga_its", 2), "map": ("--its", 2), "ste": ("--its", 2),
+        "unoise": ("--its", 2), "danneal": ("--its", 2),
+        "bb_sga": ("--its", 2, "--rate_its", 2, "--rate_samples", 2),
+        "bb_no_sga": ("--its", 2, "--rate_samples", 2), "bb_plain": ("--rate_samples", 2)}
 
 
-def compress(script, tmp_path, imgs, *options, run_name=None, checkpoints=CHECKPOINTS):
+def run_of(script, num_filters=16):
+    """The golden run (or with 32 filters the shipped one) that a script can use."""
+    return (BB_RUN if "bb" in script else BASE_RUN).replace("=16", "=%d" % num_filters)
+
+
+def compress(script, tmp_path, imgs, *options, output=None, run_name=None,
+             checkpoints=CHECKPOINTS):
     """Compress in process; the saved results as a dict."""
     results = tmp_path / "results"
     run(script, "--checkpoint_dir", checkpoints, "compress", "--results_dir", results, *options,
-        run_name or run_of(script), imgs)
+        run_name or run_of(script), imgs, *([output] if output else []))
     return load(max(results.glob("rd-*.npz"), key=lambda path: path.stat().st_mtime_ns))
 
 

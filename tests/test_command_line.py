@@ -8,13 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, NPY, PNG, compress, load, run, run_of,
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, NPY, PNG, compress, load, run, run_of,
                       run_process, write_image)
 
-FAST = {"mbt2018": (), "sga": ("--sga_its", 2), "map": ("--its", 2), "ste": ("--its", 2),
-        "unoise": ("--its", 2), "danneal": ("--its", 2),
-        "bb_sga": ("--its", 2, "--rate_its", 2, "--rate_samples", 2),
-        "bb_no_sga": ("--its", 2, "--rate_samples", 2), "bb_plain": ("--rate_samples", 2)}
 SCRIPTS = list(FAST)
 # The paper's settings, and for each one that is a little different.
 SETTINGS = dict(mbt2018={},
