@@ -41,8 +41,7 @@ def objective(args, x):
 
 def train(args):
     """train or continue a run"""
-    args.num_filters = args.num_filters or 192
-    nic.train(args, functools.partial(objective, args))
+    nic.train(args, objective)
 
 
 def infer(args, graph, x):

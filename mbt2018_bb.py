@@ -3,8 +3,6 @@
     python mbt2018_bb.py --num_filters 192 train --train_glob '<glob>' --lambda 0.01
 """
 
-import functools
-
 import tf_boilerplate as nic  # before TensorFlow, whose import it keeps quiet
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
@@ -41,8 +39,7 @@ def objective(args, x):
 
 def train(args):
     """train or continue a run"""
-    args.num_filters = args.num_filters or 192
-    nic.train(args, functools.partial(objective, args))
+    nic.train(args, objective)
 
 
 def main(argv=None):

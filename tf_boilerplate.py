@@ -1,8 +1,8 @@
 """Everything that two scripts share, in reading order:
 
 1. transforms and priors    2. rate, distortion, metrics    3. images in, results out
-4. training                 5. inference                    6. compressed files
-7. command line
+4. runs and training        5. inference                    6. compressed files
+7. compress, command line
 
 Notation: x image; g_a, g_s analysis and synthesis transform; h_a, h_s their hyper versions;
 y, z continuous latents and hyperlatents; y_tilde, z_tilde relaxed; y_hat, z_hat discrete (what
@@ -12,6 +12,7 @@ a decoder sees); lmbda the rate-distortion trade-off; N = num_filters; B images 
 import argparse
 import collections
 import contextlib
+import errno
 import functools
 import glob
 import hashlib
@@ -23,7 +24,6 @@ import struct
 import sys
 import time
 import warnings
-import zipfile
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # TF 1.15's import, under numpy >= 1.17
 warnings.filterwarnings("ignore", category=RuntimeWarning)  # protobuf's, of damaged files
@@ -116,17 +116,16 @@ def log_likelihood(prior, latents):
     return tf.log(tfc.lower_bound(prior._likelihood(latents), LIKELIHOOD_BOUND))
 
 
-def continuous_prior(num_channels, filters=(3, 3, 3), init_scale=10):
+def continuous_prior(num_channels):
     """p(z) of the bits-back model: a density per channel (Balle et al. 2018, appendix 6.1).
 
     Returns a function of z [..., num_channels] to (logits of the CDF, density), of z's shape. The
     variables have no scope.
     """
-    filters = (1,) + tuple(filters) + (1,)
-    layers = []
+    filters, init_scale, layers = (1, 3, 3, 3, 1), 10, []
     for i, (rows, columns) in enumerate(zip(filters[1:], filters)):
         shape = (num_channels, rows)
-        init = np.log(np.expm1(1 / init_scale ** (1 / (len(filters) - 1)) / rows))
+        init = np.log(np.expm1(init_scale ** -.25 / rows))
         matrix = tf.get_variable("matrix_%d" % i, shape + (columns,),
                                  initializer=tf.initializers.constant(init))
         bias = tf.get_variable("bias_%d" % i, shape + (1,),
@@ -205,10 +204,16 @@ def read_image(path):
 
 
 def _is_deep(image):
-    """True if PIL would silently reduce 16-bit channels to 8, as it does in PNG, TIFF and PPM."""
+    """True if PIL would silently reduce more than 8 bits per channel, as in PNG, TIFF, PPM, SGI."""
+    if image.format == "JPEG2000":  # the depth is in the SIZ marker segment
+        with open(image.filename, "rb") as file:
+            head = file.read(2 ** 16)
+        start = head.find(b"\xff\x4f\xff\x51")
+        return start >= 0 and len(head) > start + 42 and (head[start + 42] & 127) + 1 > 8
     arguments = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
     flat = list(itertools.chain.from_iterable(arguments))
-    return (any(isinstance(a, str) and re.search(r";16[BLN]", a) for a in flat)
+    return (any(tile[0] == "SGI16" for tile in image.tile)
+            or any(isinstance(a, str) and re.search(r";16[BLN]", a) for a in flat)
             or image.format == "PPM" and any(isinstance(a, int) and a > 255 for a in flat))
 
 
@@ -221,8 +226,10 @@ def read_images(path):
         return read_image(path)[None]
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged headers raise many types
         raise ValueError("%s: not a readable .npy file (%s)" % (path, error))
+    if not isinstance(images, np.ndarray):
+        raise ValueError("%s: not a readable .npy file" % path)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
         raise ValueError("%s: holds %s %s, accepted is uint8 (num_imgs, H, W, 3)"
                          % (path, images.dtype, images.shape))
@@ -238,36 +245,46 @@ def split_batches(items, pixels):
 def find_images(imgs):
     """(name for results, sorted paths, whether a folder or glob) of the <imgs> argument."""
     if os.path.isdir(imgs):
-        extensions = tuple(PIL.Image.registered_extensions())
+        extensions = tuple(extension for extension, kind in
+                           PIL.Image.registered_extensions().items() if kind in PIL.Image.OPEN)
         paths = [os.path.join(imgs, name) for name in os.listdir(imgs)
                  if name.lower().endswith(extensions) and not name.startswith(".")]
+        paths = [path for path in paths if os.path.isfile(path)]
         name = os.path.basename(os.path.abspath(imgs))
     elif os.path.exists(imgs):
         return os.path.basename(imgs), [imgs], False
     elif glob.has_magic(imgs):
         paths = [path for path in glob.glob(imgs) if os.path.isfile(path)]
-        name = os.path.basename(os.path.dirname(os.path.abspath(imgs)))
+        folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
+        name = os.path.basename(os.path.commonpath(folders)) if folders else None
     else:
         raise ValueError("%s: no such image, .npy, folder or glob" % imgs)
     if not paths:
         raise ValueError("%s: no image found there" % imgs)
+    if len(set(map(os.path.basename, paths))) < len(paths):
+        raise ValueError("%s: matches files of the same name, whose results would collide" % imgs)
     if any(path.endswith(".npy") for path in paths):
         raise ValueError("%s: matches a .npy file, which can only be given alone" % imgs)
     return name, sorted(paths), True
 
 
-def result_path(args, source):
-    """Where the .npz of a run of this script on `source` goes; None with an empty results_dir."""
+def result_path(args, run, source):
+    """Where the results of a run of this script on `source` go; None with an empty results_dir."""
     if not args.results_dir:
         return None
-    run = os.path.basename(args.run_name)
     if args.script == "mbt2018":
-        name = "rd-%s-file=%s.npz" % (run, source)
+        name = "rd-%s-file=%s.npz" % (run.name, source)
     elif args.script in ("bb_no_sga", "bb_plain"):
-        name = "rd-%s+%s-input=%s.npz" % (args.script, run, source)
+        name = "rd-%s+%s-input=%s.npz" % (args.script, run.name, source)
     else:
-        name = "rd-%s-lmbda=%g+%s-input=%s.npz" % (args.script, args.lmbda, run, source)
+        name = "rd-%s-lmbda=%g+%s-input=%s.npz" % (args.script, args.lmbda, run.name, source)
     return os.path.join(args.results_dir, name)
+
+
+def record_path(target):
+    """Where the optimisation record goes that belongs to the results `target`."""
+    folder, name = os.path.split(target)
+    return os.path.join(folder, "opt" + name[len("rd"):])
 
 
 @contextlib.contextmanager
@@ -301,20 +318,28 @@ def write_results(path, results):
         np.savez(file, **results)
 
 
-def require_writable(folder):
-    """Create `folder` if need be; raise OSError if no file can be written there."""
-    os.makedirs(folder or ".", exist_ok=True)
-    probe = os.path.join(folder, ".writable")
-    with replacing(probe) as temporary, open(temporary, "wb"):
-        pass
+def require_writable(path):
+    """Create the folder of a file to be written; raise OSError if it can't be written there."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "is a folder, not a file to write", path)
+    probe = "%s.%d.tmp" % (path, os.getpid())
+    try:
+        with open(probe, "wb"):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path)
     os.remove(probe)
 
 
 def digest(*chunks):
-    """8-byte checksum of bytes or arrays."""
+    """8-byte checksum of bytes or arrays, with their types and shapes."""
     checksum = hashlib.blake2b(digest_size=8)
     for chunk in chunks:
-        checksum.update(chunk if isinstance(chunk, bytes) else np.ascontiguousarray(chunk))
+        if not isinstance(chunk, bytes):
+            checksum.update(repr((chunk.dtype.str, chunk.shape)).encode())
+            chunk = np.ascontiguousarray(chunk)
+        checksum.update(chunk)
     return checksum.digest()
 
 
@@ -331,8 +356,9 @@ def quiet_stderr():
         os.close(saved)
 
 
+@functools.lru_cache(maxsize=None)
 def note(message):
-    """Tell the user, on stderr, of something that is not an error."""
+    """Tell the user, on stderr and once, of something that is not an error."""
     print("note: %s" % message, file=sys.stderr)
 
 
@@ -354,7 +380,10 @@ OPTIMISER_VARIABLES = re.compile(r".*/Adam(_1)?|beta[12]_power(_1)?")
 
 def newest_checkpoint(folder):
     """Path prefix of the newest checkpoint in `folder`, or None."""
-    state = tf.train.get_checkpoint_state(folder)
+    try:
+        state = tf.train.get_checkpoint_state(folder)
+    except UnicodeDecodeError:
+        state = None
     if not state or not state.model_checkpoint_path:
         return None
     return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
@@ -397,7 +426,7 @@ def read_run(args, checkpoint):
     slots = {name for name in shapes if OPTIMISER_VARIABLES.fullmatch(name)}
     names = sorted(set(shapes) - slots - {"global_step"})
     fingerprint = digest(*itertools.chain.from_iterable(
-        (name.encode(), reader.get_tensor(name)) for name in names))
+        (name.encode(), np.asarray(reader.get_tensor(name))) for name in names))
     step = int(reader.get_tensor("global_step")) if "global_step" in shapes else 0
     return Run(os.path.basename(os.path.dirname(checkpoint)), checkpoint, num_filters, step,
                fingerprint, bool(slots))
@@ -422,8 +451,9 @@ def training_files(args):
     if len(large) < len(paths):
         note("%d of %d training images are smaller than the patch and skipped"
              % (len(paths) - len(large), len(paths)))
-    fits = sum(height * width * 3 for height, width in sizes) <= IMAGE_CACHE_BYTES
-    return large, fits
+    num_bytes = sum(height * width * (12 if path.endswith(".npy") else 3)
+                    for path, (height, width) in zip(paths, sizes) if path in set(large))
+    return large, num_bytes <= IMAGE_CACHE_BYTES
 
 
 def training_image_size(path):
@@ -479,11 +509,12 @@ def training_patches(args, paths, fits, start):
 def train(args, objective):
     """Train a run, from its newest checkpoint if there is one, to step args.last_step.
 
-    objective(x) maps x [B, H, W, 3] in [0, 1] to (scalars, x_tilde, train_op): a dict of scalar
-    tensors with `loss` among them, the reconstruction, and the op that makes one step.
+    objective(args, x) maps x [B, H, W, 3] in [0, 1] to (scalars, x_tilde, train_op): a dict of
+    scalar tensors with `loss` among them, the reconstruction, and the op that makes one step.
     """
     if args.patchsize % 64 or args.patchsize < 64:
         raise ValueError("--patchsize %d: must be a multiple of 64" % args.patchsize)
+    args.num_filters = args.num_filters or 192
     args.run_name = "%s-num_filters=%d-lmbda=%s" % (args.script, args.num_filters, args.lmbda)
     folder = os.path.join(args.checkpoint_dir, args.run_name)
     run = find_run(args) if newest_checkpoint(folder) else None
@@ -493,27 +524,35 @@ def train(args, objective):
         raise ValueError("%s is stored without optimiser slots and can't be trained on"
                          % run.checkpoint)
     paths, fits = training_files(args)
-    require_writable(folder)
+    require_writable(os.path.join(folder, "args.json"))
     with tf.Graph().as_default():
         tf.set_random_seed(args.seed)
         patches = training_patches(args, paths, fits, run.step if run else 0)
         write_bytes(os.path.join(folder, "args.json"),
                     json.dumps(vars(args), indent=4, sort_keys=True).encode())
         x = tf.data.make_one_shot_iterator(patches).get_next()
-        scalars, x_tilde, train_op = objective(x)
+        scalars, x_tilde, train_op = objective(args, x)
+        # Paths relative to the folder, so that a run can be moved and go on.
+        saver = tf.train.Saver(sharded=True, save_relative_paths=True)
+        if run:
+            tf.train.update_checkpoint_state(folder, run.checkpoint)
         hooks = [tf.train.StopAtStepHook(last_step=args.last_step)]
         hooks += summary_hooks(args, scalars, x, x_tilde)
         try:
             with tf.train.MonitoredTrainingSession(
-                    checkpoint_dir=folder, save_checkpoint_secs=args.save_checkpoint_secs,
+                    checkpoint_dir=folder, scaffold=tf.train.Scaffold(saver=saver),
+                    save_checkpoint_secs=args.save_checkpoint_secs,
                     save_summaries_steps=None, save_summaries_secs=None, log_step_count_steps=None,
                     hooks=hooks, config=session_config(args.threads)) as sess:
                 training_loop(sess, dict(scalars, step=tf.train.get_global_step()), train_op,
                               args.last_step)
         except tf.errors.InvalidArgumentError as error:
             unreadable = re.search("^ValueError: (.*)$", error.message, re.MULTILINE)
-            raise ValueError(unreadable.group(1) if unreadable else
-                             "the loss turned NaN or infinite; %s keeps the last good checkpoint"
+            if unreadable:
+                raise ValueError(unreadable.group(1))
+            if "gradient of" not in error.message:
+                raise
+            raise ValueError("the loss turned NaN or infinite; %s keeps the last good checkpoint"
                              % folder)
 
 
@@ -547,7 +586,7 @@ def training_loop(sess, scalars, train_op, last_step, print_every=100):
             show(step - start)
 
 
-def apply_finite(optimiser, loss, global_step=None):
+def apply_finite(optimiser, loss, global_step):
     """optimiser.minimize that fails, changing nothing, when a gradient is NaN or infinite."""
     gradients = [(tf.check_numerics(gradient, "gradient of " + variable.op.name), variable)
                  for gradient, variable in optimiser.compute_gradients(loss)
@@ -561,7 +600,7 @@ def apply_finite(optimiser, loss, global_step=None):
 # sess              session with the model's weights
 # x                 uint8 [B, H, W, 3], placeholder; only needed by `restart`, losses and quality
 # T, t              temperature and iteration, which the relaxation sees; placeholders
-# free              y, z: the latents to optimise, [B, h, w, N]; they start from the encoder's output
+# free              y, z: latents to optimise, [B, h, w, N]; they start from the encoder's output
 # relaxed           y_tilde, z_tilde: relaxed latents; feed y_hat, z_hat here to score those
 # mu, sigma         of p(y|z_tilde)
 # y_centred         y rounded around mu
@@ -876,9 +915,10 @@ def join_records(records):
     for name in records[0]:
         columns = [record[name] for record in records]
         length = max(map(len, columns))
-        joined[name] = max(columns, key=len) if columns[0].ndim == 1 else np.concatenate([
-            np.concatenate([c[:-1], np.full((length - len(c), c.shape[1]), np.nan), c[-1:]])
-            for c in columns], axis=1)
+        joined[name] = max(columns, key=lambda c: (len(c), c[-1])) if columns[0].ndim == 1 else (
+            np.concatenate([
+                np.concatenate([c[:-1], np.full((length - len(c), c.shape[1]), np.nan), c[-1:]])
+                for c in columns], axis=1))
     return joined
 
 
@@ -968,7 +1008,7 @@ def evaluate_bits_back(args, graph, x, y_hat, z_mean, z_logvar):
     est_bpp_stderr is the standard error of est_bpp.
     """
     values = graph.sess.run(graph.quality, {graph.x: x, graph.x_hat: reconstruct(graph, y_hat)})
-    fresh = getattr(args, "rate_its", getattr(args, "its", 0))  # first t whose noise is unused
+    fresh = max(getattr(args, name, 0) for name in ("its", "sga_its", "rate_its"))  # unused noise
     rates = []
     for latents in zip(y_hat[:, None], z_mean[:, None], z_logvar[:, None]):
         feed = dict(zip((graph.one.y_hat,) + graph.one.free, latents))
@@ -1093,7 +1133,7 @@ def decompress(args, build, codec):
     if not output.endswith(endings):
         raise ValueError("%s: the output of %d image(s) must end in %s"
                          % (output, shape[0], " or ".join(endings)))
-    require_writable(os.path.dirname(output))
+    require_writable(output)
     graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, args, run))
     latents = codec.decode(args, graph_for, shape, payload)
     if header and digest(*itertools.chain(*latents)) != header.latents:
@@ -1413,26 +1453,24 @@ def compress(args, build, infer, evaluate, codec):
     run = find_run(args)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
     source, paths, many = find_images(args.imgs)
-    target = result_path(args, source)
-    parts = target + ".parts" if target and many else None
     outputs = output_paths(args, paths, many, codec.suffix)
-    for path in [target, parts and os.path.join(parts, "")] + outputs:
-        if path:
-            require_writable(os.path.dirname(path))
+    target = result_path(args, run, source)
     checksums = [digest(read_images(path)).hex() for path in paths]
+    part_paths = [os.path.join(target + ".parts", os.path.basename(path) + ".npz")
+                  if target and many else None for path in paths]
+    for path in filter(None, [target, target and record_path(target)] + part_paths + outputs):
+        require_writable(path)
 
     graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, args, run))
     results = []
-    for path, output, checksum in zip(paths, outputs, checksums):
+    for path, output, part, checksum in zip(paths, outputs, part_paths, checksums):
         settings = dict({name: getattr(args, name) for name in args.settings}, image=checksum,
                         script=args.script, run_name=run.name, model=run.fingerprint.hex())
-        part = parts and os.path.join(parts, os.path.basename(path) + ".npz")
         result = part and reusable_part(part, settings, output)
         if not result:
             if many:
                 print("%s (%d of %d)" % (path, len(results) + 1, len(paths)), flush=True)
-            result = compress_file(args, run, path, output, graph_for, infer, evaluate,
-                                   codec)
+            result = compress_file(args, run, path, output, graph_for, infer, evaluate, codec)
             result.update(settings)
             if part:
                 write_results(part, result)
@@ -1500,7 +1538,7 @@ def reusable_part(part, settings, output):
             result = {field: stored[field] for field in stored.files}
         with open(output or os.devnull, "rb") as file:
             checksum = digest(file.read()).hex()
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except Exception:  # missing or damaged, which raises many types: to be computed
         return None
     same = all(np.array_equal(result.get(name), value) for name, value in settings.items())
     return result if same and (not output or checksum == result.get("file_checksum")) else None
@@ -1522,16 +1560,14 @@ def report(results, target):
                                           / np.sum(joined["batch_sizes"]))
     for name, values in joined.items():
         if np.ndim(values) and np.asarray(values).dtype.kind == "f":
-            print("Avg %s: %.5f" % (name, np.mean(values)))
+            print("Avg %s: %.5f" % (name, joined.get("avg_" + name, np.mean(values))))
     if target:
         write_results(target, joined)
     if target and any(name.startswith("opt_") for name in results[0]):
-        folder, name = os.path.split(target)
         record = join_records([{name: value for name, value in result.items()
                                 if name.startswith("opt_")} for result in results])
-        write_results(os.path.join(folder, "opt" + name[len("rd"):]),
-                      {name[len("opt_"):]: value for name, value in record.items()
-                       if not np.all(np.isnan(value))})
+        write_results(record_path(target), {name[len("opt_"):]: value for name, value
+                                            in record.items() if not np.all(np.isnan(value))})
 
 
 def run_lmbda(run_name):
@@ -1542,16 +1578,17 @@ def run_lmbda(run_name):
     return float(found.group(1))
 
 
-def number(kind, low, exclusive=False):
-    """Parser of a finite int or float >= low (> low if exclusive) for argparse."""
+def number(kind, low, exclusive=False, high=2 ** 31 - 1):
+    """Parser of an int or float from low (not low itself if exclusive) to high, for argparse."""
     def parse(text):
         try:
             value = kind(text)
         except ValueError:
             value = np.nan
-        if not (low < value if exclusive else low <= value) or value == np.inf:
-            raise argparse.ArgumentTypeError("%r: must be %s %s %g" % (
-                text, "an integer" if kind is int else "a number", ">" if exclusive else ">=", low))
+        if not (low < value if exclusive else low <= value) or value > high:
+            raise argparse.ArgumentTypeError("%r: must be %s %s %g and <= %d" % (
+                text, "an integer" if kind is int else "a number", ">" if exclusive else ">=", low,
+                high))
         return value
     return parse
 
@@ -1575,7 +1612,7 @@ class Parser(argparse.ArgumentParser):
     """ArgumentParser whose errors are one line."""
 
     def error(self, message):
-        self.exit(2, "%s: error: %s\n" % (self.prog, " ".join(message.split())))
+        self.exit(2, "%s: error: %s\n" % (self.prog.split()[0], " ".join(message.split())))
 
 
 def add_global_options(parser, **default):
@@ -1586,7 +1623,7 @@ def add_global_options(parser, **default):
                         help="filters per layer (default: those of the run; to train: 192)")
     parser.add_argument("--checkpoint_dir", metavar="DIR", **default,
                         help="folder of all runs (default: ./checkpoints)")
-    parser.add_argument("--threads", type=number(int, 1), metavar="N", **default,
+    parser.add_argument("--threads", type=number(int, 1, high=1024), metavar="N", **default,
                         help="threads of an operation (default: one per core); results and files "
                         "depend on it by rounding errors, and a file is decoded with its own")
 
@@ -1629,8 +1666,9 @@ def add_compress_options(parser, settings):
         flags = ["--sga_its", "--its"] if name == "sga_its" else ["--" + name]
         parser.add_argument(*flags, type=kind, default=default, metavar="N",
                             help=text + " (default: %(default)s)")
-    parser.set_defaults(settings=sorted(settings) + ["lmbda", "save_opt_record", "threads"],
-                        save_opt_record=False)
+    shared = ["lmbda", "save_opt_record", "threads"]
+    shared += ["initial_bits"] if "rate_samples" in settings else []
+    parser.set_defaults(settings=sorted(settings) + shared, save_opt_record=False)
     if "lr" in settings:
         parser.add_argument("--save_opt_record", action="store_true",
                             help="save the losses of every %d iterations, too" % RECORD_EVERY)
@@ -1658,8 +1696,9 @@ def make_parser(script, doc, commands, settings):
         subparser = subparsers.add_parser(command, help=function.__doc__.splitlines()[0])
         add_global_options(subparser, default=argparse.SUPPRESS)
         if "rate_samples" in settings:
-            subparser.add_argument("--initial_bits", metavar="FILE", help="payload in the place "
-                                   "of random initial bits; decompress writes it there")
+            subparser.add_argument("--initial_bits", metavar="FILE", default="",
+                                   help="payload in the place of random initial bits; "
+                                   "decompress writes it there")
         if command == "train":
             add_train_options(subparser)
         elif command == "decompress":

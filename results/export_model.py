@@ -16,19 +16,22 @@ import tensorflow.compat.v1 as tf
 def export(run, target):
     """Write run's model variables to <target>/<run name>; returns that folder."""
     checkpoint = nic.newest_checkpoint(run)
-    if not checkpoint:
-        sys.exit("%s: no checkpoint there" % run)
-    reader = tf.train.NewCheckpointReader(checkpoint)
     folder = os.path.join(target, os.path.basename(os.path.abspath(run)))
-    os.makedirs(folder, exist_ok=True)
+    arguments = os.path.join(run, "args.json")
+    if not checkpoint or not os.path.exists(arguments):
+        sys.exit("%s: no checkpoint, or no args.json, there" % run)
+    if os.path.exists(folder):
+        sys.exit("%s: is there already" % folder)
+    reader = tf.train.NewCheckpointReader(checkpoint)
+    os.makedirs(folder)
     with tf.Graph().as_default(), tf.Session() as sess:
         for name in reader.get_variable_to_shape_map():
             if not nic.OPTIMISER_VARIABLES.fullmatch(name):
                 tf.Variable(reader.get_tensor(name), name=name)
         sess.run(tf.global_variables_initializer())
-        tf.train.Saver().save(sess, os.path.join(folder, os.path.basename(checkpoint)),
-                              write_meta_graph=False)
-    shutil.copy(os.path.join(run, "args.json"), folder)
+        tf.train.Saver(save_relative_paths=True).save(
+            sess, os.path.join(folder, os.path.basename(checkpoint)), write_meta_graph=False)
+    shutil.copy(arguments, folder)
     return folder
 
 

@@ -21,6 +21,9 @@ BB_RUN = "mbt2018_bb-num_filters=16-lmbda=0.01"
 PNG = os.path.join(GOLDEN, "images", "face-197x251.png")
 NPY = os.path.join(GOLDEN, "images", "face-2x192x256.npy")
 
+# Both golden images; the larger is slow for iterative methods.
+IMAGES = [pytest.param(NPY, id="npy", marks=pytest.mark.slow), pytest.param(PNG, id="png")]
+
 sys.path.insert(0, ROOT)
 
 

@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from conftest import NPY, PNG, compress, golden
+from conftest import IMAGES, NPY, PNG, compress, golden
 
 
-@pytest.mark.parametrize("image", [NPY, PNG])
+@pytest.mark.parametrize("image", [NPY, PNG], ids=["npy", "png"])
 def test_mbt2018(image, results):
     expected = golden(image, "mbt2018")["runs"][0]
     results = results("mbt2018", image)
@@ -29,7 +29,7 @@ def mean_cost(image, script):
     return np.array(entry.get("rd_cost_mean", entry["runs"][0]["rd_cost"]))
 
 
-@pytest.mark.parametrize("image", [NPY, PNG])
+@pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("script", ["sga", "unoise"])
 def test_stochastic(script, image, results):
     expected = golden(image, script)
@@ -44,7 +44,7 @@ STAGED_MAP = {NPY: dict(est_bpp=[0.15648, 0.15587], psnr=[20.0004, 23.5983]),
               PNG: dict(est_bpp=[0.17855], psnr=[21.2757])}
 
 
-@pytest.mark.parametrize("image", [NPY, PNG])
+@pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("script", ["map", "danneal"])
 def test_deterministic(script, image, results):
     expected = STAGED_MAP[image] if script == "map" else golden(image, "danneal")["runs"][0]
@@ -53,13 +53,13 @@ def test_deterministic(script, image, results):
     np.testing.assert_allclose(found["psnr"], expected["psnr"], atol=0.05)
 
 
-@pytest.mark.parametrize("image", [NPY, PNG])
+@pytest.mark.parametrize("image", IMAGES)
 def test_ste(image, results):
     """The original returns latents one update away from those it evaluated; ours may be better."""
     assert np.all(results("ste", image)["rd_cost"] <= 1.01 * mean_cost(image, "ste"))
 
 
-@pytest.mark.parametrize("image", [NPY, PNG])
+@pytest.mark.parametrize("image", IMAGES)
 def test_order_of_methods(image, results):
     """Methods that are over 1 % apart in the original come out in the same order."""
     scripts = ("mbt2018", "sga", "map", "ste", "unoise", "danneal")

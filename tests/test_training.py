@@ -85,6 +85,15 @@ def test_continued_training_sees_the_same_patches(tmp_path, images, capfd):
     assert "at step 5 already" in capfd.readouterr().out
 
 
+def test_a_moved_run_continues_where_it_is_now(tmp_path, images):
+    folder = train(tmp_path, images, "--last_step", 2)
+    checkpoint = "model_checkpoint_path: \"%s/model.ckpt-2\"" % (tmp_path / "gone")
+    (folder / "checkpoint").write_text(checkpoint)  # absolute, as other programs write it
+    train(tmp_path, images, "--last_step", 3)
+    assert weights(folder)["global_step"] == 3
+    assert str(tmp_path) not in (folder / "checkpoint").read_text()
+
+
 def test_continue_the_original(tmp_path, images):
     shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / "runs" / BASE_RUN))
     folder = train(tmp_path, images, "--last_step", 3002, N=16)
