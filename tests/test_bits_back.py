@@ -33,13 +33,15 @@ def test_golden_rates(script, image, results):
         assert np.all(abs(found[field] - draws.mean(axis=0)) <= spread), field
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.slow
+@pytest.mark.parametrize("image", [NPY, PNG], ids=["npy", "png"])
 def test_golden_cost_of_bb_sga(image, results):
     draws = np.array([one["rd_cost"] for one in golden(image, "bb_sga")["runs"]])
     assert np.all(abs(results("bb_sga", image)["rd_cost"] - draws.mean(axis=0)) <= tolerance(draws))
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.slow
+@pytest.mark.parametrize("image", [NPY, PNG], ids=["npy", "png"])
 def test_order_of_methods(image, results):
     sga, no_sga, plain = (results(script, image)["rd_cost"] for script in SCRIPTS)
     assert np.all(sga < no_sga) and np.all(no_sga <= plain)

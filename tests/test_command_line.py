@@ -8,8 +8,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, NPY, PNG, compress, load, run, run_of,
-                      run_process, write_image)
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, EACH, FAST, NPY, PNG, compress, load, run,
+                      run_of, run_process, write_image)
 
 SCRIPTS = list(FAST)
 # The paper's settings, and for each one that is a little different.
@@ -31,7 +31,7 @@ CHANGES = dict(sga=[("--sga_its", 13), ("--its", 13), ("--lr", 0.02), ("--T_max"
                danneal=[("--its", 13), ("--lr", 0.02), ("--annealing_rate", 1), ("--T_max", 0.1)])
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", EACH)
 @pytest.mark.parametrize("height,width", [(1, 1), (161, 162)])
 def test_any_size(script, height, width, tmp_path, capfd):
     image = write_image(tmp_path / "image.png", height, width)
@@ -104,7 +104,7 @@ def test_options_are_obeyed(script, tmp_path):
 
 
 @pytest.mark.parametrize("script", CHANGES)
-@pytest.mark.parametrize("its", [20, 21])
+@pytest.mark.parametrize("its", [pytest.param(20, marks=pytest.mark.slow), 21])
 def test_record(script, its, tmp_path, monkeypatch):
     """Ends with the cost of the very latents that are reported, for each image."""
     import tf_boilerplate as nic
@@ -162,8 +162,8 @@ def folder(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("script,glob", [(script, "") for script in SCRIPTS]
-                         + [("mbt2018", "*.[jp][pn]g"), ("sga", "*.[jp][pn]g")])
+@pytest.mark.parametrize("script", EACH)
+@pytest.mark.parametrize("glob", ["", pytest.param("*.[jp][pn]g", marks=pytest.mark.slow)])
 def test_folder_and_glob(script, glob, folder, tmp_path):
     joined = compress(script, tmp_path, os.path.join(str(folder), glob), *FAST[script])
     assert list(joined["files"]) == ["a.jpg", "b.png"]

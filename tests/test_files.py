@@ -12,7 +12,7 @@ import pytest
 import tf_boilerplate as nic
 import tensorflow.compat.v1 as tf
 
-from conftest import (BASE_RUN, CHECKPOINTS, FAST, GOLDEN, NPY, PNG, ROOT, SHIPPED, command,
+from conftest import (BASE_RUN, CHECKPOINTS, EACH, FAST, GOLDEN, NPY, PNG, ROOT, SHIPPED, command,
                       compress, load, run, run_of, run_process, write_image)
 
 ORIGINAL = os.path.join(GOLDEN, "tfci", "face-197x251.tfci")
@@ -53,7 +53,7 @@ def check_size(script, size, results, run_name):
     pytest.param(16, CHECKPOINTS, [(65, 33)], id="golden"),
     pytest.param(16, CHECKPOINTS, SIZES, marks=pytest.mark.slow, id="golden, all sizes"),
     pytest.param(32, SHIPPED, SIZES, marks=pytest.mark.slow, id="shipped, all sizes")])
-@pytest.mark.parametrize("script", FAST)
+@pytest.mark.parametrize("script", EACH)
 def test_round_trip(script, num_filters, checkpoints, sizes, tmp_path):
     """In a fresh process, from the file and the model alone: the pixels that were evaluated."""
     images = [write_image(tmp_path / ("%dx%d.png" % size), *size) for size in sizes]
