@@ -3,8 +3,6 @@
     python bb_sga.py compress <run_name> <imgs>
 """
 
-import functools
-
 import tf_boilerplate as nic
 
 import sga

@@ -53,8 +53,9 @@ def pack(args, run, graph_for, shape, latents):
     """The file, and as the original has them: bits of a batch's file per pixel of one image."""
     content, _ = nic.pack_centred(args, run, graph_for, shape, latents)
     sizes = [len(batch[0]) for batch in latents]
-    files = [nic.pack_centred(args, run, graph_for, (size,) + shape[1:], [batch])[0]
-             for size, batch in zip(sizes, latents)]
+    files = [content] if len(latents) == 1 else [
+        nic.pack_centred(args, run, graph_for, (size,) + shape[1:], [batch])[0]
+        for size, batch in zip(sizes, latents)]
     bits = 8 * np.array([len(file) for file in files])
     return content, dict(batch_actual_bpp=bits / (shape[1] * shape[2]), batch_sizes=sizes)
 

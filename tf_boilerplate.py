@@ -362,7 +362,6 @@ def note(message):
     print("note: %s" % message, file=sys.stderr)
 
 
-
 # ---------------------------------------------------------------- 4. runs and training
 
 # name            <script>-num_filters=<N>-lmbda=<lambda>: a folder of checkpoint_dir
@@ -972,12 +971,17 @@ def fit_posterior(args, graph, y_hat, its):
     graph.rate_records.clear()
     fitted = []
     for y in y_hat[:, None]:
-        for _ in descend(graph.one, {graph.one.y_hat: y}, args, its):
-            pass
-        fitted.append(current(graph.one))
+        fitted.append(fit_one(args, graph.one, y, its))
         graph.rate_records.append(list(graph.one.record))
     z_mean, z_logvar = map(np.concatenate, zip(*fitted))
     return y_hat, z_mean, z_logvar
+
+
+def fit_one(args, one, y_hat, its):
+    """z_mean, z_logvar of one image after `its` iterations; the decoder repeats this."""
+    for _ in descend(one, {one.y_hat: y_hat}, args, its):
+        pass
+    return current(one)
 
 
 def parameters(graph, z_hat):
@@ -999,7 +1003,6 @@ def evaluate(args, graph, x, y_hat, z_hat):
     return graph.sess.run(dict(graph.quality, **graph.rates), {
         graph.x: x, graph.x_hat: reconstruct(graph, y_hat),
         graph.relaxed[0]: y_hat, graph.relaxed[1]: z_hat})
-
 
 
 def evaluate_bits_back(args, graph, x, y_hat, z_mean, z_logvar):
@@ -1340,16 +1343,9 @@ def initial_words(args, num_words):
             .astype(np.uint32), 4 * num_words)
 
 
-def pop_z(coder, one, z_span, z_mean, z_logvar):
-    """Grid indices of one image's z, and mu, sigma of p(y|z) there."""
-    index = coder.decode(*posterior_on_grid(z_span, z_mean, z_logvar))
-    return grid_parameters(one, index.reshape(z_mean.shape))
-
-
 def grid_parameters(one, index):
-    """`index` of an image's z on the grid, and mu, sigma of p(y|z) there."""
-    mu, sigma = one.sess.run([one.mu, one.sigma], {one.z_tilde: np.float32(GRID_STEP) * index})
-    return index, mu, sigma
+    """mu, sigma of p(y|z) at the z of an image with this `index` on the grid."""
+    return one.sess.run([one.mu, one.sigma], {one.z_tilde: np.float32(GRID_STEP) * index})
 
 
 def pack_bits_back(args, run, graph_for, shape, latents):
@@ -1358,13 +1354,14 @@ def pack_bits_back(args, run, graph_for, shape, latents):
     one = graph_for(batch_shapes(shape)[0]).one
     y_span, z_span = span([y_hat]), z_bounds(z_mean, z_logvar)
     pmf = prior_pmf(one, z_span)
-    coder, num_bytes = seeded_coder(args, one, z_span, z_mean[0], z_logvar[0])
+    coder, num_bytes = seeded_coder(args, posterior_on_grid(z_span, z_mean[0], z_logvar[0]))
     indices, bits = [], []
     for y, mean, logvar in zip(y_hat, z_mean, z_logvar):
         bits.append([coder.num_valid_bits()])
-        index, mu, sigma = pop_z(coder, one, z_span, mean, logvar)
+        index = coder.decode(*posterior_on_grid(z_span, mean, logvar)).reshape(mean.shape)
         bits[-1].append(coder.num_valid_bits())
-        coder.encode_reverse(y.ravel().astype(np.int32), *gaussian(y_span, mu, sigma))
+        coder.encode_reverse(y.ravel().astype(np.int32),
+                             *gaussian(y_span, *grid_parameters(one, index)))
         bits[-1].append(coder.num_valid_bits())
         push_prior(coder, index, z_span[0], pmf)
         bits[-1].append(coder.num_valid_bits())
@@ -1387,17 +1384,19 @@ def rate_settings(args):
     return its, getattr(args, "rate_lr", getattr(args, "lr", 0.))
 
 
-def seeded_coder(args, one, z_span, z_mean, z_logvar):
+def seeded_coder(args, first_q):
     """Coder with the initial bits, just enough for the first image, and their number of bytes.
 
-    An empty coder would go on to give the lowest symbol: ValueError if --initial_bits are too few.
+    first_q: its q, as posterior_on_grid has it. An empty coder would go on to give the lowest
+    symbol: ValueError if --initial_bits are too few.
     """
-    num_words = 4
+    entropy = np.sum(np.maximum(0, np.log2(first_q[2] * np.sqrt(2 * np.pi * np.e))))
+    num_words = max(4, int(.9 * entropy / 32))
     while True:
         words, num_bytes = initial_words(args, num_words)
         coder = constriction.stream.stack.AnsCoder(words, True)
         if len(words) >= 4:
-            pop_z(coder, one, z_span, z_mean, z_logvar)
+            coder.decode(*first_q)
             if coder.num_valid_bits() > 32:
                 return constriction.stream.stack.AnsCoder(words, True), num_bytes
         if args.initial_bits:
@@ -1423,13 +1422,11 @@ def decode_bits_back(args, graph_for, shape, payload):
     decoded = []
     for _ in range(shape[0]):
         index = pop_prior(coder, z_shape, payload.z_span[0], pmf)
-        index, mu, sigma = grid_parameters(one, index)
-        y = coder.decode(*gaussian(payload.y_span, mu, sigma)).reshape(y_shape)
-        decoded.insert(0, (y.astype(np.float32), index))
-        for _ in descend(one, {one.y_hat: decoded[0][0]}, args, payload.its):
-            pass
+        y = coder.decode(*gaussian(payload.y_span, *grid_parameters(one, index)))
+        decoded.insert(0, (y.reshape(y_shape).astype(np.float32), index))
+        fitted = fit_one(args, one, decoded[0][0], payload.its)
         coder.encode_reverse(index.ravel().astype(np.int32),
-                             *posterior_on_grid(payload.z_span, *current(one)))
+                             *posterior_on_grid(payload.z_span, *fitted))
     if args.initial_bits:
         words = coder.get_compressed(True)
         write_bytes(args.initial_bits, words.tobytes()[:payload.initial_bytes])
