@@ -7,8 +7,7 @@ import tf_boilerplate as nic
 
 import sga
 
-SETTINGS = dict(sga_its=2000, lr=5e-3, rate_its=2000, rate_lr=3e-3, annealing_rate=1e-3, t0=700,
-                T_max=0.5, rate_samples=16, seed=0)
+SETTINGS = dict(sga.SETTINGS, rate_its=2000, rate_lr=3e-3, rate_samples=16)
 
 
 def build(args, run, shape):

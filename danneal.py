@@ -8,7 +8,12 @@ import functools
 import tf_boilerplate as nic  # before TensorFlow, whose import it keeps quiet
 import numpy as np
 
-SETTINGS = dict(its=2000, lr=5e-3, annealing_rate=4e-3, T_max=0.2)
+def annealing_rate(its):
+    """8 / its"""
+    return 8 / its
+
+
+SETTINGS = dict(its=2000, lr=5e-3, annealing_rate=annealing_rate, T_max=0.2)
 
 
 def relax(v, T, key):

@@ -25,6 +25,9 @@ import sys
 import time
 import warnings
 
+# TensorFlow's allocator that keeps freed memory: the C library's gives every large tensor back to
+# the kernel, whose zeroing of new pages takes several times as long as an element-wise operation.
+os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 warnings.filterwarnings("ignore", category=FutureWarning)  # TF 1.15's import, under numpy >= 1.17
 warnings.filterwarnings("ignore", category=RuntimeWarning)  # protobuf's, of damaged files
 import constriction
@@ -44,6 +47,8 @@ BATCH_PIXELS = 10 ** 7
 MSSSIM_MIN_SIDE = 161
 # Iterations between two entries of an optimisation record.
 RECORD_EVERY = 10
+# For what builds a graph: AutoGraph would take seconds to convert tfc's layers.
+do_not_convert = tf.autograph.experimental.do_not_convert
 
 
 # ---------------------------------------------------------------- 1. transforms and priors
@@ -61,27 +66,101 @@ class Transform(tf.keras.layers.Layer):
         return tensor
 
 
-def conv(i, filters, support, **kwargs):
+def conv(i, filters, support, layer=tfc.SignalConv2D, **kwargs):
     """Layer i of a transform: convolution with zero padding, by default with a bias."""
     kwargs = dict(dict(use_bias=True), **kwargs)
-    return tfc.SignalConv2D(filters, support, name="layer_%d" % i, padding="same_zeros", **kwargs)
+    return layer(filters, support, name="layer_%d" % i, padding="same_zeros", **kwargs)
+
+
+def fast_conv(*args, **kwargs):
+    """`conv` for layers that change the resolution between N channels and N channels."""
+    return conv(*args, layer=FastSignalConv2D, **kwargs)
+
+
+class FastSignalConv2D(tfc.SignalConv2D):
+    """SignalConv2D of support 5 with strides_up or strides_down 2: the same, faster on CPUs."""
+
+    def call(self, tensor):
+        resample = upsample if self.strides_up == (2, 2) else downsample
+        output = tf.nn.bias_add(resample(tensor, self.kernel), self.bias)
+        return self.activation(output) if self.activation else output
+
+
+@tf.custom_gradient
+def upsample(x, kernel):
+    """Zeros between the elements, convolution: [B, h, w, C] * [5, 5, C, F] -> [B, 2h, 2w, F]."""
+    adjoint = tf.transpose(kernel, [0, 1, 3, 2])
+    def gradient(g):
+        return (strided_convolution(g, adjoint),
+                tf.transpose(strided_convolution_kernel_gradient(g, x), [0, 1, 3, 2]))
+    return transposed_convolution(x, kernel), gradient
+
+
+@tf.custom_gradient
+def downsample(x, kernel):
+    """Correlation, every second element: [B, H, W, C] * [5, 5, C, F] -> [B, h, w, F]."""
+    _, height, width, _ = x.shape
+    adjoint = tf.transpose(kernel, [0, 1, 3, 2])
+    def gradient(g):
+        return (transposed_convolution(g, adjoint)[:, :height, :width],
+                strided_convolution_kernel_gradient(x, g))
+    return strided_convolution(x, kernel), gradient
+
+
+def strided_convolution(x, kernel):
+    return tf.nn.conv2d(x, kernel, 2, [[0, 0], [2, 2], [2, 2], [0, 0]])
+
+
+def transposed_convolution(x, kernel):
+    """tf.nn.conv2d_transpose with stride 2, as four convolutions without stride.
+
+    Of a 5x5 kernel over a tensor with zeros in between, an even row of the output only sees the
+    rows 0, 2, 4 and an odd one the rows 1, 3, and columns likewise. So each of the four interleaved
+    parts of the output is a convolution of x itself, of 3x3, 3x2, 2x3 or 2x2 taps: as many
+    products, but TensorFlow computes plain convolutions at twice the rate of conv2d_transpose.
+    """
+    batch, height, width, channels = x.shape
+    taps = tf.reshape(kernel, [25, channels, -1])
+    parts = [([4, 2, 0], [1, 1]), ([3, 1], [0, 1])]  # rows (or columns) of the kernel, padding
+    rows = [tf.concat([tf.nn.conv2d(x, tf.gather(taps, np.add.outer(np.multiply(5, i), j)), 1,
+                                    [[0, 0], pad_i, pad_j, [0, 0]])
+                       for j, pad_j in parts], 3) for i, pad_i in parts]
+    return tf.reshape(tf.concat(rows, 2), [batch, 2 * height, 2 * width, kernel.shape[3]])
+
+
+def strided_convolution_kernel_gradient(x, g):
+    """tf.nn.conv2d_backprop_filter with stride 2, as one product of matrices.
+
+    Of x's four interleaved parts (space_to_depth) with g moved by -1, 0, 1 in both directions.
+    """
+    batch, height, width, F = g.shape
+    C = x.shape[3]
+    x = tf.pad(x, [[0, 0], [0, 2 * height - x.shape[1]], [0, 2 * width - x.shape[2]], [0, 0]])
+    padded = tf.pad(g, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    moved = tf.concat([padded[:, i:i + height, j:j + width] for i in (2, 1, 0) for j in (2, 1, 0)],
+                      3)
+    products = tf.matmul(tf.reshape(tf.space_to_depth(x, 2), [-1, 4 * C]),
+                         tf.reshape(moved, [-1, 9 * F]), transpose_a=True)
+    taps = tf.transpose(tf.reshape(products, [2, 2, C, 3, 3, F]), [3, 0, 4, 1, 2, 5])
+    return tf.reshape(taps, [6, 6, C, F])[:5, :5]
 
 
 def analysis_transform(N):
     """g_a: x [B, H, W, 3] -> y [B, ceil(H/16), ceil(W/16), N]."""
     return Transform("analysis_transform", [
         conv(0, N, 5, corr=True, strides_down=2, activation=tfc.GDN(name="gdn_0")),
-        conv(1, N, 5, corr=True, strides_down=2, activation=tfc.GDN(name="gdn_1")),
-        conv(2, N, 5, corr=True, strides_down=2, activation=tfc.GDN(name="gdn_2")),
-        conv(3, N, 5, corr=True, strides_down=2)])
+        fast_conv(1, N, 5, corr=True, strides_down=2, activation=tfc.GDN(name="gdn_1")),
+        fast_conv(2, N, 5, corr=True, strides_down=2, activation=tfc.GDN(name="gdn_2")),
+        fast_conv(3, N, 5, corr=True, strides_down=2)])
 
 
 def synthesis_transform(N):
     """g_s: y [B, h, w, N] -> x [B, 16 h, 16 w, 3]."""
+    gdn = functools.partial(tfc.GDN, inverse=True)
     return Transform("synthesis_transform", [
-        conv(0, N, 5, corr=False, strides_up=2, activation=tfc.GDN(name="igdn_0", inverse=True)),
-        conv(1, N, 5, corr=False, strides_up=2, activation=tfc.GDN(name="igdn_1", inverse=True)),
-        conv(2, N, 5, corr=False, strides_up=2, activation=tfc.GDN(name="igdn_2", inverse=True)),
+        fast_conv(0, N, 5, corr=False, strides_up=2, activation=gdn(name="igdn_0")),
+        fast_conv(1, N, 5, corr=False, strides_up=2, activation=gdn(name="igdn_1")),
+        fast_conv(2, N, 5, corr=False, strides_up=2, activation=gdn(name="igdn_2")),
         conv(3, 3, 5, corr=False, strides_up=2)])
 
 
@@ -504,7 +583,7 @@ def training_patches(args, paths, fits, start):
     return dataset.batch(args.batchsize, drop_remainder=True).prefetch(2)
 
 
-@tf.autograph.experimental.do_not_convert
+@do_not_convert
 def train(args, objective):
     """Train a run, from its newest checkpoint if there is one, to step args.last_step.
 
@@ -522,6 +601,8 @@ def train(args, objective):
     if run and not run.resumable:
         raise ValueError("%s is stored without optimiser slots and can't be trained on"
                          % run.checkpoint)
+    source = None if run or not args.init_from else find_run(
+        argparse.Namespace(**dict(vars(args), run_name=args.init_from)))
     paths, fits = training_files(args)
     require_writable(os.path.join(folder, "args.json"))
     with tf.Graph().as_default():
@@ -531,6 +612,8 @@ def train(args, objective):
                     json.dumps(vars(args), indent=4, sort_keys=True).encode())
         x = tf.data.make_one_shot_iterator(patches).get_next()
         scalars, x_tilde, train_op = objective(args, x)
+        with tf.control_dependencies([train_op]):
+            next_step = tf.train.get_global_step().read_value()
         # Paths relative to the folder, so that a run can be moved and go on.
         saver = tf.train.Saver(sharded=True, save_relative_paths=True)
         if run:
@@ -539,12 +622,12 @@ def train(args, objective):
         hooks += summary_hooks(args, scalars, x, x_tilde)
         try:
             with tf.train.MonitoredTrainingSession(
-                    checkpoint_dir=folder, scaffold=tf.train.Scaffold(saver=saver),
+                    checkpoint_dir=folder, scaffold=tf.train.Scaffold(
+                        saver=saver, init_fn=source and initialiser(source)),
                     save_checkpoint_secs=args.save_checkpoint_secs,
                     save_summaries_steps=None, save_summaries_secs=None, log_step_count_steps=None,
                     hooks=hooks, config=session_config(args.threads)) as sess:
-                training_loop(sess, dict(scalars, step=tf.train.get_global_step()), train_op,
-                              args.last_step)
+                training_loop(sess, scalars, next_step, args.last_step)
         except tf.errors.InvalidArgumentError as error:
             unreadable = re.search("^ValueError: (.*)$", error.message, re.MULTILINE)
             if unreadable:
@@ -553,6 +636,13 @@ def train(args, objective):
                 raise
             raise ValueError("the loss turned NaN or infinite; %s keeps the last good checkpoint"
                              % folder)
+
+
+def initialiser(run):
+    """Scaffold's init_fn that starts training from the weights of a run, at step 0."""
+    saver = tf.train.Saver([v for v in tf.global_variables() if v.op.name != "global_step"
+                            and not OPTIMISER_VARIABLES.fullmatch(v.op.name)])
+    return lambda scaffold, sess: saver.restore(sess, run.checkpoint)
 
 
 def summary_hooks(args, scalars, x, x_tilde):
@@ -569,15 +659,18 @@ def summary_hooks(args, scalars, x, x_tilde):
                                       summary_op=tf.summary.merge_all())]
 
 
-def training_loop(sess, scalars, train_op, last_step, print_every=100):
-    """Run train_op until the session stops, printing the scalars and the speed now and then."""
-    since, start = time.time(), sess.run(scalars["step"])
-    previous = start
+def training_loop(sess, scalars, next_step, last_step, print_every=100):
+    """Run next_step, the number of steps after one more, until the session stops.
+
+    Prints the scalars and the speed now and then.
+    """
+    since, step = time.time(), sess.run(tf.train.get_global_step())
+    start = previous = step
     with progress_bar(last_step - start) as show:
         while not sess.should_stop():
-            _, values = sess.run([train_op, scalars])
-            step = values["step"]
-            if step % print_every == 0 or sess.should_stop():
+            printing = (step + 1) % print_every == 0 or step + 1 >= last_step
+            step, values = sess.run([next_step, scalars if printing else {}])
+            if printing:
                 speed = (step - previous) / (time.time() - since)
                 print_line("step=%d loss=%.4f bpp=%.4f mse=%.3f psnr=%.3f steps/s=%.2f" % (
                     step, values["loss"], values["bpp"], values["mse"], values["psnr"], speed))
@@ -618,7 +711,7 @@ Graph = collections.namedtuple("Graph", """sess x T t free relaxed mu sigma y_ce
     grid_pmf""")
 
 
-@tf.autograph.experimental.do_not_convert  # AutoGraph would take seconds on tfc's layers
+@do_not_convert
 def base_graph(args, run, shape, relax=None, scale_bound=0):
     """Graph of the base model (mbt2018) for a batch of static shape [B, H, W, 3].
 
@@ -679,7 +772,7 @@ RateGraph = collections.namedtuple("RateGraph", """sess y_hat t free losses rate
     grid grid_pmf restart step record""")
 
 
-@tf.autograph.experimental.do_not_convert
+@do_not_convert
 def bits_back_graph(args, run, shape, relax=None, rate_lr=None):
     """Graph of the bits-back model (mbt2018_bb) for a batch of static shape [B, H, W, 3].
 
@@ -1640,13 +1733,24 @@ def add_train_options(parser):
             ("save_summary_secs", 60, "seconds between TensorBoard summaries")]:
         parser.add_argument("--" + name, type=positive, default=default, metavar="N",
                             help=text + " (default: %(default)s)")
+    parser.add_argument("--init_from", metavar="RUN_NAME",
+                        help="run of checkpoint_dir whose weights a new run starts from")
     parser.add_argument("--logdir", default="/tmp/tf_logs",
                         help="folder for TensorBoard, none if empty (default: %(default)s)")
     parser.add_argument("--seed", type=number(int, 0), default=0,
                         help="seed of weights, patches and noise (default: %(default)s)")
 
 
-def add_compress_options(parser, settings):
+class Preset(argparse.Action):
+    """A flag that sets options: those that were not given before it, and what follows overrides."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for name, value in self.const.items():
+            if getattr(namespace, name) == parser.get_default(name):
+                setattr(namespace, name, value)
+
+
+def add_compress_options(parser, settings, presets):
     parser.add_argument("run_name", help="folder of checkpoint_dir that holds the model")
     parser.add_argument("imgs", help="an image, a .npy of uint8 (num_imgs, H, W, 3), a folder, "
                         "or a quoted glob")
@@ -1661,8 +1765,12 @@ def add_compress_options(parser, settings):
     for name, default in settings.items():
         kind, text = METHOD_OPTIONS[name]
         flags = ["--sga_its", "--its"] if name == "sga_its" else ["--" + name]
-        parser.add_argument(*flags, type=kind, default=default, metavar="N",
-                            help=text + " (default: %(default)s)")
+        shown = default.__doc__ if callable(default) else default
+        parser.add_argument(*flags, type=kind, default=None if callable(default) else default,
+                            metavar="N", help="%s (default: %s)" % (text, shown))
+    for name, values in presets.items():
+        shown = " ".join("--%s %s" % item for item in values.items())
+        parser.add_argument("--" + name, action=Preset, nargs=0, const=values, help=shown)
     shared = ["lmbda", "save_opt_record", "threads"]
     shared += ["initial_bits"] if "rate_samples" in settings else []
     parser.set_defaults(settings=sorted(settings) + shared, save_opt_record=False)
@@ -1680,8 +1788,8 @@ def add_decompress_options(parser):
     parser.set_defaults(lmbda=0, lr=None, rate_lr=None, seed=0, save_opt_record=False)
 
 
-def make_parser(script, doc, commands, settings):
-    """Command line of a script that has `commands`, and `settings` (name: default) to compress."""
+def make_parser(script, doc, commands, settings, presets):
+    """Command line of a script; the arguments are those of `main`."""
     parser = Parser(prog=script + ".py", description=doc,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add_global_options(parser)
@@ -1701,19 +1809,29 @@ def make_parser(script, doc, commands, settings):
         elif command == "decompress":
             add_decompress_options(subparser)
         else:
-            add_compress_options(subparser, settings)
+            add_compress_options(subparser, settings, presets)
         subparser.set_defaults(function=function)
     return parser
 
 
-def main(argv, file, doc, commands, settings=None):
+def resolve(args, settings):
+    """Fill in the defaults that are functions of the number of iterations."""
+    for name, default in settings.items():
+        if callable(default) and getattr(args, name, 0) is None:
+            setattr(args, name, default(getattr(args, "sga_its", getattr(args, "its", None))))
+
+
+def main(argv, file, doc, commands, settings={}, presets={}):
     """Run a script: commands maps subcommands to functions of the parsed arguments.
 
-    Exits with one line on stderr and code 2 on an error of the user or the system.
+    settings maps options of compress to their defaults, which may be functions of the number of
+    iterations; presets maps names of flags to the options that they set. Exits with one line on
+    stderr and code 2 on an error of the user or the system.
     """
     script = os.path.splitext(os.path.basename(file))[0]
-    parser = make_parser(script, doc, commands, settings or {})
+    parser = make_parser(script, doc, commands, settings, presets)
     args = parser.parse_args(argv)
+    resolve(args, settings)
     function = args.__dict__.pop("function")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if args.verbose else "3"
     tf.logging.set_verbosity(tf.logging.INFO if args.verbose else tf.logging.FATAL)

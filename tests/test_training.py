@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import tf_boilerplate as nic
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, PNG, ROOT, command, compress, run,
                       run_process, write_image)
 
@@ -193,3 +194,23 @@ def test_exported_model_is_the_same_model(tmp_path):
     original, exported = (compress("mbt2018", tmp_path / str(i), PNG, checkpoints=checkpoints)
                           for i, checkpoints in enumerate([CHECKPOINTS, tmp_path / "runs"]))
     assert original["model"] == exported["model"] and original["mse"] == exported["mse"]
+
+
+def test_init_from_another_run(tmp_path, images, capfd):
+    first = train(tmp_path, images, "--last_step", 2)
+    folder = tmp_path / "runs" / "mbt2018-num_filters=8-lmbda=0.02"
+    train(tmp_path, images, "--last_step", 1, "--lambda", 0.02, "--init_from", first.name)
+    before, after = weights(first), weights(folder)
+    assert after["global_step"] == 1
+    moved = {name: np.abs(after[name] - before[name]).max() for name in after
+             if after[name].dtype == np.float32 and not nic.OPTIMISER_VARIABLES.fullmatch(name)
+             and name != "entropy_bottleneck/quantiles"}
+    assert 0 < moved["analysis_transform/layer_1/bias"] <= 1.01e-4  # one step of Adam
+    assert max(moved.values()) <= 1.01e-4
+    with open(folder / "args.json") as file:
+        assert json.load(file)["init_from"] == first.name
+    capfd.readouterr()
+    train(tmp_path, images, "--last_step", 2, "--lambda", 0.02, "--init_from", "gone")  # goes on
+    with pytest.raises(SystemExit):
+        train(tmp_path, images, "--last_step", 2, "--lambda", 0.03, "--init_from", "gone")
+    assert "no checkpoint in" in capfd.readouterr().err

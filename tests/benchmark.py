@@ -1,0 +1,418 @@
+"""Time and memory of the scripts, as ratios to a plain implementation measured in the same run.
+
+    python tests/benchmark.py [--rows sga-192 train-32 ...] [--output results/benchmark.md]
+
+The plain implementation ("baseline") has tfc.SignalConv2D everywhere, keeps latents as numpy arrays
+that are fed, with gradients fetched and Adam in numpy, fetches the PSNR on every step, lets
+AutoGraph convert what it builds, and uses the default allocator. Each side is a process of its own;
+they take turns, so that a slow phase of the machine hits both.
+"""
+
+import argparse
+import contextlib
+import datetime
+import itertools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+
+TESTS = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(TESTS)
+IMAGE = os.path.join(ROOT, "results", "images", "face-384x384.png")
+MODELS = os.path.join(ROOT, "results", "models")
+SIDES = ("baseline", "ours")
+
+sys.path.insert(0, ROOT)
+
+
+# ---------------------------------------------------------------- the two sides of a measurement
+
+def import_scripts(side):
+    """The modules, on the baseline's side without what makes them fast."""
+    global nic, np, tf, tfc, mbt2018, sga
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    if side == "baseline":
+        os.environ["TF_CPU_ALLOCATOR_USE_BFC"] = "false"
+        warnings.simplefilter("ignore")
+        import tensorflow.compat.v1
+        tensorflow.compat.v1.autograph.experimental.do_not_convert = lambda function: function
+    import tf_boilerplate as nic
+    import numpy as np
+    import tensorflow.compat.v1 as tf
+    import tensorflow_compression as tfc
+    tf.logging.set_verbosity(tf.logging.FATAL)
+    if side == "baseline":
+        nic.FastSignalConv2D = tfc.SignalConv2D
+    import mbt2018
+    import sga
+
+
+def random_run(N):
+    """A base model of N filters with random weights, as a Run."""
+    folder = os.path.join(tempfile.mkdtemp(), "mbt2018-num_filters=%d-lmbda=0.01" % N)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.set_random_seed(0)
+        nic.do_not_convert(mbt2018.objective)(options(num_filters=N), tf.zeros([1, 64, 64, 3]))
+        sess.run(tf.global_variables_initializer())
+        tf.train.Saver().save(sess, os.path.join(folder, "model.ckpt"), write_meta_graph=False)
+    return nic.find_run(options(checkpoint_dir=os.path.dirname(folder),
+                                run_name=os.path.basename(folder)))
+
+
+def options(*argv, **values):
+    """Arguments as sga.py parses them for `compress`."""
+    parser = nic.make_parser("sga", "", dict(compress=nic.compress), sga.SETTINGS, sga.PRESETS)
+    args = parser.parse_args(["compress", "", ""] + list(argv))
+    nic.resolve(args, sga.SETTINGS)
+    return argparse.Namespace(**dict(vars(args), lmbda=0.01, **values))
+
+
+class Baseline:
+    """SGA as one would write it first."""
+
+    def __init__(self, args, run, x):
+        N, shape = run.num_filters, x.shape
+        self.args, self.graph = args, tf.Graph()
+        with self.graph.as_default():
+            image = tf.to_float(x) / 255
+            encoded_y = nic.analysis_transform(N)(image)
+            encoded_z = nic.hyper_analysis_transform(N, N)(encoded_y)
+            self.latents = [tf.placeholder(tf.float32, v.shape) for v in (encoded_y, encoded_z)]
+            self.T, self.t = tf.placeholder(tf.float32, []), tf.placeholder(tf.int64, [])
+            y, z = (sga.relax(v, self.T, nic.noise_key(args, self.t, i))
+                    for i, v in enumerate(self.latents))
+            mu, sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z, y.shape)
+            prior_z = tfc.EntropyBottleneck(name="entropy_bottleneck")
+            prior_z(z, training=False)
+            prior_y = tfc.GaussianConditional(sigma, nic.SCALES, scale_bound=0, mean=mu)
+            prior_y(y, training=False)
+            bpp = sum(nic.bits_per_pixel(nic.log_likelihood(prior, v), shape)
+                      for prior, v in [(prior_y, y), (prior_z, z)])
+            x_tilde = nic.synthesis_transform(N)(y)[:, :shape[1], :shape[2]]
+            self.losses = nic.rd_losses(args.lmbda, image, x_tilde, bpp)
+            self.psnr = tf.image.psnr(image, x_tilde, 1)
+            self.gradients = tf.gradients(tf.reduce_mean(self.losses["rd_loss"]), self.latents)
+            self.sess = nic.restored_session(self.graph, run, args.threads)
+            self.start = self.sess.run([encoded_y, encoded_z])
+        self.restart()
+
+    def restart(self):
+        self.values = [v.copy() for v in self.start]
+        self.moments = [[np.zeros_like(v) for v in self.values] for _ in range(2)]
+
+    def step(self, t):
+        feed = dict(zip(self.latents, self.values))
+        feed.update({self.T: sga.temperature(self.args, t), self.t: t})
+        _, _, gradients = self.sess.run([self.losses, self.psnr, self.gradients], feed)
+        rate = self.args.lr * np.sqrt(1 - .999 ** (t + 1)) / (1 - .9 ** (t + 1))
+        for value, m, v, g in zip(self.values, *self.moments, gradients):
+            m += .1 * (g - m)
+            v += .001 * (g * g - v)
+            value -= rate * m / (np.sqrt(v) + 1e-8)
+
+    def cost(self):
+        """R-D cost [B] of the rounded latents."""
+        feed = dict(zip(self.latents, [np.round(v) for v in self.values]))
+        return self.sess.run(self.losses["rd_loss"], {**feed, self.T: 1e-8, self.t: 0})
+
+    def facts(self):
+        """flops: floating-point operations of one iteration."""
+        output = tf.profiler.ProfileOptionBuilder(
+            tf.profiler.ProfileOptionBuilder.float_operation()).with_empty_output().build()
+        needed = tf.graph_util.extract_sub_graph(self.graph.as_graph_def(), [
+            tensor.op.name for tensor in self.gradients])
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(needed, name="")
+            return dict(flops=tf.profiler.profile(graph, options=output).total_float_ops)
+
+
+class Ours:
+    """SGA as sga.py runs it."""
+
+    def __init__(self, args, run, x):
+        self.args, self.x = args, x
+        self.graph = nic.base_graph(args, run, x.shape, sga.relax)
+        self.restart()
+
+    def restart(self):
+        self.descent = nic.descend(self.graph, {self.graph.x: self.x}, self.args, 10 ** 6,
+                                   temperature=sga.temperature, print_every=10 ** 6)
+
+    def step(self, t):
+        next(self.descent)
+
+    def cost(self):
+        latents = nic.integers(self.graph, *nic.current(self.graph))
+        return nic.score(self.graph, {self.graph.x: self.x}, *latents)["rd_loss"]
+
+    def facts(self):
+        self.descent.close()
+        return {}
+
+
+def noise(*shape):
+    return np.random.RandomState(0).randint(0, 256, shape + (3,)).astype(np.uint8)
+
+
+# ---------------------------------------------------------------- work of a worker process
+
+def sga_step(side, N, *shape):
+    """One iteration of SGA on a noise image of `shape`, a batch."""
+    it = (Baseline if side == "baseline" else Ours)(options(), random_run(N), noise(*shape))
+    iterations = itertools.count()
+    return lambda: it.step(next(iterations)), it.facts
+
+
+def train_step(side, N, batchsize, patchsize):
+    """One training step of mbt2018.py."""
+    args = options(num_filters=N)
+    x = tf.get_local_variable("x", initializer=tf.random.uniform([batchsize, patchsize, patchsize,
+                                                                  3]))
+    scalars, _, train_op = nic.do_not_convert(mbt2018.objective)(args, x.read_value())
+    sess = tf.Session(config=nic.session_config(args.threads))
+    sess.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
+    fetches = [train_op, scalars if side == "baseline" else {}]
+    return lambda: sess.run(fetches), dict
+
+
+def train_input(side, N, batchsize, patchsize):
+    """The input pipeline of a training step, from images of 512x512 pixels."""
+    folder = tempfile.mkdtemp()
+    for i, image in enumerate(noise(16, 512, 512)):
+        nic.PIL.Image.fromarray(image).save(os.path.join(folder, "%d.png" % i))
+    args = options(train_glob=os.path.join(folder, "*.png"), batchsize=batchsize,
+                   patchsize=patchsize, preprocess_threads=4)
+    paths, fits = nic.training_files(args)
+    batch = tf.data.make_one_shot_iterator(nic.training_patches(args, paths, fits, 0)).get_next()
+    sess = tf.Session(config=nic.session_config(args.threads))
+    return lambda: sess.run(batch.op), dict
+
+
+def sga_cost(side, lmbda):
+    """All of SGA on the shipped image: at the paper's setting, or with --fast."""
+    run_name = "mbt2018-num_filters=32-lmbda=%s" % lmbda
+    args = options(*([] if side == "baseline" else ["--fast"]), checkpoint_dir=MODELS,
+                   run_name=run_name)
+    args.lmbda = float(lmbda)
+    x, costs = nic.read_images(IMAGE), []
+    it = (Baseline if side == "baseline" else Ours)(args, nic.find_run(args), x)
+    def whole():
+        it.restart()
+        for t in range(args.sga_its):
+            it.step(t)
+        costs.append(float(np.mean(it.cost())))
+    return whole, lambda: dict(it.facts(), cost=np.mean(costs), its=args.sga_its)
+
+
+def convolution(side, N, height, width):
+    """A plain 3x3 convolution."""
+    x = tf.get_local_variable("x", [1, height, width, N])
+    kernel = tf.get_local_variable("kernel", [3, 3, N, N])
+    y = tf.nn.conv2d(x, kernel, 1, "SAME")
+    return timed(y), lambda: dict(flops=2 * 9 * N * N * height * width)
+
+
+def matmul(side, N):
+    """A product of two matrices."""
+    a, b = (tf.get_local_variable(name, [N, N]) for name in "ab")
+    return timed(tf.matmul(a, b)), lambda: dict(flops=2 * N ** 3)
+
+
+def timed(tensor):
+    sess = tf.Session(config=nic.session_config(options().threads))
+    sess.run(tf.local_variables_initializer())
+    return lambda: sess.run(tensor.op)
+
+
+WORK = dict(sga=sga_step, train=train_step, input=train_input, cost=sga_cost, conv=convolution,
+            matmul=matmul)
+
+
+def work(side, kind, burst, *arguments):
+    """Answer every line on stdin with the seconds per step; at the end, with facts as JSON.
+
+    After a line a step to warm up and `burst` steps are made. kind `script` runs one instead.
+    """
+    import_scripts(side)
+    if kind == "script":
+        return mbt2018.main([burst] + list(arguments))
+    with contextlib.redirect_stdout(sys.stderr):
+        numbers = [int(a) if a.isdigit() else a for a in arguments]
+        step, facts = WORK[kind](side, *numbers)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        with contextlib.redirect_stdout(None):
+            if int(burst):
+                step()
+            start = time.perf_counter()
+            for _ in range(max(1, int(burst))):
+                step()
+        print((time.perf_counter() - start) / max(1, int(burst)), flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+    print(json.dumps(dict(facts(), peak=peak)), flush=True)
+
+
+# ---------------------------------------------------------------- rows
+
+def start(*argv, **kwargs):
+    return subprocess.Popen([sys.executable, os.path.abspath(__file__), "--work"] + [
+        str(arg) for arg in argv], stdout=subprocess.PIPE, universal_newlines=True, **kwargs)
+
+
+def in_turns(kind, arguments, turns=9, burst=1, sides=SIDES):
+    """Per side, median seconds of a step and facts about it; the sides take turns."""
+    workers = [start(side, kind, burst, *arguments, stdin=subprocess.PIPE) for side in sides]
+    for process in workers:
+        assert process.stdout.readline() == "ready\n"
+    times = [[] for _ in workers]
+    for _ in range(turns):
+        for process, seconds in zip(workers, times):
+            print(file=process.stdin, flush=True)
+            seconds.append(float(process.stdout.readline()))
+    facts = [json.loads(process.communicate()[0].splitlines()[-1]) for process in workers]
+    return [(statistics.median(seconds), fact) for seconds, fact in zip(times, facts)]
+
+
+def seconds(value):
+    return "%.3g s" % value if value >= 1 else "%.3g ms" % (1000 * value)
+
+
+def table(header, rows):
+    """Markdown."""
+    return "\n".join("| %s |" % " | ".join(map(str, row))
+                     for row in [header, ["---"] * len(header)] + rows) + "\n"
+
+
+COMPARISON = ["", "baseline", "ours", "ratio", "required"]
+
+
+def compared(name, required, plain, fast, show=seconds):
+    return [name, show(plain), show(fast), "%.2f" % (fast / plain), "≤ %.2f" % required]
+
+
+def sga_row(required, N):
+    """An iteration of SGA; at N = 192 also the memory, and how near the machine's limit it is."""
+    (plain, facts), (fast, ours) = in_turns("sga", [N, 1, 512, 768])
+    text = table(COMPARISON, [
+        compared("iteration of SGA, 512×768, N = %d" % N, required, plain, fast),
+        compared("peak memory of it", 1, facts["peak"], ours["peak"], "{:.2f} GB".format)])
+    rates = []
+    for kind, arguments in [("conv", [N, 128, 192]), ("matmul", [2048])]:
+        (once, fact), = in_turns(kind, arguments, burst=5, sides=["ours"])
+        rates.append(fact["flops"] / once / 1e9)
+    return text + ("\n%.0f GFLOP an iteration, so %.0f GFLOP/s; this machine's 3×3 convolutions of N "
+                   "channels run at %.0f GFLOP/s (%.0f %% reached), products of 2048×2048 matrices "
+                   "at %.0f (%.0f %%).\n" % (
+                       facts["flops"] / 1e9, facts["flops"] / fast / 1e9,
+                       rates[0], facts["flops"] / fast / rates[0] / 1e7,
+                       rates[1], facts["flops"] / fast / rates[1] / 1e7))
+
+
+def train_row(required, N, patchsize, burst):
+    """A training step, and its input pipeline alone."""
+    (plain, _), (fast, _) = in_turns("train", [N, 8, patchsize], burst=burst)
+    (reading, _), = in_turns("input", [N, 8, patchsize], burst=10, sides=["ours"])
+    name = "training step, N = %d, 8 × %d²" % (N, patchsize)
+    return table(COMPARISON, [compared(name, required, plain, fast)]) + (
+        "\nIts input takes %s when nothing else runs, %.1f %% of the step, in parallel with it.\n"
+        % (seconds(reading), 100 * reading / fast))
+
+
+def cost_row(required):
+    """Time to the R-D cost of the paper's setting, by --fast."""
+    rows = []
+    for lmbda in ("0.01", "0.0025"):
+        (plain, paper), (fast, ours) = in_turns("cost", [lmbda], turns=1, burst=0)
+        rows.append(compared("SGA to that cost, λ = " + lmbda, required, plain, fast) + [
+            "%d" % ours["its"], "%.4f" % paper["cost"], "%.4f" % ours["cost"],
+            "%+.2f %%" % (100 * (ours["cost"] / paper["cost"] - 1))])
+    return table(COMPARISON + ["iterations", "paper's cost", "ours", "≤ +0.3 %"], rows)
+
+
+def compress_row(required, turns=5):
+    """mbt2018.py compress of one image, as processes."""
+    image = os.path.join(tempfile.gettempdir(), "noise.png")
+    import numpy as np
+    import PIL.Image
+    PIL.Image.fromarray(np.random.RandomState(0).randint(0, 256, (256, 256, 3)).astype(
+        np.uint8)).save(image)
+    argv = ["compress", "--checkpoint_dir", MODELS, "--results_dir", "",
+            "mbt2018-num_filters=32-lmbda=0.01", image]
+    commands = [[sys.executable, os.path.abspath(__file__), "--work", "baseline", "script"] + argv,
+                [sys.executable, os.path.join(ROOT, "mbt2018.py")] + argv]
+    times = [[], []]
+    for _ in range(turns):
+        for command, elapsed in zip(commands, times):
+            begin = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            elapsed.append(time.perf_counter() - begin)
+    return table(COMPARISON, [compared("`mbt2018.py compress`, 256×256, whole process", required,
+                                       *map(statistics.median, times))])
+
+
+def pixels_row():
+    """Iterations on images of several sizes, N = 192."""
+    rows = []
+    for height, width in [(256, 256), (512, 768), (768, 768), (1200, 1200)]:
+        (step, fact), = in_turns("sga", [192, 1, height, width], turns=5, sides=["ours"])
+        rows.append(["%d × %d" % (height, width), seconds(step),
+                     "%.2f µs" % (1e6 * step / height / width), "%.2f GB" % fact["peak"]])
+    return table(["iteration of SGA, N = 192", "", "per pixel", "peak memory"], rows)
+
+
+def batch_row():
+    """Iterations on a batch and on a single image, N = 32."""
+    rows = []
+    for batch in (1, 24):
+        (step, _), = in_turns("sga", [32, batch, 256, 256], burst=3, sides=["ours"])
+        rows.append(["%d × 256 × 256" % batch, seconds(step), seconds(step / batch)])
+    return table(["iteration of SGA, N = 32", "", "per image"], rows)
+
+
+ROWS = {
+    "sga-192": lambda: sga_row(.78, 192),
+    "sga-64": lambda: sga_row(.70, 64),
+    "train-192": lambda: train_row(.80, 192, 256, burst=1),
+    "train-32": lambda: train_row(.80, 32, 128, burst=10),
+    "cost": lambda: cost_row(.20),
+    "compress": lambda: compress_row(.70),
+    "pixels": pixels_row,
+    "batch": batch_row}
+
+
+def machine():
+    with open("/proc/cpuinfo") as file:
+        model = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    return "%s, %d threads, %s\n" % (model, len(os.sched_getaffinity(0)), datetime.date.today())
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--output", help="file to write the tables to, too")
+    args = parser.parse_args(argv)
+    tables = [machine()]
+    print(tables[0], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        for row in args.rows:
+            tables.append(ROWS[row]())
+            print(tables[-1], flush=True)
+    if args.output:
+        with open(args.output, "w") as file:
+            file.write("# Speed\n\nWritten by `tests/benchmark.py`. Ratios below 1 are faster; "
+                       "seconds are medians.\n\n" + "\n".join(tables))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--work"]:
+        work(*sys.argv[2:])
+    else:
+        main()

@@ -1,0 +1,75 @@
+"""What makes the scripts fast changes no result; schedules and presets."""
+
+import numpy as np
+import pytest
+
+import bb_sga
+import danneal
+import sga
+import tf_boilerplate as nic
+from conftest import PNG, compress
+import tensorflow.compat.v1 as tf
+import tensorflow_compression as tfc
+
+
+@pytest.mark.parametrize("corr", [False, True])
+@pytest.mark.parametrize("height, width", [(1, 1), (2, 3), (7, 9), (8, 6), (33, 17)])
+def test_fast_convolution_is_exact(corr, height, width):
+    """Same variables, output and gradients as SignalConv2D, to 1e-5."""
+    random = np.random.RandomState(height)
+    strides = dict(strides_down=2) if corr else dict(strides_up=2)
+    values = []
+    for conv in (nic.conv, nic.fast_conv):
+        with tf.Graph().as_default(), tf.Session() as sess:
+            x = tf.constant(random.randn(2, height, width, 5).astype(np.float32))
+            random.seed(0)
+            layer = conv(0, 8, 5, corr=corr, activation=tfc.GDN(name="gdn"), **strides)
+            y = layer(x)
+            g = tf.constant(random.randn(*y.shape.as_list()).astype(np.float32))
+            variables = sorted(tf.global_variables(), key=lambda v: v.name)
+            sess.run(tf.global_variables_initializer())
+            for variable in variables:
+                variable.load(.1 + random.random_sample(variable.shape.as_list()), sess)
+            random.seed(height)
+            values.append([v.name for v in variables])
+            values.append(sess.run([y] + tf.gradients(y, [x] + variables, g)))
+    assert values[0] == values[2] and len(values[0]) == 4
+    for exact, fast in zip(values[1], values[3]):
+        assert np.abs(fast - exact).max() <= 1e-5 * np.abs(exact).max()
+
+
+def parsed(script, *argv):
+    presets = getattr(script, "PRESETS", {})
+    parser = nic.make_parser("sga", "", dict(compress=nic.compress), script.SETTINGS, presets)
+    args = parser.parse_args(["compress", "run", "image"] + list(argv))
+    nic.resolve(args, script.SETTINGS)
+    return args
+
+
+def test_default_schedules_are_the_papers():
+    args = parsed(sga)
+    assert (args.sga_its, args.lr, args.t0, args.annealing_rate) == (2000, 5e-3, 700, 1e-3)
+    assert parsed(danneal).annealing_rate == 4e-3
+    assert vars(parsed(bb_sga)).items() >= dict(sga_its=2000, rate_its=2000, rate_lr=3e-3).items()
+
+
+@pytest.mark.parametrize("its", [20, 500])
+def test_any_number_of_iterations_anneals_fully(its):
+    args = parsed(sga, "--sga_its", str(its))
+    paper = parsed(sga)
+    for share in (0, .2, .5, .9, 1):
+        assert sga.temperature(args, share * its) == pytest.approx(
+            sga.temperature(paper, share * 2000))
+    args = parsed(danneal, "--its", str(its))
+    assert danneal.temperature(args, its) == pytest.approx(
+        danneal.temperature(parsed(danneal), 2000))
+
+
+def test_presets_and_options():
+    fast = sga.PRESETS["fast"]
+    args = parsed(sga, "--fast")
+    assert (args.sga_its, args.lr, args.t0) == (fast["sga_its"], fast["lr"],
+                                                0.35 * fast["sga_its"])
+    assert parsed(sga, "--fast", "--lr", "0.1").lr == .1
+    assert parsed(sga, "--lr", "0.1", "--fast").lr == .1
+    assert parsed(sga, "--lr", "0.1", "--fast").sga_its == fast["sga_its"]
