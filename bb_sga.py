@@ -8,6 +8,8 @@ import tf_boilerplate as nic
 import sga
 
 SETTINGS = dict(sga.SETTINGS, rate_its=2000, rate_lr=3e-3, rate_samples=16)
+PRESETS = dict(fast=dict(sga.PRESETS["fast"], rate_its=200, rate_lr=0.06),
+               thorough=dict(sga.PRESETS["thorough"], rate_lr=0.01))
 
 
 def build(args, run, shape):
@@ -22,7 +24,7 @@ def infer(args, graph, x):
 
 def main(argv=None):
     commands = nic.commands(build, infer, nic.BITS_BACK, nic.evaluate_bits_back)
-    nic.main(argv, __file__, __doc__, commands, SETTINGS)
+    nic.main(argv, __file__, __doc__, commands, SETTINGS, PRESETS)
 
 
 if __name__ == "__main__":

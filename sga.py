@@ -21,8 +21,8 @@ def t0(its):
 
 
 SETTINGS = dict(sga_its=2000, lr=5e-3, annealing_rate=annealing_rate, t0=t0, T_max=0.5, seed=0)
-# The R-D cost of these settings, to 0.3 %, after a tenth of the iterations.
-PRESETS = dict(fast=dict(sga_its=200, lr=0.05))
+# fast: the same R-D cost, to 0.3 %, after a fifth of the iterations; thorough: the lowest in 2000.
+PRESETS = dict(fast=dict(sga_its=400, lr=0.04), thorough=dict(lr=0.02))
 
 
 def relax(v, T, key):

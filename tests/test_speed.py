@@ -7,7 +7,7 @@ import bb_sga
 import danneal
 import sga
 import tf_boilerplate as nic
-from conftest import PNG, compress
+from conftest import BB_RUN, CHECKPOINTS, PNG, compress, run_process
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
@@ -36,6 +36,31 @@ def test_fast_convolution_is_exact(corr, height, width):
     assert values[0] == values[2] and len(values[0]) == 4
     for exact, fast in zip(values[1], values[3]):
         assert np.abs(fast - exact).max() <= 1e-5 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_gdn_is_exact(inverse):
+    random = np.random.RandomState(0)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        x, g = (tf.constant(random.randn(2, 5, 7, 6).astype(np.float32)) for _ in range(2))
+        values = []
+        for layer in (tfc.GDN(inverse=inverse), nic.gdn("gdn", inverse=inverse)):
+            known = tf.global_variables()
+            y = layer(x)
+            variables = [v for v in tf.global_variables() if v not in known]
+            values.append([y] + tf.gradients(y, [x] + variables, g))
+        sess.run(tf.global_variables_initializer())
+        for exact, fast in zip(*sess.run(values)):
+            assert np.abs(fast - exact).max() <= 1e-5 * np.abs(exact).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, numbers", [("sga", (8, 1, 64, 80)), ("train", (8, 2, 64)),
+                                           ("input", (8, 2, 64))])
+def test_benchmark_measures_both_sides(kind, numbers):
+    import benchmark
+    for seconds, facts in benchmark.in_turns(kind, numbers, turns=2):
+        assert seconds > 0 and 0.05 < facts["peak"] < 5
 
 
 def parsed(script, *argv):
@@ -73,3 +98,17 @@ def test_presets_and_options():
     assert parsed(sga, "--fast", "--lr", "0.1").lr == .1
     assert parsed(sga, "--lr", "0.1", "--fast").lr == .1
     assert parsed(sga, "--lr", "0.1", "--fast").sga_its == fast["sga_its"]
+
+
+def test_presets_exclude_each_other(fails):
+    assert "not allowed with" in fails("bb_sga", "compress", "run", PNG, "--fast", "--thorough")
+
+
+def test_fast_bits_back_decodes(tmp_path):
+    """A file written with --fast has the settings that its decoder needs."""
+    output = tmp_path / "a.iinc"
+    results = compress("bb_sga", tmp_path, PNG, "--fast", "--its", 2, "--rate_its", 3,
+                       output=output)
+    assert results["rate_lr"] == bb_sga.PRESETS["fast"]["rate_lr"] and results["rate_its"] == 3
+    done = run_process("bb_sga", "--checkpoint_dir", CHECKPOINTS, "decompress", BB_RUN, output)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,105 @@
+"""Plot the R-D cost of SGA's rounded latents against iterations and seconds, per setting.
+
+    python results/convergence.py [<image>]
+
+For the shipped base models at two lambdas, with the paper's setting, --fast and --thorough. Writes
+results/convergence.csv and results/convergence.png; --from-csv only draws.
+"""
+
+import argparse
+import contextlib
+import csv
+import os
+import sys
+import time
+
+RESULTS = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(RESULTS))
+import tf_boilerplate as nic
+import numpy as np
+import sga
+
+RUNS = ["mbt2018-num_filters=32-lmbda=0.01", "mbt2018-num_filters=32-lmbda=0.0025"]
+SETTINGS = {"paper": [], "fast": ["--fast"], "thorough": ["--thorough"]}
+COLOURS = {"paper": "#555555", "fast": "#d95f02", "thorough": "#1b6ca8"}
+FIELDS = ["run_name", "setting", "iteration", "seconds", "cost", "encoder_cost"]
+
+
+def descent(run_name, options, x):
+    """Rows (iteration, seconds, cost after rounding, cost of the encoder's latents, rounded)."""
+    parser = nic.make_parser("sga", "", dict(compress=nic.compress), sga.SETTINGS, sga.PRESETS)
+    args = parser.parse_args(["compress", run_name, ""] + options)
+    nic.resolve(args, sga.SETTINGS)
+    args.checkpoint_dir, args.lmbda = os.path.join(RESULTS, "models"), nic.run_lmbda(run_name)
+    graph = nic.base_graph(args, nic.find_run(args), x.shape, sga.relax)
+    cost = lambda: float(np.mean(nic.score(
+        graph, {graph.x: x}, *nic.integers(graph, *nic.current(graph)))["rd_loss"]))
+    nic.encode(graph, x)
+    start, rows, elapsed, since = cost(), [], 0, time.perf_counter()
+    with contextlib.redirect_stdout(None):
+        for t in nic.descend(graph, {graph.x: x}, args, args.sga_its,
+                             temperature=sga.temperature, print_every=args.sga_its):
+            if t % max(5, args.sga_its // 100) == 0 or t == args.sga_its - 1:
+                elapsed += time.perf_counter() - since  # scoring does not count
+                rows.append((t + 1, elapsed, cost(), start))
+                since = time.perf_counter()
+    return rows
+
+
+def measure(image, path):
+    with nic.replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(FIELDS)
+        for run_name in RUNS:
+            for setting, options in SETTINGS.items():
+                rows = descent(run_name, options, nic.read_images(image))
+                print(run_name, setting, "%.4f after %.1f s" % (rows[-1][2], rows[-1][1]))
+                for t, elapsed, cost, start in rows:
+                    writer.writerow([run_name, setting, t, "%.2f" % elapsed, "%.5f" % cost,
+                                     "%.5f" % start])
+
+
+def draw(path, picture):
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    with open(path) as file:
+        table = list(csv.DictReader(file))
+    figure, axes = plt.subplots(len(RUNS), 2, figsize=(9, 6.4), sharey="row")
+    for row, run_name in zip(axes, RUNS):
+        for axis, field, unit in zip(row, ("iteration", "seconds"), ("iterations", "seconds")):
+            for setting in SETTINGS:
+                points = [entry for entry in table
+                          if (entry["run_name"], entry["setting"]) == (run_name, setting)]
+                costs = [float(point["cost"]) for point in points]
+                axis.plot([float(point[field]) for point in points], costs,
+                          color=COLOURS[setting], label=setting, linewidth=1.6)
+                if setting == "paper":
+                    axis.axhline(costs[-1], color=COLOURS[setting], linewidth=.7, linestyle=":")
+                    axis.set_ylim(.98 * costs[-1], 1.02 * float(points[0]["encoder_cost"]))
+            axis.set_xscale("log")
+            axis.set_xlabel(unit)
+            axis.grid(alpha=.25, which="both")
+            axis.set_title("λ = %g" % nic.run_lmbda(run_name))
+        row[0].set_ylabel("λ·MSE + bits per pixel, rounded")
+    axes[0, 0].legend(title="setting of sga.py")
+    figure.tight_layout()
+    with nic.replacing(picture) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("image", nargs="?",
+                        default=os.path.join(RESULTS, "images", "face-384x384.png"))
+    parser.add_argument("--from-csv", action="store_true", help="only draw")
+    args = parser.parse_args(argv)
+    path = os.path.join(RESULTS, "convergence.csv")
+    if not args.from_csv:
+        measure(args.image, path)
+    draw(path, path[:-len("csv")] + "png")
+
+
+if __name__ == "__main__":
+    main()
