@@ -87,7 +87,10 @@ def fast_conv(*args, **kwargs):
 
 
 class FastSignalConv2D(tfc.SignalConv2D):
-    """SignalConv2D of support 5 with strides_up or strides_down 2: the same, faster on CPUs."""
+    """SignalConv2D of support 5 with strides_up or strides_down 2: the same, faster on CPUs.
+
+    Its input must have a static shape.
+    """
 
     def call(self, tensor):
         resample = upsample if self.strides_up == (2, 2) else downsample

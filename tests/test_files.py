@@ -177,11 +177,15 @@ def test_the_original_reads_ours(script, tmp_path):
         y_string, z_string, x_shape, y_shape, z_shape = tensors
         bottleneck = nic.tfc.EntropyBottleneck(name="entropy_bottleneck", dtype=tf.float32)
         z_hat = bottleneck.decompress(z_string, tf.concat([z_shape, [16]], 0), channels=16)
+        _, y_static, z_static = nic.tfci_shapes(197, 251)
+        z_hat.set_shape((1,) + z_static + (16,))
         mu, sigma = tf.split(nic.hyper_synthesis_transform(16)(z_hat)[
             :, :y_shape[0], :y_shape[1]], 2, axis=-1)
         conditional = nic.tfc.GaussianConditional(tf.exp(sigma), nic.SCALES, mean=mu,
                                                   name="gaussian_conditional", dtype=tf.float32)
-        x_hat = nic.synthesis_transform(16)(conditional.decompress(y_string))
+        y_hat = conditional.decompress(y_string)
+        y_hat.set_shape((1,) + y_static + (16,))
+        x_hat = nic.synthesis_transform(16)(y_hat)
         x_hat = tf.saturate_cast(tf.round(255 * x_hat[0, :x_shape[0], :x_shape[1]]), tf.uint8)
         tf.train.Saver().restore(sess, os.path.join(CHECKPOINTS, BASE_RUN, "model.ckpt-3000"))
         packed = nic.tfc.PackedTensors((tmp_path / "file").read_bytes())

@@ -100,14 +100,14 @@ def test_noise_is_the_same_for_every_image_and_another_in_every_iteration(script
 
 
 def test_danneal_temperature():
-    args = type("args", (), danneal.SETTINGS)
+    args = type("args", (), dict(danneal.SETTINGS, annealing_rate=4e-3))
     assert danneal.temperature(args, 0) == danneal.temperature(args, 402) == 0.2
     assert danneal.temperature(args, 500) == pytest.approx(np.exp(-2))
     assert danneal.temperature(args, 10 ** 6) == 1e-8
 
 
 def test_sga_temperature():
-    args = type("args", (), sga.SETTINGS)
+    args = type("args", (), dict(sga.SETTINGS, annealing_rate=1e-3, t0=700))
     assert sga.temperature(args, 0) == sga.temperature(args, 700) == 0.5
     assert sga.temperature(args, 1700) == pytest.approx(0.5 * np.exp(-1))
     assert sga.temperature(args, 10 ** 6) == 1e-8
