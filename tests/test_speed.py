@@ -60,7 +60,7 @@ def test_gdn_is_exact(inverse):
 def test_benchmark_measures_both_sides(kind, numbers):
     import benchmark
     for seconds, facts in benchmark.in_turns(kind, numbers, turns=2):
-        assert seconds > 0 and 0.05 < facts["peak"] < 5
+        assert seconds > 0 and facts["peak"] > 0.05
 
 
 def parsed(script, *argv):
