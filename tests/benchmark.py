@@ -33,8 +33,11 @@ sys.path.insert(0, ROOT)
 
 # ---------------------------------------------------------------- the two sides of a measurement
 
-def import_scripts(side):
-    """The modules, on the baseline's side without what makes them fast."""
+def import_scripts(side, kind):
+    """The modules, on the baseline's side without what makes them fast.
+
+    `script` runs mbt2018.py, which does not need sga and its tensorflow_probability.
+    """
     global nic, np, tf, tfc, mbt2018, sga
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if side == "baseline":
@@ -51,7 +54,8 @@ def import_scripts(side):
         nic.FastSignalConv2D = tfc.SignalConv2D
         nic.gdn = lambda name, **kwargs: tfc.GDN(name=name, **kwargs)
     import mbt2018
-    import sga
+    if kind != "script":
+        import sga
 
 
 def random_run(N):
@@ -240,7 +244,7 @@ def work(side, kind, burst, *arguments):
 
     After a line a step to warm up and `burst` steps are made. kind `script` runs one instead.
     """
-    import_scripts(side)
+    import_scripts(side, kind)
     if kind == "script":
         return mbt2018.main([burst] + list(arguments))
     with contextlib.redirect_stdout(sys.stderr):
@@ -298,7 +302,7 @@ def compared(name, required, plain, fast, show=seconds):
 
 
 def sga_row(required, N):
-    """An iteration of SGA; at N = 192 also the memory, and how near the machine's limit it is."""
+    """An iteration of SGA, its memory, and how near the machine's limit it is."""
     (plain, facts), (fast, ours) = in_turns("sga", [N, 1, 512, 768])
     text = table(COMPARISON, [
         compared("iteration of SGA, 512×768, N = %d" % N, required, plain, fast),
