@@ -1752,15 +1752,6 @@ def add_train_options(parser):
                         help="seed of weights, patches and noise (default: %(default)s)")
 
 
-class Preset(argparse.Action):
-    """A flag that sets options: those that were not given before it, and what follows overrides."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        for name, value in self.const.items():
-            if getattr(namespace, name) == parser.get_default(name):
-                setattr(namespace, name, value)
-
-
 def add_compress_options(parser, settings, presets):
     parser.add_argument("run_name", help="folder of checkpoint_dir that holds the model")
     parser.add_argument("imgs", help="an image, a .npy of uint8 (num_imgs, H, W, 3), a folder, "
@@ -1777,12 +1768,12 @@ def add_compress_options(parser, settings, presets):
         kind, text = METHOD_OPTIONS[name]
         flags = ["--sga_its", "--its"] if name == "sga_its" else ["--" + name]
         shown = default.__doc__ if callable(default) else default
-        parser.add_argument(*flags, type=kind, default=None if callable(default) else default,
-                            metavar="N", help="%s (default: %s)" % (text, shown))
+        parser.add_argument(*flags, type=kind, metavar="N", help="%s (default: %s)" % (text, shown))
     group = parser.add_mutually_exclusive_group()
     for name, values in presets.items():
-        group.add_argument("--" + name, action=Preset, nargs=0, const=values,
+        group.add_argument("--" + name, dest="preset", action="store_const", const=values,
                            help=" ".join("--%s %s" % item for item in values.items()))
+    parser.set_defaults(preset={})
     shared = ["lmbda", "save_opt_record", "threads"]
     shared += ["initial_bits"] if "rate_samples" in settings else []
     parser.set_defaults(settings=sorted(settings) + shared, save_opt_record=False)
@@ -1827,10 +1818,15 @@ def make_parser(script, doc, commands, settings, presets):
 
 
 def resolve(args, settings):
-    """Fill in the defaults that are functions of the number of iterations."""
-    for name, default in settings.items():
-        if callable(default) and getattr(args, name, 0) is None:
-            setattr(args, name, default(getattr(args, "sga_its", getattr(args, "its", None))))
+    """Fill in the options of compress that were not given, from the preset or the defaults."""
+    if not hasattr(args, "preset"):
+        return
+    defaults = dict(settings, **args.preset)
+    for name in sorted(defaults, key=lambda name: callable(defaults[name])):  # functions last
+        if getattr(args, name) is None:
+            value = defaults[name]
+            its = getattr(args, "sga_its", getattr(args, "its", None))
+            setattr(args, name, value(its) if callable(value) else value)
 
 
 def main(argv, file, doc, commands, settings={}, presets={}):

@@ -98,6 +98,9 @@ def test_presets_and_options():
     assert parsed(sga, "--fast", "--lr", "0.1").lr == .1
     assert parsed(sga, "--lr", "0.1", "--fast").lr == .1
     assert parsed(sga, "--lr", "0.1", "--fast").sga_its == fast["sga_its"]
+    paper = ["--lr", "0.005", "--sga_its", "2000"]  # given, although they are the defaults
+    for argv in (["--fast"] + paper, paper + ["--fast"]):
+        assert (parsed(sga, *argv).lr, parsed(sga, *argv).t0) == (0.005, 700)
 
 
 def test_presets_exclude_each_other(fails):
