@@ -1829,20 +1829,14 @@ def resolve(args, settings):
             setattr(args, name, value(its) if callable(value) else value)
 
 
-def main(argv, file, doc, commands, settings={}, presets={}):
-    """Run a script: commands maps subcommands to functions of the parsed arguments.
+def run_or_exit(parser, function, args):
+    """function(args); an error of the user or the system ends in one line and exit code 2.
 
-    settings maps options of compress to their defaults, which may be functions of the number of
-    iterations; presets maps names of flags to the options that they set. Exits with one line on
-    stderr and code 2 on an error of the user or the system.
+    TensorFlow's own messages are shown with args.verbose only.
     """
-    script = os.path.splitext(os.path.basename(file))[0]
-    parser = make_parser(script, doc, commands, settings, presets)
-    args = parser.parse_args(argv)
-    resolve(args, settings)
-    function = args.__dict__.pop("function")
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if args.verbose else "3"
-    tf.logging.set_verbosity(tf.logging.INFO if args.verbose else tf.logging.FATAL)
+    verbose = getattr(args, "verbose", False)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else "3"
+    tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
     try:
         function(args)
     except OSError as error:
@@ -1853,3 +1847,17 @@ def main(argv, file, doc, commands, settings={}, presets={}):
         parser.error(str(error) or "out of memory")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def main(argv, file, doc, commands, settings={}, presets={}):
+    """Run a script: commands maps subcommands to functions of the parsed arguments.
+
+    settings maps options of compress to their defaults, which may be functions of the number of
+    iterations; presets maps names of flags to the options that they set.
+    """
+    script = os.path.splitext(os.path.basename(file))[0]
+    parser = make_parser(script, doc, commands, settings, presets)
+    args = parser.parse_args(argv)
+    resolve(args, settings)
+    function = args.__dict__.pop("function")
+    run_or_exit(parser, function, args)

@@ -3,8 +3,9 @@
     python results/table1.py --checkpoint_dir checkpoints --images kodak
     python results/table1.py --from-csv
 
-Results that exist are kept, so that it can be stopped and continued at any time. Of images in a
-folder, glob or .npy called NAME, everything goes into the folder NAME of --output.
+Results that exist, of the same model and images, are kept, so that it can be stopped and continued
+at any time. Of images in a folder, glob or .npy called NAME, everything goes into the folder NAME
+of --output.
 """
 
 import argparse
@@ -35,13 +36,14 @@ METHODS = [Method(*values) for values in [
     ("danneal", "A4", "deterministic annealing", "#e377c2"),
     ("bb_no_sga", "A5", "BB without SGA", "#17becf"),
     ("bb_plain", "A6", "BB, no iterative inference", "#8c564b")]]
-COLUMNS = ["est_bpp", "psnr", "msssim", "actual_bpp"]
+COLUMNS = ["est_bpp", "psnr", "msssim", "actual_bpp", "rd_cost"]
 MIN_POINTS = 4
 
 
 # ---------------------------------------------------------------- running the scripts
 
-Job = collections.namedtuple("Job", "script run_name target")
+# script, run and path of the results of one compress; model: fingerprint of the run
+Job = collections.namedtuple("Job", "script run_name target model")
 
 
 def find_jobs(args, source, folder):
@@ -49,16 +51,21 @@ def find_jobs(args, source, folder):
     runs = args.runs or sorted(
         name for name in os.listdir(args.checkpoint_dir)
         if nic.newest_checkpoint(os.path.join(args.checkpoint_dir, name)))
-    jobs = []
-    for run_name in sorted(runs, key=lambda name: (nic.run_lmbda(name), name)):
+    jobs, seen = [], {}
+    for run_name in sorted(set(runs), key=lambda name: (nic.run_lmbda(name), name)):
         model = "bits-back" if run_name.startswith("mbt2018_bb-") else "base"
+        other = seen.setdefault((model, nic.run_lmbda(run_name)), run_name)
+        if other != run_name:
+            raise ValueError("%s and %s have the same lambda: choose by --runs" % (other, run_name))
+        run = nic.find_run(argparse.Namespace(
+            script=nic.SCRIPTS[model][0], checkpoint_dir=args.checkpoint_dir, run_name=run_name,
+            num_filters=None))
         for method in METHODS:
             if method.script in nic.SCRIPTS[model] and method.script in args.methods:
                 target = nic.result_path(
                     argparse.Namespace(script=method.script, results_dir=folder,
-                                       lmbda=nic.run_lmbda(run_name)),
-                    argparse.Namespace(name=run_name), source)
-                jobs.append(Job(method.script, run_name, target))
+                                       lmbda=nic.run_lmbda(run_name)), run, source)
+                jobs.append(Job(method.script, run_name, target, run.fingerprint.hex()))
     if not jobs:
         raise ValueError("%s: no run there that one of %s can use"
                          % (args.checkpoint_dir, ", ".join(args.methods)))
@@ -79,9 +86,13 @@ def run_job(args, folder, job):
     return time.time() - start
 
 
-def run_all(args, jobs, folder):
-    """Run the jobs whose results are missing, args.jobs at a time; shows what is left."""
-    pending = [job for job in jobs if not os.path.exists(job.target)]
+def run_all(args, jobs, folder, checksums):
+    """Run the jobs whose results are missing, args.jobs at a time; shows what is left.
+
+    checksums: of the images, which with those of the model decide whether results are reused.
+    """
+    pending = [job for job in jobs if not nic.reusable_part(
+        job.target, dict(model=job.model, image=checksums), None)]
     print("%d of %d results exist" % (len(jobs) - len(pending), len(jobs)), flush=True)
     took = collections.defaultdict(list)
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
@@ -163,27 +174,56 @@ def read_csv(path):
     return columns
 
 
-def savings(curves, quality):
+def savings(curves, quality, rate="est_bpp"):
     """BD-rate against base per script."""
     base = curves.get("mbt2018")
-    return {script: bd_rate(curve["est_bpp"], curve[quality], base["est_bpp"], base[quality])
+    return {script: bd_rate(curve[rate], curve[quality], base[rate], base[quality])
             if base is not None and quality in curve and quality in base
             and np.isfinite(curve[quality]).all() and np.isfinite(base[quality]).all() else np.nan
             for script, curve in curves.items()}
 
 
-def write_table(folder, curves):
-    """table1.csv and table1.md of a data set."""
-    psnr, msssim = savings(curves, "psnr"), savings(curves, "msssim_db")
+def table1_rows(curves):
+    """Table 1: header, and a row per method with its BD-rates against base."""
+    columns = [savings(curves, "psnr"), savings(curves, "msssim_db"),
+               savings(curves, "psnr", "actual_bpp")]
     shown = lambda value: "–" if np.isnan(value) else "%.2f" % value
-    rows = [[m.row, m.label, m.script + ".py", len(curves[m.script]["est_bpp"]),
-             shown(psnr[m.script]), shown(msssim[m.script])]
-            for m in METHODS if m.script in curves]
-    header = ["Table 1", "method", "script", "λs", "BD-rate %, PSNR", "BD-rate %, MS-SSIM"]
-    write_csv(os.path.join(folder, "table1.csv"), header, rows)
-    lines = ["| %s |" % " | ".join(map(str, row)) for row in [header, ["---"] * 6] + rows]
-    nic.write_bytes(os.path.join(folder, "table1.md"), ("\n".join(lines) + "\n").encode())
-    return "\n".join(lines)
+    return [["Table 1", "method", "script", "λs", "BD-rate %, PSNR", "BD-rate %, MS-SSIM",
+             "BD-rate %, PSNR, size of files"]] + [
+                 [m.row, m.label, m.script + ".py", len(curves[m.script]["est_bpp"])]
+                 + [shown(column[m.script]) for column in columns]
+                 for m in METHODS if m.script in curves]
+
+
+def points_rows(curves):
+    """The points behind Table 1: header, and a row per method with a column per lambda."""
+    points = {(script, row[0]): row[1:] for script, curve in curves.items() for row in
+              zip(*(curve[name] for name in ("lmbda", "est_bpp", "psnr", "rd_cost")))}
+    lmbdas = sorted({lmbda for _, lmbda in points})
+
+    def cell(script, lmbda):
+        if (script, lmbda) not in points:
+            return "–"
+        text = "%.4f, %.2f, %.4f" % points[script, lmbda]
+        if script == "mbt2018" or ("mbt2018", lmbda) not in points:
+            return text
+        return text + " (%+.1f %%)" % (
+            100 * (points[script, lmbda][2] / points["mbt2018", lmbda][2] - 1))
+    return [["method"] + ["λ = %g" % lmbda for lmbda in lmbdas]] + [
+        [m.label] + [cell(m.script, lmbda) for lmbda in lmbdas]
+        for m in METHODS if m.script in curves]
+
+
+def write_tables(folder, curves):
+    """table1.csv, and table1.md with the points too, of a data set; returns the latter's text."""
+    rows = table1_rows(curves)
+    write_csv(os.path.join(folder, "table1.csv"), rows[0], rows[1:])
+    markdown = lambda rows: "\n".join("| %s |" % " | ".join(map(str, row)) for row in
+                                      rows[:1] + [["---"] * len(rows[0])] + rows[1:])
+    text = ("%s\n\nInformation content in bits per pixel, PSNR in dB, R-D cost λ · MSE + bits per "
+            "pixel (against base):\n\n%s\n" % (markdown(rows), markdown(points_rows(curves))))
+    nic.write_bytes(os.path.join(folder, "table1.md"), text.encode())
+    return text
 
 
 # ---------------------------------------------------------------- plots
@@ -243,14 +283,13 @@ def summarise(folder):
     """Table and plots of a data set from its CSVs."""
     curves = {m.script: read_csv(os.path.join(folder, m.script + ".csv")) for m in METHODS}
     curves = {script: curve for script, curve in curves.items() if curve is not None}
-    print("%s\n%s\n" % (folder, write_table(folder, curves)))
+    print("%s\n\n%s" % (folder, write_tables(folder, curves)))
     draw(folder, curves)
 
 
 def make_parser():
     parser = nic.Parser(prog="table1.py", description=__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
-    cores = len(os.sched_getaffinity(0))
     scripts = [method.script for method in METHODS]
     parser.add_argument("--checkpoint_dir", default="./checkpoints", help="folder of all runs")
     parser.add_argument("--images", help="as <imgs> of the scripts")
@@ -259,10 +298,11 @@ def make_parser():
                         help="of %s; default: all" % ", ".join(scripts))
     parser.add_argument("--jobs", type=nic.number(int, 1), default=1, metavar="N",
                         help="scripts to run at a time")
+    parser.add_argument("--threads", type=nic.number(int, 1), metavar="N",
+                        help="threads of an operation (default: cores / jobs)")
     parser.add_argument("--output", default=RESULTS, help="where to write (default: %(default)s)")
     parser.add_argument("--from-csv", action="store_true",
                         help="only tables and plots, of every data set under --output")
-    parser.set_defaults(threads=cores)
     return parser
 
 
@@ -275,12 +315,12 @@ def run(args):
     elif not args.images:
         raise ValueError("--images is missing")
     else:
-        args.threads = max(1, args.threads // args.jobs)
-        source = nic.find_images(args.images)[0]
+        args.threads = args.threads or max(1, len(os.sched_getaffinity(0)) // args.jobs)
+        source, paths, _ = nic.find_images(args.images)
         folders = [os.path.join(args.output, os.path.splitext(source)[0])]
         details = os.path.join(folders[0], "npz")
         jobs = find_jobs(args, source, details)
-        run_all(args, jobs, details)
+        run_all(args, jobs, details, [nic.digest(nic.read_images(p)).hex() for p in paths])
         collect(jobs, folders[0])
     for folder in sorted(folders):
         summarise(folder)
@@ -288,13 +328,7 @@ def run(args):
 
 def main(argv=None):
     parser = make_parser()
-    args = parser.parse_args(argv)
-    try:
-        run(args)
-    except OSError as error:
-        parser.error("%s: %s" % (error.filename, error.strerror) if error.filename else str(error))
-    except ValueError as error:
-        parser.error(str(error))
+    nic.run_or_exit(parser, run, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

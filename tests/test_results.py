@@ -8,9 +8,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from conftest import CHECKPOINTS, PNG, ROOT, write_image
+from conftest import BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, run_of, write_image
 
 sys.path.insert(0, os.path.join(ROOT, "results"))
+import landscape
 import table1
 
 
@@ -50,7 +51,7 @@ def test_table1_of_the_golden_models(tmp_path, capfd):
     assert [row[:4] for row in rows[1:]] == [["M3", "base hyperprior", "mbt2018.py", "1"],
                                              ["A6", "BB, no iterative inference", "bb_plain.py",
                                               "1"]]
-    assert all(row[4:] == ["–", "–"] for row in rows[1:])
+    assert all(row[4:] == ["–"] * 3 for row in rows[1:])
     (npz,) = (output / "pair" / "npz").glob("rd-mbt2018*.npz")
     with np.load(str(npz), allow_pickle=False) as result:
         row = dict(zip(*read(output / "pair" / "mbt2018.csv")))
@@ -63,6 +64,44 @@ def test_table1_of_the_golden_models(tmp_path, capfd):
     assert "2 of 2 results exist" in capfd.readouterr().out
     table1.main(["--from-csv", "--output", str(output)])
     assert (output / "pair" / "rd-psnr.png").exists()
+    text = (output / "pair" / "table1.md").read_text()
+    assert "λ = 0.01" in text and "%.4f, %.2f" % (float(row["est_bpp"]), float(row["psnr"])) in text
+
+
+def test_results_of_another_model_or_image_are_not_reused(tmp_path, capfd):
+    write_image(tmp_path / "image.png", 64, 64)
+    argv = ["--checkpoint_dir", CHECKPOINTS, "--images", str(tmp_path / "image.png"), "--output",
+            str(tmp_path), "--methods", "mbt2018"]
+    table1.main(argv)
+    (npz,) = (tmp_path / "image" / "npz").glob("*.npz")
+    with np.load(str(npz), allow_pickle=False) as stored:
+        np.savez(str(npz), **{**stored, "model": "another"})
+    table1.main(argv)
+    assert capfd.readouterr().out.count("0 of 1 results exist") == 2
+    write_image(tmp_path / "image.png", 64, 80)
+    table1.main(argv)
+    assert "0 of 1 results exist" in capfd.readouterr().out
+
+
+def test_runs_of_the_same_lambda_are_to_be_chosen_from(tmp_path, capfd):
+    for folder, run_name in ((CHECKPOINTS, BASE_RUN), (SHIPPED, run_of("mbt2018", 32))):
+        (tmp_path / run_name).symlink_to(os.path.join(folder, run_name))
+    with pytest.raises(SystemExit):
+        table1.main(["--checkpoint_dir", str(tmp_path), "--images", PNG])
+    assert "num_filters=16" in capfd.readouterr().err
+
+
+def test_published_curves_are_drawn(tmp_path):
+    """A data set called kodak gets the paper's points and bars."""
+    folder = tmp_path / "kodak"
+    folder.mkdir()
+    for script, curve in table1.published("kodak").items():
+        columns = dict(curve, lmbda=range(7), run_name=[script] * 7, msssim=[.9] * 7,
+                       actual_bpp=curve["est_bpp"], rd_cost=[1] * 7)
+        table1.write_csv(str(folder / (script + ".csv")), columns, list(zip(*columns.values())))
+    table1.main(["--from-csv", "--output", str(tmp_path)])
+    assert read(folder / "table1.csv")[1][4] == "-15.22"
+    assert (folder / "bd-rate.png").exists()
 
 
 @pytest.mark.parametrize("argv, message", [
@@ -75,3 +114,21 @@ def test_bad_arguments_are_one_line(argv, message, capfd):
         table1.main(argv)
     lines = capfd.readouterr().err.splitlines()
     assert exit_info.value.code == 2 and len(lines) == 1 and message in lines[0], lines
+
+
+def test_landscape_of_a_quadratic_cost():
+    """The two steepest elements, and a plane over them."""
+    y = np.zeros((2, 2, 3), np.float32)
+    weights = np.arange(12).reshape(y.shape)
+    cost = lambda ys, z: (weights * (ys - 1) ** 2).sum(axis=(1, 2, 3))
+    assert list(landscape.steepest(cost, y, None)) == [11, 10]
+    plane = landscape.plane(y, 11, 10, [0, 1], [2, 3])
+    np.testing.assert_array_equal(plane[:, 1, 1, 2], [0, 1, 0, 1])
+    np.testing.assert_array_equal(plane[:, 1, 1, 1], [2, 2, 3, 3])
+    assert not plane[:, 0].any()
+
+
+@pytest.mark.slow
+def test_landscape(tmp_path):
+    landscape.main(["--output", str(tmp_path / "landscape.png")])
+    assert PIL.Image.open(tmp_path / "landscape.png").size[0] > 600
