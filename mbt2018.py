@@ -14,7 +14,7 @@ import tensorflow_compression as tfc
 
 
 def objective(args, x):
-    """Scalars to report, reconstruction and train op for a batch x [B, H, W, 3] in [0, 1].
+    """Scalars to report, reconstruction and optimiser for a batch x [B, H, W, 3] in [0, 1].
 
     The loss is lmbda * 255^2 * MSE + bpp, with uniform noise in place of rounding.
     """
@@ -24,19 +24,19 @@ def objective(args, x):
     prior_z = tfc.EntropyBottleneck(name="entropy_bottleneck")
     z_tilde, p_z = prior_z(z, training=True)
     mu, sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
-    prior_y = tfc.GaussianConditional(sigma, nic.SCALES, mean=mu, name="gaussian_conditional")
+    prior_y = nic.GaussianConditional(sigma, nic.SCALES, mean=mu, name="gaussian_conditional")
     y_tilde, p_y = prior_y(y, training=True)
     x_tilde = nic.synthesis_transform(N)(y_tilde)
 
     y_bpp, z_bpp = (tf.reduce_mean(nic.bits_per_pixel(tf.log(p), x.shape)) for p in (p_y, p_z))
     mse = tf.reduce_mean(nic.mean_squared_error(x, x_tilde))
     loss = args.lmbda * mse + y_bpp + z_bpp
-    main_step = nic.apply_finite(tf.train.AdamOptimizer(1e-4), loss,
-                                 tf.train.get_or_create_global_step())
-    auxiliary_step = tf.train.AdamOptimizer(1e-3).minimize(prior_z.losses[0])
     scalars = dict(loss=loss, bpp=y_bpp + z_bpp, y_bpp=y_bpp, z_bpp=z_bpp, mse=mse,
                    psnr=tf.reduce_mean(tf.image.psnr(x, x_tilde, 1, name="psnr_db")))
-    return scalars, x_tilde, tf.group(main_step, auxiliary_step, prior_z.updates[0])
+
+    def update_prior():
+        return [tf.train.AdamOptimizer(1e-3).minimize(prior_z.losses[0]), prior_z.updates[0]]
+    return scalars, x_tilde, nic.Adam(1e-4, then=update_prior)
 
 
 def train(args):

@@ -9,7 +9,7 @@ import tensorflow_compression as tfc
 
 
 def objective(args, x):
-    """Scalars to report, reconstruction and train op for a batch x [B, H, W, 3] in [0, 1].
+    """Scalars to report, reconstruction and optimiser for a batch x [B, H, W, 3] in [0, 1].
 
     The loss is lmbda * 255^2 * MSE + bpp, where bpp is net of the bits that z gives back; z is
     sampled from q(z|y), and uniform noise replaces the rounding of y.
@@ -20,7 +20,7 @@ def objective(args, x):
     z_tilde, log_q = nic.sample(z_mean, z_logvar, tf.random.normal(tf.shape(z_mean)))
     _, p_z = nic.continuous_prior(N)(z_tilde)
     mu, sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
-    prior_y = tfc.GaussianConditional(tfc.upper_bound(sigma, 10 ** .5), nic.SCALES, mean=mu,
+    prior_y = nic.GaussianConditional(tfc.upper_bound(sigma, 10 ** .5), nic.SCALES, mean=mu,
                                       name="gaussian_conditional")
     y_tilde, p_y = prior_y(y, training=True)
     x_tilde = nic.synthesis_transform(N)(y_tilde)
@@ -30,11 +30,9 @@ def objective(args, x):
     bpp = y_bpp + z_bpp - bpp_back
     mse = tf.reduce_mean(nic.mean_squared_error(x, x_tilde))
     loss = args.lmbda * mse + bpp
-    train_op = nic.apply_finite(tf.train.AdamOptimizer(1e-4), loss,
-                                tf.train.get_or_create_global_step())
     scalars = dict(loss=loss, bpp=bpp, y_bpp=y_bpp, z_bpp=z_bpp, bpp_back=bpp_back, mse=mse,
                    psnr=tf.reduce_mean(tf.image.psnr(x, x_tilde, 1, name="psnr_db")))
-    return scalars, x_tilde, train_op
+    return scalars, x_tilde, nic.Adam(1e-4)
 
 
 def train(args):

@@ -198,6 +198,14 @@ def gaussian_parameters(h_s, z_tilde, y_shape):
     return mu, tf.exp(log_sigma)
 
 
+class GaussianConditional(tfc.GaussianConditional):
+    """tfc's p(y|z), whose variables may be on another device than its other ops."""
+
+    def _pmf_to_cdf(self, pmf, tail_mass, *args):
+        # Copied to the variable's device, where tfc puts a loop over slices of the two.
+        return super()._pmf_to_cdf(tf.identity(pmf), tf.identity(tail_mass), *args)
+
+
 def log_likelihood(prior, latents):
     """log probability of the unit-width bin around each latent under a tfc entropy model.
 
@@ -560,11 +568,12 @@ def training_image_size(path):
         raise ValueError("%s: not a training image (%s)" % (path, error))
 
 
-def training_patches(args, paths, fits, start):
+def training_patches(args, paths, fits, start, replica=0, num_replicas=1):
     """Dataset of float32 [batchsize, patchsize, patchsize, 3] in [0, 1].
 
     Patch k depends on (seed, k) alone, so that training continued at step `start` sees what an
-    uninterrupted run would see. fits: keep the decoded images in memory.
+    uninterrupted run would see, and replicas together see what one process with a batch of
+    num_replicas times the size would see. fits: keep the decoded images in memory.
     """
     def read(path):
         if path.endswith(".npy"):
@@ -573,11 +582,14 @@ def training_patches(args, paths, fits, start):
     read = functools.lru_cache(maxsize=None)(read) if fits else read
 
     def order():
-        for k in itertools.count(start * args.batchsize):
-            epoch, i = divmod(k, len(paths))
-            if i == 0 or k == start * args.batchsize:
-                shuffled = np.random.RandomState([args.seed, epoch]).permutation(paths)
-            yield shuffled[i], [args.seed, epoch, i]
+        shuffled_epoch = None
+        for batch in itertools.count(start * num_replicas + replica, num_replicas):
+            for k in range(batch * args.batchsize, (batch + 1) * args.batchsize):
+                epoch, i = divmod(k, len(paths))
+                if epoch != shuffled_epoch:
+                    shuffled = np.random.RandomState([args.seed, epoch]).permutation(paths)
+                    shuffled_epoch = epoch
+                yield shuffled[i], [args.seed, epoch, i]
 
     def crop(path, key):
         image = read(path.decode())
@@ -598,13 +610,23 @@ def training_patches(args, paths, fits, start):
 def train(args, objective):
     """Train a run, from its newest checkpoint if there is one, to step args.last_step.
 
-    objective(args, x) maps x [B, H, W, 3] in [0, 1] to (scalars, x_tilde, train_op): a dict of
-    scalar tensors with `loss` among them, the reconstruction, and the op that makes one step.
+    objective(args, x) maps x [B, H, W, 3] in [0, 1] to (scalars, x_tilde, optimiser): a dict of
+    scalar tensors with `loss` among them, the reconstruction, and what minimises the loss. With
+    TF_CONFIG in the environment, this process is one task of the cluster described there.
     """
     if args.patchsize % 64 or args.patchsize < 64:
         raise ValueError("--patchsize %d: must be a multiple of 64" % args.patchsize)
     args.num_filters = args.num_filters or 192
     args.run_name = "%s-num_filters=%d-lmbda=%s" % (args.script, args.num_filters, args.lmbda)
+    cluster = join_cluster(args)
+    if cluster.job != "ps":
+        train_replica(args, objective, cluster)
+    if cluster.server:
+        finish(cluster)
+
+
+def train_replica(args, objective, cluster):
+    """Train as the chief or a worker of the cluster; without a cluster, alone."""
     folder = os.path.join(args.checkpoint_dir, args.run_name)
     run = find_run(args) if newest_checkpoint(folder) else None
     if run and run.step >= args.last_step:
@@ -615,29 +637,34 @@ def train(args, objective):
     source = None if run or not args.init_from else find_run(
         argparse.Namespace(**dict(vars(args), run_name=args.init_from)))
     paths, fits = training_files(args)
-    require_writable(os.path.join(folder, "args.json"))
-    with tf.Graph().as_default():
+    is_chief = cluster.replica == 0
+    if is_chief:
+        require_writable(os.path.join(folder, "args.json"))
+    with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
-        patches = training_patches(args, paths, fits, run.step if run else 0)
-        write_bytes(os.path.join(folder, "args.json"),
-                    json.dumps(vars(args), indent=4, sort_keys=True).encode())
+        patches = training_patches(args, paths, fits, run.step if run else 0, cluster.replica,
+                                   cluster.num_replicas)
         x = tf.data.make_one_shot_iterator(patches).get_next()
-        scalars, x_tilde, train_op = objective(args, x)
+        scalars, x_tilde, optimiser = objective(args, x)
+        train_op, hooks = minimise(optimiser, scalars["loss"], cluster)
         with tf.control_dependencies([train_op]):
             next_step = tf.train.get_global_step().read_value()
         # Paths relative to the folder, so that a run can be moved and go on.
         saver = tf.train.Saver(sharded=True, save_relative_paths=True)
-        if run:
+        if is_chief:
+            write_bytes(os.path.join(folder, "args.json"),
+                        json.dumps(vars(args), indent=4, sort_keys=True).encode())
+            hooks += summary_hooks(args, scalars, x, x_tilde)
+        if is_chief and run:
             tf.train.update_checkpoint_state(folder, run.checkpoint)
-        hooks = [tf.train.StopAtStepHook(last_step=args.last_step)]
-        hooks += summary_hooks(args, scalars, x, x_tilde)
         try:
             with tf.train.MonitoredTrainingSession(
+                    master=cluster.server.target if cluster.server else "", is_chief=is_chief,
                     checkpoint_dir=folder, scaffold=tf.train.Scaffold(
                         saver=saver, init_fn=source and initialiser(source)),
                     save_checkpoint_secs=args.save_checkpoint_secs,
                     save_summaries_steps=None, save_summaries_secs=None, log_step_count_steps=None,
-                    hooks=hooks, config=session_config(args.threads)) as sess:
+                    hooks=hooks, config=cluster.config, stop_grace_period_secs=5) as sess:
                 training_loop(sess, scalars, next_step, args.last_step)
         except tf.errors.InvalidArgumentError as error:
             unreadable = re.search("^ValueError: (.*)$", error.message, re.MULTILINE)
@@ -671,15 +698,17 @@ def summary_hooks(args, scalars, x, x_tilde):
 
 
 def training_loop(sess, scalars, next_step, last_step, print_every=100):
-    """Run next_step, the number of steps after one more, until the session stops.
+    """Run next_step, the number of steps after one more, until it is last_step.
 
     Prints the scalars and the speed now and then.
     """
     since, step = time.time(), sess.run(tf.train.get_global_step())
     start = previous = step
     with progress_bar(last_step - start) as show:
-        while not sess.should_stop():
-            printing = (step + 1) % print_every == 0 or step + 1 >= last_step
+        while step < last_step and not sess.should_stop():
+            # With several replicas, a step can be seen twice or not at all.
+            printing = step + 1 >= min(
+                last_step, ((previous + 1) // print_every + 1) * print_every)
             step, values = sess.run([next_step, scalars if printing else {}])
             if printing:
                 speed = (step - previous) / (time.time() - since)
@@ -689,13 +718,104 @@ def training_loop(sess, scalars, next_step, last_step, print_every=100):
             show(step - start)
 
 
-def apply_finite(optimiser, loss, global_step):
-    """optimiser.minimize that fails, changing nothing, when a gradient is NaN or infinite."""
+class Adam(tf.train.AdamOptimizer):
+    """Adam; after a step come the ops that then() gives, however many replicas gave gradients."""
+
+    def __init__(self, learning_rate, then=lambda: []):
+        super().__init__(learning_rate)
+        self.then = then
+
+    def apply_gradients(self, *args, **kwargs):
+        step = super().apply_gradients(*args, **kwargs)
+        with tf.control_dependencies([step]):
+            return tf.group(step, *self.then())
+
+
+def minimise(optimiser, loss, cluster):
+    """Op: one step on the mean loss of the replicas, once all have given gradients; its hooks.
+
+    Fails, changing nothing, when a gradient is NaN or infinite.
+    """
+    hooks = []
+    if cluster.server:
+        optimiser = tf.train.SyncReplicasOptimizer(optimiser, cluster.num_replicas,
+                                                   cluster.num_replicas)
+        hooks.append(optimiser.make_session_run_hook(is_chief=cluster.replica == 0))
     gradients = [(tf.check_numerics(gradient, "gradient of " + variable.op.name), variable)
                  for gradient, variable in optimiser.compute_gradients(loss)
                  if gradient is not None]
     with tf.control_dependencies([gradient for gradient, _ in gradients]):
-        return optimiser.apply_gradients(gradients, global_step=global_step)
+        step = optimiser.apply_gradients(gradients,
+                                         global_step=tf.train.get_or_create_global_step())
+    if cluster.server:
+        # A replica that ends gives the others what they may wait for, a token for one more step:
+        # a fast one can have taken two of the last. The chief's thread that applies gradients
+        # still waits for some when the session is closed, which is no error.
+        hooks.append(tf.train.FinalOpsHook(optimiser.get_init_tokens_op()))
+        optimiser.get_chief_queue_runner()._queue_closed_exception_types += (
+            tf.errors.CancelledError,)
+    return step, hooks
+
+
+# Training on several machines: synchronous replicas, the chief and the workers, with the variables
+# on parameter servers. Of a cluster of one process only config and the last two are of interest.
+# spec, server           tf.train.ClusterSpec, tf.train.Server of this process
+# job, index             this task, of job chief, worker or ps
+# device                 for tf.device
+# config                 of sessions, which must not wait for workers that are down
+# replica, num_replicas  position among the replicas, the chief 0, and their number
+Cluster = collections.namedtuple("Cluster", """spec server job index device config replica
+    num_replicas""")
+# Seconds that parameter servers wait, after the chief's last step, for workers to finish.
+GRACE = 10
+
+
+def join_cluster(args):
+    """Cluster of TF_CONFIG, its server started; without TF_CONFIG, of this process alone.
+
+    TF_CONFIG is JSON: {"cluster": {"chief": [ADDRESS], "worker": [...], "ps": [...]}, "task":
+    {"type": JOB, "index": INDEX}}.
+    """
+    config = session_config(args.threads)
+    if not os.environ.get("TF_CONFIG"):
+        return Cluster(None, None, "chief", 0, None, config, 0, 1)
+    try:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        spec, job, index = resolver.cluster_spec(), resolver.task_type, resolver.task_id
+        spec.task_address(job, index)
+        if set(spec.jobs) - {"chief", "worker", "ps"} or spec.num_tasks("chief") != 1:
+            raise ValueError("jobs are %s" % spec.as_dict())
+        spec.num_tasks("ps")
+    except Exception as error:  # TensorFlow raises many types on malformed values
+        raise ValueError("TF_CONFIG: %s; accepted is JSON with a cluster of one chief, ps, and "
+                         "workers if any, and the task of this process" % error)
+    task = "/job:%s/task:%d" % (job, index)
+    config.device_filters.extend(["/job:ps", task])
+    return Cluster(spec, tf.train.Server(spec, job, index, config=config), job, index,
+                   tf.train.replica_device_setter(worker_device=task, cluster=spec), config,
+                   index + (job == "worker"), 1 + len(spec.as_dict().get("worker", [])))
+
+
+def finish(cluster):
+    """Tell the parameter servers that this replica is done; as one of those, wait for all.
+
+    Then no task waits for another: join() of a parameter server never returns. Workers that are
+    down are not waited for.
+    """
+    with tf.Graph().as_default():
+        queues = []
+        for i in range(cluster.spec.num_tasks("ps")):
+            with tf.device("/job:ps/task:%d" % i):
+                queues.append(tf.FIFOQueue(2 ** 10, tf.int32, [()], shared_name="finished"))
+        with tf.Session(cluster.server.target, config=cluster.config) as sess:
+            if cluster.job != "ps":
+                return sess.run([queue.enqueue(cluster.replica) for queue in queues])
+            finished, deadline, dequeue = set(), np.inf, queues[cluster.index].dequeue()
+            while len(finished) < cluster.num_replicas and time.time() < deadline:
+                with contextlib.suppress(tf.errors.DeadlineExceededError):
+                    finished.add(sess.run(dequeue, options=tf.RunOptions(timeout_in_ms=1000)))
+                if 0 in finished:
+                    deadline = min(deadline, time.time() + GRACE)
 
 
 # ---------------------------------------------------------------- 5. inference

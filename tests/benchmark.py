@@ -179,7 +179,8 @@ def train_step(side, N, batchsize, patchsize):
     args = options(num_filters=N)
     x = tf.get_local_variable("x", initializer=tf.random.uniform([batchsize, patchsize, patchsize,
                                                                   3]))
-    scalars, _, train_op = nic.do_not_convert(mbt2018.objective)(args, x.read_value())
+    scalars, _, optimiser = nic.do_not_convert(mbt2018.objective)(args, x.read_value())
+    train_op, _ = nic.minimise(optimiser, scalars["loss"], nic.join_cluster(args))
     sess = tf.Session(config=nic.session_config(args.threads))
     sess.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
     fetches = [train_op, scalars if side == "baseline" else {}]
