@@ -370,6 +370,8 @@ def result_path(args, run, source):
     """Where the results of a run of this script on `source` go; None with an empty results_dir."""
     if not args.results_dir:
         return None
+    if args.shard:
+        source += "-shard=%d-of-%d" % args.shard
     if args.script == "mbt2018":
         name = "rd-%s-file=%s.npz" % (run.name, source)
     elif args.script in ("bb_no_sga", "bb_plain"):
@@ -387,11 +389,16 @@ def record_path(target):
 
 @contextlib.contextmanager
 def replacing(path):
-    """A temporary name to write to; renamed to `path` on success, removed on failure."""
+    """A temporary name to write to; renamed to `path` on success, removed on failure.
+
+    An OSError in between, as of a full disk, names `path`.
+    """
     temporary = "%s.%d.tmp" % (path, os.getpid())
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
@@ -1675,6 +1682,8 @@ def compress(args, build, infer, evaluate, codec):
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
     source, paths, many = find_images(args.imgs)
     outputs = output_paths(args, paths, many, codec.suffix)
+    if args.shard:
+        paths = shard_of(paths, many, *args.shard)
     target = result_path(args, run, source)
     checksums = [digest(read_images(path)).hex() for path in paths]
     part_paths = [os.path.join(target + ".parts", os.path.basename(path) + ".npz")
@@ -1736,6 +1745,14 @@ def compress_file(args, run, path, output, graph_for, infer, evaluate, codec):
         write_bytes(output, content)
         result["file_checksum"] = digest(content).hex()
     return result
+
+
+def shard_of(paths, many, i, n):
+    """Every n-th path from the i-th on; ValueError unless they are of a folder that has n images."""
+    if not many or n > len(paths):
+        raise ValueError("--shard %d/%d: accepted are 1 to %d shards of the images of a folder or "
+                         "glob" % (i, n, len(paths) if many else 1))
+    return paths[i - 1::n]
 
 
 def output_paths(args, paths, many, suffix):
@@ -1814,6 +1831,14 @@ def number(kind, low, exclusive=False, high=2 ** 31 - 1):
     return parse
 
 
+def shard(text):
+    """Parser of i/n with 1 <= i <= n, for argparse: (i, n)."""
+    found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
+    if not found or int(found.group(1)) > int(found.group(2)):
+        raise argparse.ArgumentTypeError("%r: must be i/n with 1 <= i <= n" % text)
+    return int(found.group(1)), int(found.group(2))
+
+
 # Options of the methods; which of them a script has, and the defaults, are the script's.
 METHOD_OPTIONS = dict(
     its=(number(int, 1), "iterations"),
@@ -1882,6 +1907,8 @@ def add_compress_options(parser, settings, presets):
                         help="write the compressed file, by default beside <imgs>")
     parser.add_argument("--results_dir", default="./results",
                         help="where to save the .npz; none if empty (default: %(default)s)")
+    parser.add_argument("--shard", type=shard, metavar="i/n",
+                        help="only every n-th image of a folder or glob, from the i-th on")
     parser.add_argument("--lambda", dest="lmbda", type=number(float, 0),
                         help="weight of the distortion (default: that of the run)")
     for name, default in settings.items():

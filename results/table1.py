@@ -4,15 +4,18 @@
     python results/table1.py --from-csv
 
 Results that exist, of the same model and images, are kept, so that it can be stopped and continued
-at any time. Of images in a folder, glob or .npy called NAME, everything goes into the folder NAME
-of --output.
+at any time; shards of results (compress --shard) are joined. Of images in a folder, glob or .npy
+called NAME, everything goes into the folder NAME of --output, results into its subfolder npz.
 """
 
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import csv
+import glob
 import os
+import re
 import subprocess
 import sys
 import time
@@ -63,13 +66,64 @@ def find_jobs(args, source, folder):
         for method in METHODS:
             if method.script in nic.SCRIPTS[model] and method.script in args.methods:
                 target = nic.result_path(
-                    argparse.Namespace(script=method.script, results_dir=folder,
+                    argparse.Namespace(script=method.script, results_dir=folder, shard=None,
                                        lmbda=nic.run_lmbda(run_name)), run, source)
                 jobs.append(Job(method.script, run_name, target, run.fingerprint.hex()))
     if not jobs:
         raise ValueError("%s: no run there that one of %s can use"
                          % (args.checkpoint_dir, ", ".join(args.methods)))
     return jobs
+
+
+def is_done(job, checksums):
+    """Whether the job's results exist, of its model and of images of these checksums.
+
+    Joins them from shards if there are any; ValueError unless each image is in one of those.
+    """
+    done = lambda: nic.reusable_part(job.target, dict(model=job.model, image=checksums), None)
+    stem = job.target[:-len(".npz")]
+    shards = {path: re.search(r"-shard=(\d+)-of-(\d+)\.npz$", path)
+              for path in sorted(glob.glob(glob.escape(stem) + "-shard=*.npz"))}
+    shards = {path: tuple(map(int, found.groups())) for path, found in shards.items() if found}
+    if done() or not shards:
+        return bool(done())
+    n = max(n for _, n in shards.values())
+    for path, shard in shards.items():
+        if shard[1] != n:
+            raise ValueError("%s: overlaps the shards that are one of %d" % (path, n))
+    for i in range(1, n + 1):
+        if (i, n) not in shards.values():
+            raise ValueError("%s-shard=%d-of-%d.npz: missing, but other shards are there"
+                             % (stem, i, n))
+    join_shards(sorted(shards, key=shards.get), job.target)
+    if not done():
+        os.remove(job.target)
+        raise ValueError("%s-shard=*-of-%d.npz: not of the run %s and all images of --images"
+                         % (stem, n, job.run_name))
+    return True
+
+
+def join_shards(paths, target):
+    """Write the results of shards 1 to n of a folder's images, whose every n-th image each has."""
+    images, owner = {}, {}
+    for i, path in enumerate(paths):
+        with np.load(path, allow_pickle=False) as stored:
+            result = {name: stored[name] for name in stored.files}
+        settings = {name: value for name, value in result.items()
+                    if not value.ndim and not name.startswith("avg_")}
+        for name, value in settings.items():
+            if i and first[name] != value:
+                raise ValueError("%s: %s is %s, in %s %s" % (path, name, value, paths[0],
+                                                             first[name]))
+        first = settings
+        for k, name in enumerate(result["files"]):
+            if owner.setdefault(name, path) != path:
+                raise ValueError("%s and %s overlap: both have %s" % (owner[name], path, name))
+            images[k, i] = dict(settings, image=result["image"][k], **{
+                name: value[k:k + 1] for name, value in result.items()
+                if value.ndim and name != "image"})
+    with contextlib.redirect_stdout(None):
+        nic.report([images[key] for key in sorted(images)], target)
 
 
 def run_job(args, folder, job):
@@ -91,8 +145,7 @@ def run_all(args, jobs, folder, checksums):
 
     checksums: of the images, which with those of the model decide whether results are reused.
     """
-    pending = [job for job in jobs if not nic.reusable_part(
-        job.target, dict(model=job.model, image=checksums), None)]
+    pending = [job for job in jobs if not is_done(job, checksums)]
     print("%d of %d results exist" % (len(jobs) - len(pending), len(jobs)), flush=True)
     took = collections.defaultdict(list)
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
@@ -254,7 +307,8 @@ def draw(folder, curves):
                           label=method.label + ", published", linewidth=1, zorder=1)
         axis.set(xlabel="bits per pixel (information content)", ylabel=label, title=dataset)
         axis.grid(alpha=.25)
-        axis.legend(fontsize=9)
+        if axis.lines:  # none if MS-SSIM is nan
+            axis.legend(fontsize=9)
         save(figure, os.path.join(folder, "rd-%s.png" % quality.replace("_db", "")))
     rates = savings(curves, "psnr")
     shown = [m for m in METHODS if np.isfinite(rates.get(m.script, np.nan))

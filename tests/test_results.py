@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from conftest import BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, run_of, write_image
+from conftest import BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, load, run, run_of, write_image
 
 sys.path.insert(0, os.path.join(ROOT, "results"))
 import landscape
@@ -81,6 +81,64 @@ def test_results_of_another_model_or_image_are_not_reused(tmp_path, capfd):
     write_image(tmp_path / "image.png", 64, 80)
     table1.main(argv)
     assert "0 of 1 results exist" in capfd.readouterr().out
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Images, arguments for table1, and a function: compress shard i/n for that."""
+    images = tmp_path / "trio"
+    images.mkdir()
+    for i in range(3):
+        write_image(images / ("%d.png" % i), 64, 64 + i)
+    argv = ["--checkpoint_dir", CHECKPOINTS, "--images", str(images), "--output", str(tmp_path),
+            "--methods", "mbt2018"]
+    return tmp_path / "trio" / "npz", argv, lambda shard: run(
+        "mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir",
+        tmp_path / "trio" / "npz", BASE_RUN, images, "--threads", 1, *shard)
+
+
+def test_shards_are_joined(shards, capfd):
+    folder, argv, compress_shard = shards
+    compress_shard([])
+    (whole,) = folder.glob("*.npz")
+    expected = load(whole)
+    whole.unlink()
+    for shard in ("2/2", "1/2"):
+        compress_shard(["--shard", shard])
+    capfd.readouterr()
+    table1.main(argv)
+    assert "1 of 1 results exist" in capfd.readouterr().out
+    joined = load(next(folder.glob("*file=trio.npz")))
+    assert joined.keys() == expected.keys() and list(joined["files"]) == ["0.png", "1.png", "2.png"]
+    for name, values in expected.items():
+        np.testing.assert_array_equal(joined[name], values)
+
+
+def test_missing_and_overlapping_shards_are_refused(shards, capfd):
+    folder, argv, compress_shard = shards
+
+    def refused():
+        capfd.readouterr()
+        with pytest.raises(SystemExit):
+            table1.main(argv)
+        return capfd.readouterr().err
+    compress_shard(["--shard", "1/2"])
+    assert "shard=2-of-2.npz: missing" in refused()
+    compress_shard(["--shard", "2/3"])
+    assert "shard=1-of-2.npz: overlaps" in refused()
+    (second,) = folder.glob("*shard=2-of-3.npz")
+    (first,) = folder.glob("*shard=1-of-2.npz")
+    second.unlink()
+    first_again = str(first).replace("=1-of-2", "=2-of-2")
+    os.symlink(str(first), first_again)
+    assert "overlap: both have 0.png" in refused()
+    os.remove(first_again)
+    compress_shard(["--shard", "2/2", "--lambda", "0.5"])
+    assert "lmbda is 0.5" in refused()
+    assert not list(folder.glob("*file=trio.npz"))
+    compress_shard(["--shard", "2/2"])
+    write_image(folder.parent / "3.png", 64, 64)
+    assert "all images of --images" in refused()
 
 
 def test_runs_of_the_same_lambda_are_to_be_chosen_from(tmp_path, capfd):
