@@ -16,6 +16,7 @@ import errno
 import functools
 import glob
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -419,8 +420,9 @@ def write_images(path, images):
 
 
 def write_results(path, results):
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **results)
+    content = io.BytesIO()  # in a file, zipfile would print a traceback when the disk is full
+    np.savez(content, **results)
+    write_bytes(path, content.getvalue())
 
 
 def require_writable(path):
@@ -1368,6 +1370,7 @@ def decompress(args, build, codec):
         raise ValueError("%s: the output of %d image(s) must end in %s"
                          % (output, shape[0], " or ".join(endings)))
     require_writable(output)
+    require_memory(args, run, args.input_file, shape)
     graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, args, run))
     latents = codec.decode(args, graph_for, shape, payload)
     if header and digest(*itertools.chain(*latents)) != header.latents:
@@ -1681,11 +1684,15 @@ def compress(args, build, infer, evaluate, codec):
     run = find_run(args)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
     source, paths, many = find_images(args.imgs)
-    outputs = output_paths(args, paths, many, codec.suffix)
     if args.shard:
         paths = shard_of(paths, many, *args.shard)
+    outputs = output_paths(args, paths, many, codec.suffix)
     target = result_path(args, run, source)
-    checksums = [digest(read_images(path)).hex() for path in paths]
+    checksums = []
+    for path in paths:
+        images = read_images(path)
+        require_memory(args, run, path, images.shape[:3])
+        checksums.append(digest(images).hex())
     part_paths = [os.path.join(target + ".parts", os.path.basename(path) + ".npz")
                   if target and many else None for path in paths]
     for path in filter(None, [target, target and record_path(target)] + part_paths + outputs):
@@ -1706,6 +1713,45 @@ def compress(args, build, infer, evaluate, codec):
                 write_results(part, result)
         results.append(result)
     report(results, target)
+
+
+def memory_per_pixel(args, run):
+    """(bytes per pixel of a batch, bytes beside) that a process takes at most, as measured.
+
+    With gradients if the method has a learning rate of the latents.
+    """
+    N = run.num_filters
+    return (150 + 8 * N if getattr(args, "lr", None) else 105 + 4.6 * N), 3.8e8 + 3000 * N ** 2
+
+
+def available_memory():
+    """Bytes that are free on the machine, or allowed to this process if that is less."""
+    with open("/proc/meminfo") as file:
+        free = [1024 * int(re.search(r"MemAvailable:\s*(\d+)", file.read()).group(1))]
+    with open("/proc/self/cgroup") as file:
+        groups = [line.strip().split(":", 2)[1:] for line in file]
+    for controllers, path in groups:
+        for folder in ("/", path):
+            file = ("/sys/fs/cgroup/memory%s/memory.limit_in_bytes" if controllers == "memory"
+                    else "/sys/fs/cgroup%s/memory.max") % folder
+            with contextlib.suppress(OSError, ValueError), open(file) as limit:  # none, or "max"
+                free.append(int(limit.read()))
+    return min(free)
+
+
+def require_memory(args, run, path, shape):
+    """ValueError if (num_imgs, H, W) in `path` need more memory than there is."""
+    batch, height, width, _ = batch_shapes(shape)[0]
+    per_pixel, beside = memory_per_pixel(args, run)
+    needed = beside + per_pixel * batch * (16 * -(-height // 16)) * (16 * -(-width // 16))
+    free = available_memory()
+    if needed > free:
+        most = max(0, free - beside) / per_pixel
+        raise ValueError(
+            "%s: %s%d x %d pixels take about %.1f GB of memory with %d filters, but %.1f GB are "
+            "available, enough for %.2f megapixels, as %d x %d"
+            % (path, "a batch of %d images of " % batch if batch > 1 else "", height, width,
+               needed / 1e9, run.num_filters, free / 1e9, most / 1e6, most ** .5, most ** .5))
 
 
 def commands(build, infer, codec, evaluate=evaluate):

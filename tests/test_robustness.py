@@ -1,0 +1,327 @@
+"""Killed processes, full disks, little memory, hostile files, and generated command lines."""
+
+import contextlib
+import functools
+import itertools
+import os
+import pickle
+import random
+import resource
+import signal
+import string
+import subprocess
+import sys
+import time
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import PIL.Image
+import pytest
+
+import tf_boilerplate as nic
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, PNG, ROOT, SHIPPED, command, compress,
+                      load, run, run_of, run_process, write_image)
+
+TRAIN = ("--threads", 1, "--num_filters", 8, "train", "--train_glob", PNG, "--patchsize", 64,
+         "--batchsize", 2, "--logdir", "")
+TRAINED = "mbt2018-num_filters=8-lmbda=0.01"
+
+
+# ---------------------------------------------------------------- kill -9
+
+def kill_ten_times(argv, longest):
+    """Start a command ten times and kill it, and its children, within `longest` seconds."""
+    moments = random.Random(0)
+    for _ in range(10):
+        process = subprocess.Popen(argv, start_new_session=True, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        time.sleep(moments.uniform(0, longest))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def finish(argv):
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_killed_training_ends_as_if_it_had_not_been(tmp_path):
+    costs = []
+    for name in ("killed", "whole"):
+        argv = command("mbt2018", "--checkpoint_dir", tmp_path / name, *TRAIN, "--last_step", 800,
+                       "--save_checkpoint_secs", 1)
+        if name == "killed":
+            kill_ten_times(argv, 12)
+        finish(argv)
+        results = compress("mbt2018", tmp_path / name, PNG, run_name=TRAINED,
+                           checkpoints=tmp_path / name)
+        costs.append(results["rd_cost"][0])
+    assert costs[0] == pytest.approx(costs[1], rel=.01)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(6):
+        write_image(tmp_path / "images" / ("%d.png" % i), 64, 64 + 16 * (i % 2))
+    return tmp_path / "images"
+
+
+@pytest.mark.slow
+def test_killed_compress_ends_as_if_it_had_not_been(tmp_path, folder):
+    found = []
+    for name in ("killed", "whole"):
+        argv = command("sga", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, folder,
+                       tmp_path / name / "files", "--results_dir", tmp_path / name, "--its", 200)
+        if name == "killed":
+            kill_ten_times(argv, 12)
+        finish(argv)
+        (npz,) = (tmp_path / name).glob("rd-*.npz")
+        files = sorted((tmp_path / name / "files").glob("*.iinc"))
+        found.append((load(npz), [path.read_bytes() for path in files]))
+    (killed, killed_files), (whole, whole_files) = found
+    assert killed.keys() == whole.keys() and killed_files == whole_files and len(whole_files) == 6
+    for field, values in whole.items():
+        np.testing.assert_array_equal(killed[field], values)
+
+
+@pytest.mark.slow
+def test_killed_table1_ends_as_if_it_had_not_been(tmp_path, folder):
+    tables = []
+    for name in ("killed", "whole"):
+        argv = [sys.executable, os.path.join(ROOT, "results", "table1.py"), "--checkpoint_dir",
+                CHECKPOINTS, "--images", str(folder), "--output", str(tmp_path / name),
+                "--methods", "mbt2018", "bb_plain"]
+        if name == "killed":
+            kill_ten_times(argv, 20)
+        finish(argv)
+        tables.append([(tmp_path / name / "images" / csv).read_text()
+                       for csv in ("mbt2018.csv", "bb_plain.csv", "table1.csv", "table1.md")])
+    assert tables[0] == tables[1]
+
+
+# ---------------------------------------------------------------- full disk
+
+def fails_with_small_files(num_bytes, script, *argv):
+    """The error of a script that can't write files larger than that, as on a full disk."""
+    done = run_process(script, *argv, preexec_fn=functools.partial(
+        resource.setrlimit, resource.RLIMIT_FSIZE, (num_bytes, num_bytes)))
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
+    assert done.returncode == 2 and len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_full_disk_in_compress(tmp_path, folder):
+    """The error names the file; older results and files stay whole."""
+    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path / "results",
+            BASE_RUN, folder / "0.png"]
+    run("mbt2018", *argv, tmp_path / "0.tfci")
+    (npz,) = (tmp_path / "results").iterdir()
+    before = npz.read_bytes(), (tmp_path / "0.tfci").read_bytes()
+    for target, options in ((npz, []), (tmp_path / "0.tfci", [tmp_path / "0.tfci"])):
+        line = fails_with_small_files(100, "mbt2018", *argv, *options)
+        assert str(target) + ": File too large" in line
+    assert (npz.read_bytes(), (tmp_path / "0.tfci").read_bytes()) == before
+    assert len(list((tmp_path / "results").iterdir())) == 1  # no temporary files
+
+
+def test_full_disk_in_training(tmp_path):
+    """The error names the checkpoint; the last one stays and training goes on from it."""
+    argv = ["--checkpoint_dir", tmp_path, *TRAIN, "--last_step"]
+    run("mbt2018", *argv, 2)
+    assert str(tmp_path / TRAINED) in fails_with_small_files(50000, "mbt2018", *argv, 4)
+    assert nic.newest_checkpoint(str(tmp_path / TRAINED)).endswith("model.ckpt-2")
+    run("mbt2018", *argv, 4)
+    assert nic.newest_checkpoint(str(tmp_path / TRAINED)).endswith("model.ckpt-4")
+
+
+# ---------------------------------------------------------------- memory
+
+# Prints the peak memory of a command in kB; a child of this large process would inherit its own.
+PEAK = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=2); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script,num_filters,height,width", [
+    ("mbt2018", 32, 1200, 1200), ("mbt2018", 192, 512, 768), ("sga", 16, 64, 64),
+    ("sga", 32, 512, 768), ("sga", 192, 512, 768), ("bb_sga", 32, 1200, 1200)])
+def test_the_estimate_of_memory(script, num_filters, height, width, tmp_path):
+    """At most 30 % above the measured peak, and not below."""
+    write_image(tmp_path / "image.png", height, width)
+    checkpoints = {16: CHECKPOINTS, 32: SHIPPED}.get(num_filters, str(tmp_path))
+    if num_filters == 192:
+        run("mbt2018", "--checkpoint_dir", tmp_path, *TRAIN[:2], *TRAIN[4:], "--last_step", 1)
+    args = nic.argparse.Namespace(checkpoint_dir=checkpoints, script=script, num_filters=None,
+                                  run_name=run_of(script, num_filters),
+                                  lr=None if script == "mbt2018" else .005)
+    per_pixel, beside = nic.memory_per_pixel(args, nic.find_run(args))
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK] + command(
+            script, "--checkpoint_dir", checkpoints, "compress", "--results_dir", "",
+            *FAST[script], args.run_name, tmp_path / "image.png"),
+        stdout=subprocess.PIPE, check=True)
+    peak = 1024 * int(done.stdout)
+    assert 1 <= (beside + per_pixel * height * width) / peak <= 1.3
+
+
+@pytest.mark.parametrize("script", ["mbt2018", "sga", "bb_plain"])
+def test_images_that_do_not_fit_are_refused(script, tmp_path, fails, monkeypatch, folder):
+    file = tmp_path / "file"
+    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", "", *FAST[script],
+            run_of(script)]
+    run(script, *argv, folder / "1.png", file)
+    monkeypatch.setattr(nic, "available_memory", lambda: 3.8e8)
+    for refused in (argv + [folder], argv + [folder / "1.png"],
+                    ["--checkpoint_dir", CHECKPOINTS, "decompress", run_of(script), file]):
+        line = fails(script, *refused)
+        assert "pixels take about 0.4 GB" in line and "enough for 0.00 megapix" in line
+    monkeypatch.setattr(nic, "available_memory", lambda: 3.9e8)
+    run(script, *argv, folder / "1.png")
+
+
+def test_memory_is_limited():
+    assert 10 ** 8 < nic.available_memory() < 10 ** 14
+
+
+# ---------------------------------------------------------------- hostile files
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_nothing_is_unpickled(tmp_path, fails, folder):
+    """Arrays of objects, wherever a file is read: images, training images, results of parts."""
+    exploded = tmp_path / "exploded"
+    bomb = np.array([Bomb(exploded)], object)
+    np.save(tmp_path / "bomb.npy", bomb, allow_pickle=True)
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(Bomb(exploded)))
+    for name in ("bomb.npy", "pickle.npy"):
+        fails("sga", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, tmp_path / name)
+        fails("mbt2018", "--checkpoint_dir", tmp_path, *TRAIN, "--train_glob", tmp_path / name)
+    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, folder, "--results_dir",
+            tmp_path]
+    run("mbt2018", *argv)
+    for part in tmp_path.glob("rd-*.parts/*.npz"):
+        np.savez(part, **dict(load(part), mse=bomb))
+    run("mbt2018", *argv)
+    assert not exploded.exists()
+
+
+def test_a_checkpoint_of_strangers_is_only_data(tmp_path, monkeypatch):
+    """A meta graph and args.json that are there are not looked at."""
+    (tmp_path / BASE_RUN).mkdir()
+    for name in os.listdir(os.path.join(CHECKPOINTS, BASE_RUN)):
+        os.symlink(os.path.join(CHECKPOINTS, BASE_RUN, name), str(tmp_path / BASE_RUN / name))
+    (tmp_path / BASE_RUN / "args.json").unlink()
+    for name in ("args.json", "model.ckpt-3000.meta", "graph.pbtxt"):
+        (tmp_path / BASE_RUN / name).write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    opened = []
+    monkeypatch.setattr(nic.tf.train, "import_meta_graph", opened.append)
+    compress("mbt2018", tmp_path, PNG, checkpoints=tmp_path)
+    assert not opened and not (tmp_path / "exploded").exists()
+    sources = "".join(open(os.path.join(ROOT, path)).read() for path in itertools.chain(
+        (name for name in os.listdir(ROOT) if name.endswith(".py")),
+        ("results/table1.py", "results/export_model.py")))
+    assert sources.count("np.load(") == sources.count("allow_pickle=False") > 0
+    assert not any(word in sources for word in ("pickle.load", "import_meta_graph", "eval("))
+
+
+# ---------------------------------------------------------------- generated command lines
+
+names = st.text(string.ascii_letters + " äß漢🙂'%{}=", min_size=1, max_size=12)
+sides = st.one_of(st.integers(1, 70), st.sampled_from([161, 200]))
+modes = st.sampled_from(["RGB", "RGB", "RGB", "RGBA", "L", "LA", "1", "P", "CMYK", "YCbCr", "HSV",
+                         "I", "F", "I;16", "LAB"])
+
+
+@st.composite
+def images(draw, path):
+    """Write an image, .npy, or something else to a path with a drawn name; that path."""
+    kind = draw(st.sampled_from(["image"] * 5 + ["long", "npy", "dtype", "broken", "cut", "gone"]))
+    path = "%s %s" % (path, draw(names))
+    height, width = (3, 2000) if kind == "long" else (draw(sides), draw(sides))
+    if kind in ("npy", "dtype"):
+        dtype = np.uint8 if kind == "npy" else draw(st.sampled_from(
+            ["float32", "int64", "bool", "complex64", "<U2", "datetime64[s]", "i1"]))
+        shape = draw(st.sampled_from([(1, height, width, 3), (2, height, width, 3),
+                                      (height, width, 3), (1, height, width, 1), (0, 4, 4, 3),
+                                      (), (1, 0, width, 3)]))
+        np.save(path + ".npy", np.zeros(shape, dtype))
+        return path + ".npy"
+    if kind == "broken":
+        with open(path + ".png", "wb") as file:
+            file.write(draw(st.sampled_from([b"", b"\x89PNG\r\n\x1a\n"])) + draw(st.binary()))
+    elif kind != "gone":
+        mode = draw(modes) if kind == "image" else "RGB"
+        noise = np.random.RandomState(height).randint(0, 256, (height, width, 3)).astype(np.uint8)
+        image = PIL.Image.fromarray(noise)
+        image = (PIL.Image.fromarray(noise[..., 0].astype(np.uint16)) if mode == "I;16" else
+                 image if mode == "LAB" else image.convert("RGBA" if mode == "LA" else mode))
+        image.save(path + ".png", format="TIFF" if mode in (
+            "CMYK", "YCbCr", "LAB", "F") else "PNG" if mode != "HSV" else "TIFF")
+        if kind == "cut":
+            with open(path + ".png", "r+b") as file:
+                file.truncate(draw(st.integers(0, os.path.getsize(path + ".png"))))
+    return path + ".png"
+
+
+numbers = st.sampled_from(["0", "-1", "1", "2", "0.5", "1e-5", "nan", "inf", "1e400", "x", "", "³",
+                           "2147483648", "0x10"])
+
+
+@st.composite
+def command_lines(draw, folder):
+    """(script, argv) of compress: sound but for what is drawn to be odd."""
+    script = draw(st.sampled_from(sorted(FAST)))
+    run_name = draw(st.one_of(st.just(run_of(script)), st.just(run_of(script)), st.just(
+        BASE_RUN if "bb" in script else BB_RUN), names, st.sampled_from(["", ".", "..", "/"])))
+    options = list(map(str, FAST[script]))
+    for flag in draw(st.lists(st.sampled_from(
+            ["--lambda", "--lr", "--seed", "--T_max", "--t0", "--annealing_rate", "--rate_its",
+             "--shard", "--num_filters", "--check_every", "--verbose", "--fast"]), max_size=2)):
+        options += [flag] + ([] if flag in ("--verbose", "--fast") else [draw(numbers)])
+    results = draw(st.sampled_from(["results", "rä sults/deep", "", "/proc/none", "\0"]))
+    output = draw(st.sampled_from([[], [], ["file"], ["no/such/folder/file"], ["."]]))
+    return script, (["--checkpoint_dir", CHECKPOINTS, "--threads", "1", "compress", run_name,
+                     draw(images(os.path.join(folder, "image")))]
+                    + [os.path.join(folder, name) for name in output]
+                    + ["--results_dir", results and os.path.join(folder, results)] + options)
+
+
+@pytest.mark.slow
+def test_generated_command_lines_end_in_a_result_or_in_one_line(tmp_path, capfd):
+    counts = {0: 0, 2: 0}
+
+    @hypothesis.settings(max_examples=250, deadline=None, database=None, derandomize=True,
+                         suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.given(st.data())
+    def check(data):
+        script, argv = data.draw(command_lines(str(tmp_path)))
+        capfd.readouterr()
+        code = 0
+        try:
+            run(script, *argv)
+        except SystemExit as error:
+            code = error.code
+        out, err = capfd.readouterr()
+        lines = [line for line in err.splitlines() if not line.startswith("note: ")]
+        counts[code] += 1
+        if code:
+            assert len(lines) == 1 and lines[0].startswith(script + ".py: error: "), (argv, err)
+        elif "--verbose" not in argv:
+            assert not lines and "Avg est_bpp: " in out and "Avg est_bpp: nan" not in out, (
+                argv, out, err)
+    check()
+    assert counts[0] >= 40 and counts[2] >= 40, counts
