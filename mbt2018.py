@@ -13,8 +13,8 @@ import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
 
-def objective(args, x):
-    """Scalars to report, reconstruction and optimiser for a batch x [B, H, W, 3] in [0, 1].
+def objective(args, x, t):
+    """Scalars to report, reconstruction and optimiser for batch t, x [B, H, W, 3] in [0, 1].
 
     The loss is lmbda * 255^2 * MSE + bpp, with uniform noise in place of rounding.
     """
@@ -22,13 +22,16 @@ def objective(args, x):
     y = nic.analysis_transform(N)(x)
     z = nic.hyper_analysis_transform(N, N)(y)
     prior_z = tfc.EntropyBottleneck(name="entropy_bottleneck")
-    z_tilde, p_z = prior_z(z, training=True)
+    prior_z(z, training=True)
+    z_tilde = z + nic.uniform_noise(z, nic.noise_key(args, t, 1))
     mu, sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
     prior_y = nic.GaussianConditional(sigma, nic.SCALES, mean=mu, name="gaussian_conditional")
-    y_tilde, p_y = prior_y(y, training=True)
+    prior_y(y, training=True)
+    y_tilde = y + nic.uniform_noise(y, nic.noise_key(args, t, 0))
     x_tilde = nic.synthesis_transform(N)(y_tilde)
 
-    y_bpp, z_bpp = (tf.reduce_mean(nic.bits_per_pixel(tf.log(p), x.shape)) for p in (p_y, p_z))
+    y_bpp, z_bpp = (tf.reduce_mean(nic.bits_per_pixel(nic.log_likelihood(*pair), x.shape))
+                    for pair in ((prior_y, y_tilde), (prior_z, z_tilde)))
     mse = tf.reduce_mean(nic.mean_squared_error(x, x_tilde))
     loss = args.lmbda * mse + y_bpp + z_bpp
     scalars = dict(loss=loss, bpp=y_bpp + z_bpp, y_bpp=y_bpp, z_bpp=z_bpp, mse=mse,

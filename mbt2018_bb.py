@@ -8,8 +8,8 @@ import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
 
-def objective(args, x):
-    """Scalars to report, reconstruction and optimiser for a batch x [B, H, W, 3] in [0, 1].
+def objective(args, x, t):
+    """Scalars to report, reconstruction and optimiser for batch t, x [B, H, W, 3] in [0, 1].
 
     The loss is lmbda * 255^2 * MSE + bpp, where bpp is net of the bits that z gives back; z is
     sampled from q(z|y), and uniform noise replaces the rounding of y.
@@ -17,16 +17,19 @@ def objective(args, x):
     N = args.num_filters
     y = nic.analysis_transform(N)(x)
     z_mean, z_logvar = tf.split(nic.hyper_analysis_transform(N, 2 * N)(y), 2, axis=-1)
-    z_tilde, log_q = nic.sample(z_mean, z_logvar, tf.random.normal(tf.shape(z_mean)))
+    z_tilde, log_q = nic.sample(z_mean, z_logvar, tf.random.stateless_normal(
+        z_mean.shape, nic.noise_key(args, t, 1)))
     _, p_z = nic.continuous_prior(N)(z_tilde)
     mu, sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
     prior_y = nic.GaussianConditional(tfc.upper_bound(sigma, 10 ** .5), nic.SCALES, mean=mu,
                                       name="gaussian_conditional")
-    y_tilde, p_y = prior_y(y, training=True)
+    prior_y(y, training=True)
+    y_tilde = y + nic.uniform_noise(y, nic.noise_key(args, t, 0))
     x_tilde = nic.synthesis_transform(N)(y_tilde)
 
     y_bpp, z_bpp, bpp_back = (tf.reduce_mean(nic.bits_per_pixel(log_p, x.shape))
-                              for log_p in (tf.log(p_y), tf.log(p_z), log_q))
+                              for log_p in (nic.log_likelihood(prior_y, y_tilde),
+                                            tf.log(p_z), log_q))
     bpp = y_bpp + z_bpp - bpp_back
     mse = tf.reduce_mean(nic.mean_squared_error(x, x_tilde))
     loss = args.lmbda * mse + bpp

@@ -210,7 +210,8 @@ class GaussianConditional(tfc.GaussianConditional):
 def log_likelihood(prior, latents):
     """log probability of the unit-width bin around each latent under a tfc entropy model.
 
-    Calling the model instead would first round the latents or add noise to them.
+    Calling the model, which must have been done before as it makes the variables, would first round
+    the latents or add other noise to them.
     """
     return tf.log(tfc.lower_bound(prior._likelihood(latents), LIKELIHOOD_BOUND))
 
@@ -619,9 +620,10 @@ def training_patches(args, paths, fits, start, replica=0, num_replicas=1):
 def train(args, objective):
     """Train a run, from its newest checkpoint if there is one, to step args.last_step.
 
-    objective(args, x) maps x [B, H, W, 3] in [0, 1] to (scalars, x_tilde, optimiser): a dict of
-    scalar tensors with `loss` among them, the reconstruction, and what minimises the loss. With
-    TF_CONFIG in the environment, this process is one task of the cluster described there.
+    objective(args, x, t) maps batch t, x [B, H, W, 3] in [0, 1], to (scalars, x_tilde, optimiser):
+    a dict of scalar tensors with `loss` among them, the reconstruction, and what minimises the
+    loss. Its noise is keyed by t, so that training that was interrupted ends as it would have
+    without. With TF_CONFIG in the environment, this process is one task of the cluster there.
     """
     if args.patchsize % 64 or args.patchsize < 64:
         raise ValueError("--patchsize %d: must be a multiple of 64" % args.patchsize)
@@ -654,7 +656,8 @@ def train_replica(args, objective, cluster):
         patches = training_patches(args, paths, fits, run.step if run else 0, cluster.replica,
                                    cluster.num_replicas)
         x = tf.data.make_one_shot_iterator(patches).get_next()
-        scalars, x_tilde, optimiser = objective(args, x)
+        t = tf.train.get_or_create_global_step() * cluster.num_replicas + cluster.replica
+        scalars, x_tilde, optimiser = objective(args, x, t)
         train_op, hooks = minimise(optimiser, scalars["loss"], cluster)
         with tf.control_dependencies([train_op]):
             next_step = tf.train.get_global_step().read_value()
@@ -998,6 +1001,11 @@ def free_variable(encoded):
 def noise_key(args, t, i):
     """Seed of tf.random.stateless_* for iteration t and latents i = 0 (y) or 1 (z)."""
     return tf.stack([getattr(args, "seed", 0), 2 * t + i])
+
+
+def uniform_noise(v, key):
+    """U(-1/2, 1/2) of v's static shape."""
+    return tf.random.stateless_uniform(v.shape, key, -.5, .5)
 
 
 def inputs(shape):

@@ -250,6 +250,7 @@ def table1_rows(curves):
 
 def points_rows(curves):
     """The points behind Table 1: header, and a row per method with a column per lambda."""
+    # bits per pixel, PSNR, R-D cost
     points = {(script, row[0]): row[1:] for script, curve in curves.items() for row in
               zip(*(curve[name] for name in ("lmbda", "est_bpp", "psnr", "rd_cost")))}
     lmbdas = sorted({lmbda for _, lmbda in points})
@@ -257,11 +258,11 @@ def points_rows(curves):
     def cell(script, lmbda):
         if (script, lmbda) not in points:
             return "–"
-        text = "%.4f, %.2f, %.4f" % points[script, lmbda]
+        bpp, psnr, cost = points[script, lmbda]
+        text = "%.4f, %.2f" % (bpp, psnr)
         if script == "mbt2018" or ("mbt2018", lmbda) not in points:
             return text
-        return text + " (%+.1f %%)" % (
-            100 * (points[script, lmbda][2] / points["mbt2018", lmbda][2] - 1))
+        return text + " (%+.1f %%)" % (100 * (cost / points["mbt2018", lmbda][2] - 1))
     return [["method"] + ["λ = %g" % lmbda for lmbda in lmbdas]] + [
         [m.label] + [cell(m.script, lmbda) for lmbda in lmbdas]
         for m in METHODS if m.script in curves]
@@ -273,8 +274,9 @@ def write_tables(folder, curves):
     write_csv(os.path.join(folder, "table1.csv"), rows[0], rows[1:])
     markdown = lambda rows: "\n".join("| %s |" % " | ".join(map(str, row)) for row in
                                       rows[:1] + [["---"] * len(rows[0])] + rows[1:])
-    text = ("%s\n\nInformation content in bits per pixel, PSNR in dB, R-D cost λ · MSE + bits per "
-            "pixel (against base):\n\n%s\n" % (markdown(rows), markdown(points_rows(curves))))
+    text = ("%s\n\nBits per pixel (information content), PSNR in dB, and in brackets the R-D cost "
+            "λ · MSE + bits per pixel against that of base:\n\n%s\n"
+            % (markdown(rows), markdown(points_rows(curves))))
     nic.write_bytes(os.path.join(folder, "table1.md"), text.encode())
     return text
 
@@ -304,25 +306,38 @@ def draw(folder, curves):
             paper = published(dataset).get(method.script, {})
             if quality in paper:
                 axis.plot(paper["est_bpp"], paper[quality], "--", color=method.colour,
-                          label=method.label + ", published", linewidth=1, zorder=1)
+                          linewidth=1, zorder=1)
         axis.set(xlabel="bits per pixel (information content)", ylabel=label, title=dataset)
         axis.grid(alpha=.25)
+        if quality == "psnr" and published(dataset):
+            axis.plot([], [], "--", color="#888888", label="published", linewidth=1)
         if axis.lines:  # none if MS-SSIM is nan
             axis.legend(fontsize=9)
         save(figure, os.path.join(folder, "rd-%s.png" % quality.replace("_db", "")))
-    rates = savings(curves, "psnr")
+    draw_bars(plt, folder, savings(curves, "psnr"), savings(published(dataset), "psnr"))
+
+
+def draw_bars(plt, folder, rates, papers):
+    """bd-rate.png of a data set: BD-rates per script, with the published ones."""
     shown = [m for m in METHODS if np.isfinite(rates.get(m.script, np.nan))
              and m.script != "mbt2018"]
-    if shown:
-        figure, axis = plt.subplots(figsize=(8, .45 * len(shown) + 1.3))
-        bars = axis.barh([m.label for m in shown], [rates[m.script] for m in shown],
-                         color=[m.colour for m in shown])
-        axis.bar_label(bars, fmt="%.1f %%", padding=3)
-        axis.margins(x=.15)
-        axis.invert_yaxis()
-        axis.axvline(0, color="#222222", linewidth=.8)
-        axis.set(xlabel="BD-rate against the base hyperprior, % (PSNR)", title=dataset)
-        save(figure, os.path.join(folder, "bd-rate.png"))
+    if not shown:
+        return
+    figure, axis = plt.subplots(figsize=(8, .45 * len(shown) + 1.3))
+    bars = axis.barh([m.label for m in shown], [rates[m.script] for m in shown],
+                     color=[m.colour for m in shown])
+    axis.bar_label(bars, fmt="%.1f %%", padding=3)
+    known = [i for i, m in enumerate(shown) if m.script in papers]
+    if known:
+        axis.plot([papers[shown[i].script] for i in known], known, "D", color="white",
+                  markeredgecolor="#222222", label="published")
+        axis.legend(loc="lower left", fontsize=9)
+    axis.margins(x=.15)
+    axis.invert_yaxis()
+    axis.axvline(0, color="#222222", linewidth=.8)
+    axis.set(xlabel="BD-rate against the base hyperprior, % (PSNR)",
+             title=os.path.basename(folder))
+    save(figure, os.path.join(folder, "bd-rate.png"))
 
 
 def save(figure, path):

@@ -63,7 +63,7 @@ def random_run(N):
     folder = os.path.join(tempfile.mkdtemp(), "mbt2018-num_filters=%d-lmbda=0.01" % N)
     with tf.Graph().as_default(), tf.Session() as sess:
         tf.set_random_seed(0)
-        nic.do_not_convert(mbt2018.objective)(options(num_filters=N), tf.zeros([1, 64, 64, 3]))
+        nic.do_not_convert(mbt2018.objective)(options(num_filters=N), tf.zeros([1, 64, 64, 3]), 0)
         sess.run(tf.global_variables_initializer())
         tf.train.Saver().save(sess, os.path.join(folder, "model.ckpt"), write_meta_graph=False)
     return nic.find_run(options(checkpoint_dir=os.path.dirname(folder),
@@ -179,7 +179,8 @@ def train_step(side, N, batchsize, patchsize):
     args = options(num_filters=N)
     x = tf.get_local_variable("x", initializer=tf.random.uniform([batchsize, patchsize, patchsize,
                                                                   3]))
-    scalars, _, optimiser = nic.do_not_convert(mbt2018.objective)(args, x.read_value())
+    scalars, _, optimiser = nic.do_not_convert(mbt2018.objective)(args, x.read_value(),
+                                                                 tf.zeros([], tf.int64))
     train_op, _ = nic.minimise(optimiser, scalars["loss"], nic.join_cluster(args))
     sess = tf.Session(config=nic.session_config(args.threads))
     sess.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
