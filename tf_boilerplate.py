@@ -1802,10 +1802,11 @@ def compress_file(args, run, path, output, graph_for, infer, evaluate, codec):
 
 
 def shard_of(paths, many, i, n):
-    """Every n-th path from the i-th on; ValueError unless they are of a folder that has n images."""
-    if not many or n > len(paths):
-        raise ValueError("--shard %d/%d: accepted are 1 to %d shards of the images of a folder or "
-                         "glob" % (i, n, len(paths) if many else 1))
+    """Every n-th path from the i-th on; ValueError unless of a folder or glob of n images at least."""
+    if not many:
+        raise ValueError("--shard %d/%d: only for a folder or glob" % (i, n))
+    if n > len(paths):
+        raise ValueError("--shard %d/%d: there are only %d images" % (i, n, len(paths)))
     return paths[i - 1::n]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -94,7 +95,7 @@ def shards(tmp_path):
             "--methods", "mbt2018"]
     return tmp_path / "trio" / "npz", argv, lambda shard: run(
         "mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir",
-        tmp_path / "trio" / "npz", BASE_RUN, images, "--threads", 1, *shard)
+        tmp_path / "trio" / "npz", BASE_RUN, images, "--threads", 1, "--write", *shard)
 
 
 def test_shards_are_joined(shards, capfd):
@@ -103,8 +104,12 @@ def test_shards_are_joined(shards, capfd):
     (whole,) = folder.glob("*.npz")
     expected = load(whole)
     whole.unlink()
+    written = folder.parent.with_name("trio.tfci")
+    files = {path.name: path.read_bytes() for path in written.iterdir()}
+    shutil.rmtree(str(written))
     for shard in ("2/2", "1/2"):
         compress_shard(["--shard", shard])
+    assert {path.name: path.read_bytes() for path in written.iterdir()} == files
     capfd.readouterr()
     table1.main(argv)
     assert "1 of 1 results exist" in capfd.readouterr().out

@@ -54,10 +54,10 @@ def finish(argv):
 def test_killed_training_ends_as_if_it_had_not_been(tmp_path):
     costs = []
     for name in ("killed", "whole"):
-        argv = command("mbt2018", "--checkpoint_dir", tmp_path / name, *TRAIN, "--last_step", 800,
+        argv = command("mbt2018", "--checkpoint_dir", tmp_path / name, *TRAIN, "--last_step", 400,
                        "--save_checkpoint_secs", 1)
         if name == "killed":
-            kill_ten_times(argv, 12)
+            kill_ten_times(argv, 9)
         finish(argv)
         results = compress("mbt2018", tmp_path / name, PNG, run_name=TRAINED,
                            checkpoints=tmp_path / name)
@@ -80,7 +80,7 @@ def test_killed_compress_ends_as_if_it_had_not_been(tmp_path, folder):
         argv = command("sga", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, folder,
                        tmp_path / name / "files", "--results_dir", tmp_path / name, "--its", 200)
         if name == "killed":
-            kill_ten_times(argv, 12)
+            kill_ten_times(argv, 9)
         finish(argv)
         (npz,) = (tmp_path / name).glob("rd-*.npz")
         files = sorted((tmp_path / name / "files").glob("*.iinc"))
@@ -99,7 +99,7 @@ def test_killed_table1_ends_as_if_it_had_not_been(tmp_path, folder):
                 CHECKPOINTS, "--images", str(folder), "--output", str(tmp_path / name),
                 "--methods", "mbt2018", "bb_plain"]
         if name == "killed":
-            kill_ten_times(argv, 20)
+            kill_ten_times(argv, 14)
         finish(argv)
         tables.append([(tmp_path / name / "images" / csv).read_text()
                        for csv in ("mbt2018.csv", "bb_plain.csv", "table1.csv", "table1.md")])
