@@ -1802,7 +1802,7 @@ def compress_file(args, run, path, output, graph_for, infer, evaluate, codec):
 
 
 def shard_of(paths, many, i, n):
-    """Every n-th path from the i-th on; ValueError unless of a folder or glob of n images at least."""
+    """Every n-th path from the i-th on; ValueError unless they are n at least, of a folder."""
     if not many:
         raise ValueError("--shard %d/%d: only for a folder or glob" % (i, n))
     if n > len(paths):

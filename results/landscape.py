@@ -3,8 +3,8 @@
     python results/landscape.py [<image>]
 
 Of a 64x64 crop from the middle of the image, with the shipped base model at lambda = 0.01 and the
-paper's settings. The two coordinates are those with the steepest cost at the encoder's y; all others
-are at the values where SGA ends.
+paper's settings. The two coordinates are those with the steepest cost at the encoder's y; all
+others are at the values where SGA ends.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def centre_crop(image, side):
 
 
 def sga_path(x):
-    """y [its + 1, h, w, N] from the encoder's on, temperatures [its], and latents (y_hat, z_hat)."""
+    """y [its + 1, h, w, N] from the encoder's on, temperatures [its], and (y_hat, z_hat)."""
     args = method_args(sga, RUNS[0], [])
     graph = nic.base_graph(args, nic.find_run(args), x.shape, sga.relax)
     path = [nic.encode(graph, x)[0]]
@@ -96,7 +96,8 @@ def draw(path, temperatures, ends, axes_values, costs, names, picture):
     points = axis.scatter(*path[1:].T, c=temperatures, cmap="plasma", s=9, linewidths=0, zorder=3)
     figure.colorbar(points, ax=axis, label="temperature T of SGA", pad=.04)
     for label, (point, marker, colour) in ends.items():
-        axis.plot(*point, marker, color=colour, markersize=18 if marker == "*" else 11, markeredgecolor="white",
+        axis.plot(*point, marker, color=colour, markersize=18 if marker == "*" else 11,
+                  markeredgecolor="white",
                   linestyle="none", label=label, zorder=4)
     axis.set(xlabel="element (row, column, channel) = %s of y" % (names[0],),
              ylabel="element %s of y" % (names[1],), aspect="equal",
