@@ -645,10 +645,10 @@ def train_replica(args, objective, cluster):
     if run and not run.resumable:
         raise ValueError("%s is stored without optimiser slots and can't be trained on"
                          % run.checkpoint)
-    source = None if run or not args.init_from else find_run(
-        argparse.Namespace(**dict(vars(args), run_name=args.init_from)))
+    is_chief, source = cluster.replica == 0, None
+    if is_chief and args.init_from and not run:
+        source = find_run(argparse.Namespace(**dict(vars(args), run_name=args.init_from)))
     paths, fits = training_files(args)
-    is_chief = cluster.replica == 0
     if is_chief:
         require_writable(os.path.join(folder, "args.json"))
     with tf.Graph().as_default(), tf.device(cluster.device):

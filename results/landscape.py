@@ -18,6 +18,7 @@ sys.path.insert(0, os.path.dirname(RESULTS))
 import tf_boilerplate as nic
 import numpy as np
 import sga
+import table1
 from convergence import method_args, RUNS
 
 SIDE = 64
@@ -97,15 +98,12 @@ def draw(path, temperatures, ends, axes_values, costs, names, picture):
     figure.colorbar(points, ax=axis, label="temperature T of SGA", pad=.04)
     for label, (point, marker, colour) in ends.items():
         axis.plot(*point, marker, color=colour, markersize=18 if marker == "*" else 11,
-                  markeredgecolor="white",
-                  linestyle="none", label=label, zorder=4)
+                  markeredgecolor="white", linestyle="none", label=label, zorder=4)
     axis.set(xlabel="element (row, column, channel) = %s of y" % (names[0],),
              ylabel="element %s of y" % (names[1],), aspect="equal",
              title="R-D cost over two latents of one image")
     axis.legend(loc="best", fontsize=9)
-    figure.tight_layout()
-    with nic.replacing(picture) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    table1.save(figure, picture)
 
 
 def run(args):
@@ -121,8 +119,11 @@ def run(args):
     chosen = i, j = steepest(cost, path[0], z_hat)
     flat = lambda y: y.reshape(len(y), -1)[:, chosen]
     start, path2 = flat(path[:1])[0], flat(path)
-    ends = {"encoder": (start, "s", "#1b6ca8"), "base": (flat(base[None])[0], "D", "#222222"),
-            "MAP": (flat(mapped[None])[0], "^", "#ff7f0e"), "SGA": (flat(y_hat)[0], "*", "#d62728")}
+    colours = {method.script: method.colour for method in table1.METHODS}
+    ends = {"encoder": (start, "s", "#1b6ca8"),
+            "base": (flat(base[None])[0], "D", colours["mbt2018"]),
+            "MAP": (flat(mapped[None])[0], "^", colours["map"]),
+            "SGA": (flat(y_hat)[0], "*", colours["sga"])}
     seen = np.concatenate([path2] + [point[None] for point, _, _ in ends.values()])
     middle, half = (seen.max(0) + seen.min(0)) / 2, np.ptp(seen, 0).max() / 2 + .8
     axes_values = [np.linspace(m - half, m + half, RESOLUTION) for m in middle]
