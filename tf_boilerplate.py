@@ -630,18 +630,21 @@ def train(args, objective):
     args.num_filters = args.num_filters or 192
     args.run_name = "%s-num_filters=%d-lmbda=%s" % (args.script, args.num_filters, args.lmbda)
     cluster = join_cluster(args)
-    if cluster.job != "ps":
-        train_replica(args, objective, cluster)
-    if cluster.server:
+    worked = cluster.job == "ps" or train_replica(args, objective, cluster)
+    if cluster.server and (worked or cluster.job == "chief"):
         finish(cluster)
 
 
 def train_replica(args, objective, cluster):
-    """Train as the chief or a worker of the cluster; without a cluster, alone."""
+    """Train as the chief or a worker of the cluster; without a cluster, alone.
+
+    Returns whether there was something to do.
+    """
     folder = os.path.join(args.checkpoint_dir, args.run_name)
     run = find_run(args) if newest_checkpoint(folder) else None
     if run and run.step >= args.last_step:
-        return print("%s is at step %d already" % (folder, run.step))
+        print("%s is at step %d already" % (folder, run.step))
+        return False
     if run and not run.resumable:
         raise ValueError("%s is stored without optimiser slots and can't be trained on"
                          % run.checkpoint)
@@ -678,6 +681,7 @@ def train_replica(args, objective, cluster):
                     save_summaries_steps=None, save_summaries_secs=None, log_step_count_steps=None,
                     hooks=hooks, config=cluster.config, stop_grace_period_secs=5) as sess:
                 training_loop(sess, scalars, next_step, args.last_step)
+            return True
         except tf.errors.InvalidArgumentError as error:
             unreadable = re.search("^ValueError: (.*)$", error.message, re.MULTILINE)
             if unreadable:
@@ -753,12 +757,13 @@ def minimise(optimiser, loss, cluster):
         optimiser = tf.train.SyncReplicasOptimizer(optimiser, cluster.num_replicas,
                                                    cluster.num_replicas)
         hooks.append(optimiser.make_session_run_hook(is_chief=cluster.replica == 0))
-    gradients = [(tf.check_numerics(gradient, "gradient of " + variable.op.name), variable)
-                 for gradient, variable in optimiser.compute_gradients(loss)
-                 if gradient is not None]
-    with tf.control_dependencies([gradient for gradient, _ in gradients]):
-        step = optimiser.apply_gradients(gradients,
-                                         global_step=tf.train.get_or_create_global_step())
+    gradients, variables = zip(*[
+        (tf.check_numerics(gradient, "gradient of " + variable.op.name), variable)
+        for gradient, variable in optimiser.compute_gradients(loss) if gradient is not None])
+    # tuple: none before all are checked. A control dependency would also be one of the chief's
+    # thread that applies gradients, which would then compute its own.
+    step = optimiser.apply_gradients(zip(tf.tuple(gradients), variables),
+                                     global_step=tf.train.get_or_create_global_step())
     if cluster.server:
         # A replica that ends gives the others what they may wait for, a token for one more step:
         # a fast one can have taken two of the last. The chief's thread that applies gradients
@@ -770,8 +775,8 @@ def minimise(optimiser, loss, cluster):
 
 
 # Training on several machines: synchronous replicas, the chief and the workers, with the variables
-# on parameter servers. Of a cluster of one process only config and the last two are of interest.
-# spec, server           tf.train.ClusterSpec, tf.train.Server of this process
+# on parameter servers. A process without a cluster is a chief without server.
+# spec, server           tf.train.ClusterSpec, tf.train.Server of this process; or None
 # job, index             this task, of job chief, worker or ps
 # device                 for tf.device
 # config                 of sessions, which must not wait for workers that are down
@@ -779,7 +784,7 @@ def minimise(optimiser, loss, cluster):
 Cluster = collections.namedtuple("Cluster", """spec server job index device config replica
     num_replicas""")
 # Seconds that parameter servers wait, after the chief's last step, for workers to finish.
-GRACE = 10
+GRACE = 20
 
 
 def join_cluster(args):
@@ -795,9 +800,9 @@ def join_cluster(args):
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         spec, job, index = resolver.cluster_spec(), resolver.task_type, resolver.task_id
         spec.task_address(job, index)
-        if set(spec.jobs) - {"chief", "worker", "ps"} or spec.num_tasks("chief") != 1:
+        if (set(spec.jobs) - {"chief", "worker", "ps"} or spec.num_tasks("chief") != 1
+                or not spec.num_tasks("ps")):
             raise ValueError("jobs are %s" % spec.as_dict())
-        spec.num_tasks("ps")
     except Exception as error:  # TensorFlow raises many types on malformed values
         raise ValueError("TF_CONFIG: %s; accepted is JSON with a cluster of one chief, ps, and "
                          "workers if any, and the task of this process" % error)
@@ -1692,9 +1697,9 @@ def compress(args, build, infer, evaluate, codec):
     run = find_run(args)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
     source, paths, many = find_images(args.imgs)
-    if args.shard:
-        paths = shard_of(paths, many, *args.shard)
     outputs = output_paths(args, paths, many, codec.suffix)
+    if args.shard:
+        paths, outputs = (shard_of(items, many, *args.shard) for items in (paths, outputs))
     target = result_path(args, run, source)
     checksums = []
     for path in paths:
@@ -1733,18 +1738,17 @@ def memory_per_pixel(args, run):
 
 
 def available_memory():
-    """Bytes that are free on the machine, or allowed to this process if that is less."""
-    with open("/proc/meminfo") as file:
-        free = [1024 * int(re.search(r"MemAvailable:\s*(\d+)", file.read()).group(1))]
-    with open("/proc/self/cgroup") as file:
-        groups = [line.strip().split(":", 2)[1:] for line in file]
-    for controllers, path in groups:
-        for folder in ("/", path):
-            file = ("/sys/fs/cgroup/memory%s/memory.limit_in_bytes" if controllers == "memory"
-                    else "/sys/fs/cgroup%s/memory.max") % folder
-            with contextlib.suppress(OSError, ValueError), open(file) as limit:  # none, or "max"
-                free.append(int(limit.read()))
-    return min(free)
+    """Bytes that are free on the machine, or allowed to this process's cgroup if that is less."""
+    def find(pattern, path):
+        with contextlib.suppress(OSError), open(path) as file:
+            return re.findall(pattern, file.read(), re.MULTILINE)
+        return []
+    free = [1024 * int(kb) for kb in find(r"^MemAvailable:\s*(\d+)", "/proc/meminfo")]
+    for controllers, group in find(r"^\d+:(memory|):(.*)$", "/proc/self/cgroup"):
+        name = "memory%s/memory.limit_in_bytes" if controllers else "%s/memory.max"
+        for folder in ("", group):
+            free += map(int, find(r"^\d+$", "/sys/fs/cgroup/" + name % folder))
+    return min(free, default=np.inf)
 
 
 def require_memory(args, run, path, shape):
@@ -1801,13 +1805,13 @@ def compress_file(args, run, path, output, graph_for, infer, evaluate, codec):
     return result
 
 
-def shard_of(paths, many, i, n):
-    """Every n-th path from the i-th on; ValueError unless they are n at least, of a folder."""
+def shard_of(items, many, i, n):
+    """Every n-th item from the i-th on; ValueError unless they are n at least, of a folder."""
     if not many:
         raise ValueError("--shard %d/%d: only for a folder or glob" % (i, n))
-    if n > len(paths):
-        raise ValueError("--shard %d/%d: there are only %d images" % (i, n, len(paths)))
-    return paths[i - 1::n]
+    if n > len(items):
+        raise ValueError("--shard %d/%d: there are only %d images" % (i, n, len(items)))
+    return items[i - 1::n]
 
 
 def output_paths(args, paths, many, suffix):

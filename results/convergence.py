@@ -18,6 +18,7 @@ sys.path.insert(0, os.path.dirname(RESULTS))
 import tf_boilerplate as nic
 import numpy as np
 import sga
+import table1
 
 RUNS = ["mbt2018-num_filters=32-lmbda=0.01", "mbt2018-num_filters=32-lmbda=0.0025"]
 SETTINGS = {"paper": [], "fast": ["--fast"], "thorough": ["--thorough"]}
@@ -91,9 +92,7 @@ def draw(path, picture):
             axis.set_title("λ = %g" % nic.run_lmbda(run_name))
         row[0].set_ylabel("λ·MSE + bits per pixel, rounded")
     axes[0, 0].legend(title="setting of sga.py")
-    figure.tight_layout()
-    with nic.replacing(picture) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    table1.save(figure, picture)
 
 
 def main(argv=None):

@@ -80,13 +80,17 @@ def is_done(job, checksums):
 
     Joins them from shards if there are any; ValueError unless each image is in one of those.
     """
-    done = lambda: nic.reusable_part(job.target, dict(model=job.model, image=checksums), None)
+    def done():
+        settings = dict(model=job.model, image=checksums, lmbda=nic.run_lmbda(job.run_name))
+        return nic.reusable_part(job.target, settings, None) is not None
     stem = job.target[:-len(".npz")]
     shards = {path: re.search(r"-shard=(\d+)-of-(\d+)\.npz$", path)
               for path in sorted(glob.glob(glob.escape(stem) + "-shard=*.npz"))}
     shards = {path: tuple(map(int, found.groups())) for path, found in shards.items() if found}
-    if done() or not shards:
-        return bool(done())
+    if done():
+        return True
+    if not shards:
+        return False
     n = max(n for _, n in shards.values())
     for path, shard in shards.items():
         if shard[1] != n:
@@ -98,8 +102,8 @@ def is_done(job, checksums):
     join_shards(sorted(shards, key=shards.get), job.target)
     if not done():
         os.remove(job.target)
-        raise ValueError("%s-shard=*-of-%d.npz: not of the run %s and all images of --images"
-                         % (stem, n, job.run_name))
+        raise ValueError("%s-shard=*-of-%d.npz: not of the run %s, its lambda, and all images of "
+                         "--images" % (stem, n, job.run_name))
     return True
 
 
@@ -107,15 +111,18 @@ def join_shards(paths, target):
     """Write the results of shards 1 to n of a folder's images, whose every n-th image each has."""
     images, owner = {}, {}
     for i, path in enumerate(paths):
-        with np.load(path, allow_pickle=False) as stored:
-            result = {name: stored[name] for name in stored.files}
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                result = {name: stored[name] for name in stored.files}
+        except Exception as error:  # damaged files raise many types
+            raise ValueError("%s: not readable results (%s)" % (path, error))
         settings = {name: value for name, value in result.items()
                     if not value.ndim and not name.startswith("avg_")}
-        for name, value in settings.items():
-            if i and first[name] != value:
-                raise ValueError("%s: %s is %s, in %s %s" % (path, name, value, paths[0],
-                                                             first[name]))
-        first = settings
+        first = settings if i == 0 else first
+        for name in sorted(settings.keys() | first.keys()):
+            if settings.get(name) != first.get(name):
+                raise ValueError("%s: %s is %s, in %s %s" % (
+                    path, name, settings.get(name), paths[0], first.get(name)))
         for k, name in enumerate(result["files"]):
             if owner.setdefault(name, path) != path:
                 raise ValueError("%s and %s overlap: both have %s" % (owner[name], path, name))
@@ -176,7 +183,7 @@ def collect(jobs, folder):
     for method in METHODS:
         rows = []
         for job in jobs:
-            if job.script == method.script and os.path.exists(job.target):
+            if job.script == method.script:
                 with np.load(job.target, allow_pickle=False) as result:
                     rows.append([nic.run_lmbda(job.run_name), job.run_name]
                                 + ["%.6f" % np.mean(result[name]) for name in COLUMNS])
@@ -341,6 +348,7 @@ def draw_bars(plt, folder, rates, papers):
 
 
 def save(figure, path):
+    """Write a figure as PNG."""
     figure.tight_layout()
     with nic.replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
@@ -385,8 +393,8 @@ def run(args):
         raise ValueError("--images is missing")
     else:
         args.threads = args.threads or max(1, len(os.sched_getaffinity(0)) // args.jobs)
-        source, paths, _ = nic.find_images(args.images)
-        folders = [os.path.join(args.output, os.path.splitext(source)[0])]
+        source, paths, many = nic.find_images(args.images)
+        folders = [os.path.join(args.output, source if many else os.path.splitext(source)[0])]
         details = os.path.join(folders[0], "npz")
         jobs = find_jobs(args, source, details)
         run_all(args, jobs, details, [nic.digest(nic.read_images(p)).hex() for p in paths])

@@ -1,5 +1,6 @@
 """Training on several machines: here, several processes on loopback addresses."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -12,6 +13,7 @@ import time
 import pytest
 import tensorflow.compat.v1 as tf
 
+import tf_boilerplate as nic
 from conftest import BASE_RUN, CHECKPOINTS, PNG, command, compress, run_process
 
 RUN = "mbt2018-num_filters=16-lmbda=0.05"
@@ -98,6 +100,7 @@ def test_a_cluster_trains_as_one_process_with_the_whole_batch(tmp_path, start):
     ("{", "TF_CONFIG"), ('{"cluster": {}}', "TF_CONFIG"),
     ('{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "chief", "index": 0}}',
      "ps"),
+    ('{"cluster": {"chief": ["a:1"], "ps": []}, "task": {"type": "chief", "index": 0}}', "ps"),
     ('{"cluster": {"chief": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',
      "worker"),
     ('{"cluster": {"chief": ["a:1"], "ps": ["b:1"], "evaluator": ["c:1"]}, '
@@ -106,3 +109,27 @@ def test_malformed_clusters_are_refused(tmp_path, fails, monkeypatch, config, me
     monkeypatch.setenv("TF_CONFIG", config)
     line = fails("mbt2018", "--checkpoint_dir", tmp_path, *OPTIONS)
     assert "TF_CONFIG" in line and message in line
+
+
+def test_the_chief_applies_gradients_without_computing_them_again(monkeypatch):
+    """Nothing that its thread or the start and end of a session run depends on the batch."""
+    ps, chief = free_addresses(2)
+    monkeypatch.setenv("TF_CONFIG", json.dumps({
+        "cluster": {"ps": [ps], "chief": [chief]}, "task": {"type": "chief", "index": 0}}))
+    cluster = nic.join_cluster(argparse.Namespace(threads=1))
+    with tf.Graph().as_default() as graph, tf.device(cluster.device):
+        x = tf.placeholder(tf.float32, [])
+        step, _ = nic.minimise(nic.Adam(.1), (tf.get_variable("v", []) - x) ** 2, cluster)
+        enqueues = [op for op in graph.get_operations() if op.type.startswith("QueueEnqueue")]
+    assert len(enqueues) > 1 and x.op in ancestors(tf.group(step))
+    assert not any(x.op in ancestors(op) for op in enqueues)
+
+
+def ancestors(op):
+    found, open_ops = set(), [op]
+    while open_ops:
+        op = open_ops.pop()
+        if op not in found:
+            found.add(op)
+            open_ops += [tensor.op for tensor in op.inputs] + op.control_inputs
+    return found

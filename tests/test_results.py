@@ -79,6 +79,10 @@ def test_results_of_another_model_or_image_are_not_reused(tmp_path, capfd):
         np.savez(str(npz), **{**stored, "model": "another"})
     table1.main(argv)
     assert capfd.readouterr().out.count("0 of 1 results exist") == 2
+    run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", npz.parent,
+        BASE_RUN, tmp_path / "image.png", "--lambda", 0.5)
+    table1.main(argv)
+    assert "0 of 1 results exist" in capfd.readouterr().out
     write_image(tmp_path / "image.png", 64, 80)
     table1.main(argv)
     assert "0 of 1 results exist" in capfd.readouterr().out
@@ -141,6 +145,9 @@ def test_missing_and_overlapping_shards_are_refused(shards, capfd):
     compress_shard(["--shard", "2/2", "--lambda", "0.5"])
     assert "lmbda is 0.5" in refused()
     assert not list(folder.glob("*file=trio.npz"))
+    (second,) = folder.glob("*shard=2-of-2.npz")
+    second.write_bytes(second.read_bytes()[:500])
+    assert "not readable results" in refused()
     compress_shard(["--shard", "2/2"])
     write_image(folder.parent / "3.png", 64, 64)
     assert "all images of --images" in refused()

@@ -31,38 +31,45 @@ TRAINED = "mbt2018-num_filters=8-lmbda=0.01"
 
 # ---------------------------------------------------------------- kill -9
 
-def kill_ten_times(argv, longest):
-    """Start a command ten times and kill it, and its children, within `longest` seconds."""
+def kill_ten_times(argv, seconds):
+    """Start a command that takes so many seconds ten times; kill it and its children on the way."""
     moments = random.Random(0)
     for _ in range(10):
         process = subprocess.Popen(argv, start_new_session=True, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(0, longest))
+        time.sleep(moments.uniform(0, seconds))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def finish(argv):
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          universal_newlines=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def whole_and_killed(tmp_path, argv_for):
+    """Run argv_for(folder) in two folders, in the second after it was killed; yield both.
+
+    Between, (None, second folder) as the kills left it.
+    """
+    start = time.time()
+    for folder in (tmp_path / "whole", tmp_path / "killed"):
+        if folder.name == "killed":
+            kill_ten_times(argv_for(folder), time.time() - start)
+            yield None, folder
+        done = subprocess.run(argv_for(folder), stderr=subprocess.PIPE, universal_newlines=True)
+        assert done.returncode == 0, done.stderr
+        yield folder.name, folder
 
 
 @pytest.mark.slow
 def test_killed_training_ends_as_if_it_had_not_been(tmp_path):
-    costs = []
-    for name in ("killed", "whole"):
-        argv = command("mbt2018", "--checkpoint_dir", tmp_path / name, *TRAIN, "--last_step", 400,
-                       "--save_checkpoint_secs", 1)
-        if name == "killed":
-            kill_ten_times(argv, 9)
-        finish(argv)
-        results = compress("mbt2018", tmp_path / name, PNG, run_name=TRAINED,
-                           checkpoints=tmp_path / name)
-        costs.append(results["rd_cost"][0])
-    assert costs[0] == pytest.approx(costs[1], rel=1e-4)
+    costs = {}
+    for name, folder in whole_and_killed(tmp_path, lambda folder: command(
+            "mbt2018", "--checkpoint_dir", folder, *TRAIN, "--last_step", 400,
+            "--save_checkpoint_secs", 1)):
+        if name is None:
+            assert not nic.newest_checkpoint(str(folder / TRAINED)).endswith("-0")
+        else:
+            costs[name] = compress("mbt2018", folder, PNG, run_name=TRAINED,
+                                   checkpoints=folder)["rd_cost"][0]
+    assert costs["killed"] == pytest.approx(costs["whole"], rel=1e-4)
 
 
 @pytest.fixture
@@ -75,35 +82,34 @@ def folder(tmp_path):
 
 @pytest.mark.slow
 def test_killed_compress_ends_as_if_it_had_not_been(tmp_path, folder):
-    found = []
-    for name in ("killed", "whole"):
-        argv = command("sga", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, folder,
-                       tmp_path / name / "files", "--results_dir", tmp_path / name, "--its", 200)
-        if name == "killed":
-            kill_ten_times(argv, 9)
-        finish(argv)
-        (npz,) = (tmp_path / name).glob("rd-*.npz")
-        files = sorted((tmp_path / name / "files").glob("*.iinc"))
-        found.append((load(npz), [path.read_bytes() for path in files]))
-    (killed, killed_files), (whole, whole_files) = found
-    assert killed.keys() == whole.keys() and killed_files == whole_files and len(whole_files) == 6
-    for field, values in whole.items():
-        np.testing.assert_array_equal(killed[field], values)
+    results, files = {}, {}
+    for name, target in whole_and_killed(tmp_path, lambda target: command(
+            "sga", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, folder, target / "files",
+            "--results_dir", target, "--its", 200)):
+        if name is None:
+            assert list(target.glob("rd-*.parts/*.npz"))
+        else:
+            results[name] = load(next(target.glob("rd-*.npz")))
+            files[name] = [(target / "files" / ("%d.png.iinc" % i)).read_bytes() for i in range(6)]
+    assert files["killed"] == files["whole"]
+    assert results["killed"].keys() == results["whole"].keys()
+    for field, values in results["whole"].items():
+        np.testing.assert_array_equal(results["killed"][field], values)
 
 
 @pytest.mark.slow
 def test_killed_table1_ends_as_if_it_had_not_been(tmp_path, folder):
-    tables = []
-    for name in ("killed", "whole"):
-        argv = [sys.executable, os.path.join(ROOT, "results", "table1.py"), "--checkpoint_dir",
-                CHECKPOINTS, "--images", str(folder), "--output", str(tmp_path / name),
-                "--methods", "mbt2018", "bb_plain"]
-        if name == "killed":
-            kill_ten_times(argv, 14)
-        finish(argv)
-        tables.append([(tmp_path / name / "images" / csv).read_text()
-                       for csv in ("mbt2018.csv", "bb_plain.csv", "table1.csv", "table1.md")])
-    assert tables[0] == tables[1]
+    tables = {}
+    for name, target in whole_and_killed(tmp_path, lambda target: [
+            sys.executable, os.path.join(ROOT, "results", "table1.py"), "--checkpoint_dir",
+            CHECKPOINTS, "--images", str(folder), "--output", str(target),
+            "--methods", "mbt2018", "bb_plain"]):
+        if name is None:
+            assert list((target / "images").glob("npz/rd-*.npz"))
+        else:
+            tables[name] = [(target / "images" / csv).read_text() for csv in (
+                "mbt2018.csv", "bb_plain.csv", "table1.csv", "table1.md")]
+    assert tables["killed"] == tables["whole"]
 
 
 # ---------------------------------------------------------------- full disk
