@@ -137,6 +137,7 @@ def test_full_disk_in_compress(tmp_path, folder):
     assert len(list((tmp_path / "results").iterdir())) == 1  # no temporary files
 
 
+@pytest.mark.slow
 def test_full_disk_in_training(tmp_path):
     """The error names the checkpoint; the last one stays and training goes on from it."""
     argv = ["--checkpoint_dir", tmp_path, *TRAIN, "--last_step"]
@@ -208,6 +209,7 @@ class Bomb:
         return os.mkdir, (self.path,)
 
 
+@pytest.mark.slow
 def test_nothing_is_unpickled(tmp_path, fails, folder):
     """Arrays of objects, wherever a file is read: images, training images, results of parts."""
     exploded = tmp_path / "exploded"

@@ -56,37 +56,38 @@ def test_train_compress(tmp_path, images, capfd):
     assert np.isfinite(results["est_bpp"]).all()
 
 
-def test_the_seed_decides(tmp_path, images):
-    """Also when training is interrupted."""
-    options = ("--threads", 1, "--last_step", 3, "--seed")
-    train(tmp_path / "0", images, "--last_step", 1, "--seed", 1)
-    finals = [weights(train(tmp_path / str(i), images, *options, seed))
-              for i, seed in enumerate([1, 1, 2])]
-    name = "analysis_transform/layer_0/kernel_rdft"
-    np.testing.assert_allclose(finals[0][name], finals[1][name], rtol=0, atol=1e-7)
-    assert np.abs(finals[0][name] - finals[2][name]).max() > 1e-3
-
-
-def test_continued_training_sees_the_same_patches(tmp_path, images, capfd):
-    """Those that an uninterrupted run would see; and it stops at the last step."""
+def test_continued_training_sees_the_same_patches(images):
+    """Those that an uninterrupted run would see; and replicas together the same as one process."""
     from tf_boilerplate import training_files, training_patches
     args = type("args", (), dict(train_glob=str(images / "*"), patchsize=64, batchsize=3, seed=5,
                                  preprocess_threads=2))
 
-    def patches(start, n):
+    def patches(start, n, *replica):
         with tf.Graph().as_default(), tf.Session() as sess:
-            dataset = training_patches(args, *training_files(args), start)
+            dataset = training_patches(args, *training_files(args), start, *replica)
             x = tf.data.make_one_shot_iterator(dataset).get_next()
             return [sess.run(x) for _ in range(n)]
     np.testing.assert_array_equal(patches(0, 5)[2:], patches(2, 3))
     assert np.max(patches(0, 3)) <= 1 and np.min(patches(0, 3)) >= 0
+    whole, args.batchsize = patches(4, 2), 1
+    np.testing.assert_array_equal(whole, np.concatenate(
+        [patches(4, 2, replica, 3) for replica in range(3)], axis=1))
 
-    folder = train(tmp_path, images, "--last_step", 2)
-    train(tmp_path, images, "--last_step", 5)
-    assert weights(folder)["global_step"] == 5
+
+def test_continued_training_ends_as_uninterrupted_training(tmp_path, images, capfd):
+    """And another seed makes another model."""
+    options = ("--threads", 1, "--last_step", 4)
+    train(tmp_path, images, *options[:2], "--last_step", 2)
+    continued = weights(train(tmp_path, images, *options))
+    assert continued["global_step"] == 4
     capfd.readouterr()
-    train(tmp_path, images, "--last_step", 5)
-    assert "at step 5 already" in capfd.readouterr().out
+    train(tmp_path, images, *options)
+    assert "at step 4 already" in capfd.readouterr().out
+    whole, other = (weights(train(tmp_path / str(seed), images, *options, "--seed", seed))
+                    for seed in (0, 1))
+    name = "analysis_transform/layer_0/kernel_rdft"
+    np.testing.assert_allclose(continued[name], whole[name], rtol=0, atol=1e-7)
+    assert np.abs(continued[name] - other[name]).max() > 1e-3
 
 
 def test_a_moved_run_continues_where_it_is_now(tmp_path, images):
