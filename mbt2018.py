@@ -23,11 +23,11 @@ def objective(args, x, t):
     z = nic.hyper_analysis_transform(N, N)(y)
     prior_z = tfc.EntropyBottleneck(name="entropy_bottleneck")
     prior_z(z, training=True)
-    z_tilde = z + nic.uniform_noise(z, nic.noise_key(args, t, 1))
+    z_tilde = z + nic.uniform_noise(z.shape, nic.noise_key(args, t, 1))
     mu, sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
     prior_y = nic.GaussianConditional(sigma, nic.SCALES, mean=mu, name="gaussian_conditional")
     prior_y(y, training=True)
-    y_tilde = y + nic.uniform_noise(y, nic.noise_key(args, t, 0))
+    y_tilde = y + nic.uniform_noise(y.shape, nic.noise_key(args, t, 0))
     x_tilde = nic.synthesis_transform(N)(y_tilde)
 
     y_bpp, z_bpp = (tf.reduce_mean(nic.bits_per_pixel(nic.log_likelihood(*pair), x.shape))

@@ -24,7 +24,7 @@ def objective(args, x, t):
     prior_y = nic.GaussianConditional(tfc.upper_bound(sigma, 10 ** .5), nic.SCALES, mean=mu,
                                       name="gaussian_conditional")
     prior_y(y, training=True)
-    y_tilde = y + nic.uniform_noise(y, nic.noise_key(args, t, 0))
+    y_tilde = y + nic.uniform_noise(y.shape, nic.noise_key(args, t, 0))
     x_tilde = nic.synthesis_transform(N)(y_tilde)
 
     y_bpp, z_bpp, bpp_back = (tf.reduce_mean(nic.bits_per_pixel(log_p, x.shape))

@@ -426,6 +426,12 @@ def write_results(path, results):
     write_bytes(path, content.getvalue())
 
 
+def read_results(path):
+    """What write_results wrote; raises many types if it is missing or damaged."""
+    with np.load(path, allow_pickle=False) as stored:
+        return {field: stored[field] for field in stored.files}
+
+
 def require_writable(path):
     """Create the folder of a file to be written; raise OSError if it can't be written there."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
@@ -1008,9 +1014,9 @@ def noise_key(args, t, i):
     return tf.stack([getattr(args, "seed", 0), 2 * t + i])
 
 
-def uniform_noise(v, key):
-    """U(-1/2, 1/2) of v's static shape."""
-    return tf.random.stateless_uniform(v.shape, key, -.5, .5)
+def uniform_noise(shape, key):
+    """U(-1/2, 1/2), what stands for rounding in training."""
+    return tf.random.stateless_uniform(shape, key, -.5, .5)
 
 
 def inputs(shape):
@@ -1831,8 +1837,7 @@ def reusable_part(part, settings, output):
     They must include the compressed file if `output` is not None.
     """
     try:
-        with np.load(part, allow_pickle=False) as stored:
-            result = {field: stored[field] for field in stored.files}
+        result = read_results(part)
         with open(output or os.devnull, "rb") as file:
             checksum = digest(file.read()).hex()
     except Exception:  # missing or damaged, which raises many types: to be computed

@@ -5,15 +5,14 @@
 
 import functools
 
-import tf_boilerplate as nic  # before TensorFlow, whose import it keeps quiet
-import tensorflow.compat.v1 as tf
+import tf_boilerplate as nic
 
 SETTINGS = dict(its=2000, lr=5e-3, seed=0)
 
 
 def relax(v, T, key):
     """v + U(-1/2, 1/2), with the same noise for every image."""
-    return v + tf.random.stateless_uniform(v.shape[1:], key, minval=-0.5, maxval=0.5)
+    return v + nic.uniform_noise(v.shape[1:], key)
 
 
 def infer(args, graph, x):

@@ -26,21 +26,23 @@ COLOURS = {"paper": "#555555", "fast": "#d95f02", "thorough": "#1b6ca8"}
 FIELDS = ["run_name", "setting", "iteration", "seconds", "cost", "encoder_cost"]
 
 
-def method_args(module, run_name, options):
-    """Arguments of a method's script for a shipped run, as its command line would give them."""
+def method_graph(module, run_name, options, shape):
+    """Arguments of a base-model method's script, and its graph for x of a shape [B, H, W, 3].
+
+    The arguments are those that its command line would give with a shipped run.
+    """
     settings = getattr(module, "SETTINGS", {})
     parser = nic.make_parser(module.__name__, "", dict(compress=nic.compress), settings,
                              getattr(module, "PRESETS", {}))
     args = parser.parse_args(["compress", run_name, ""] + options)
     nic.resolve(args, settings)
     args.checkpoint_dir, args.lmbda = os.path.join(RESULTS, "models"), nic.run_lmbda(run_name)
-    return args
+    return args, nic.base_graph(args, nic.find_run(args), shape, getattr(module, "relax", None))
 
 
 def descent(run_name, options, x):
     """Rows (iteration, seconds, cost after rounding, cost of the encoder's latents, rounded)."""
-    args = method_args(sga, run_name, options)
-    graph = nic.base_graph(args, nic.find_run(args), x.shape, sga.relax)
+    args, graph = method_graph(sga, run_name, options, x.shape)
     cost = lambda: float(np.mean(nic.score(
         graph, {graph.x: x}, *nic.integers(graph, *nic.current(graph)))["rd_loss"]))
     nic.encode(graph, x)

@@ -17,9 +17,10 @@ RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(RESULTS))
 import tf_boilerplate as nic
 import numpy as np
+import mbt2018
 import sga
 import table1
-from convergence import method_args, RUNS
+from convergence import method_graph, RUNS
 
 SIDE = 64
 RESOLUTION = 81
@@ -33,8 +34,7 @@ def centre_crop(image, side):
 
 def sga_path(x):
     """y [its + 1, h, w, N] from the encoder's on, temperatures [its], and (y_hat, z_hat)."""
-    args = method_args(sga, RUNS[0], [])
-    graph = nic.base_graph(args, nic.find_run(args), x.shape, sga.relax)
+    args, graph = method_graph(sga, RUNS[0], [], x.shape)
     path = [nic.encode(graph, x)[0]]
     steps = nic.descend(graph, {graph.x: x}, args, args.sga_its, temperature=sga.temperature)
     path += [nic.current(graph)[0] for _ in steps]
@@ -43,18 +43,16 @@ def sga_path(x):
 
 
 def end_of(script, x):
-    """y_hat [h, w, N] of another method."""
+    """y_hat [1, h, w, N] of another method."""
     module = importlib.import_module(script)  # `map` hides a builtin
-    args = method_args(module, RUNS[0], [])
-    graph = nic.base_graph(args, nic.find_run(args), x.shape, getattr(module, "relax", None))
-    return module.infer(args, graph, x)[0][0]
+    args, graph = method_graph(module, RUNS[0], [], x.shape)
+    return module.infer(args, graph, x)[0]
 
 
 def cost_function(x):
     """Function: R-D cost [K] of y [K, h, w, N] and z [1, h, w, N]; RESOLUTION at a time."""
-    args = method_args(importlib.import_module("map"), RUNS[0], [])
     shape = (RESOLUTION,) + x.shape[1:]
-    graph = nic.base_graph(args, nic.find_run(args), shape)
+    _, graph = method_graph(mbt2018, RUNS[0], [], shape)
     given = {graph.x: np.broadcast_to(x, shape)}
 
     def cost(y, z):
@@ -118,17 +116,17 @@ def run(args):
     cost = cost_function(x)
     chosen = i, j = steepest(cost, path[0], z_hat)
     flat = lambda y: y.reshape(len(y), -1)[:, chosen]
-    start, path2 = flat(path[:1])[0], flat(path)
+    flat_path = flat(path)
     colours = {method.script: method.colour for method in table1.METHODS}
-    ends = {"encoder": (start, "s", "#1b6ca8"),
-            "base": (flat(base[None])[0], "D", colours["mbt2018"]),
-            "MAP": (flat(mapped[None])[0], "^", colours["map"]),
+    ends = {"encoder": (flat_path[0], "s", "#1b6ca8"),
+            "base": (flat(base)[0], "D", colours["mbt2018"]),
+            "MAP": (flat(mapped)[0], "^", colours["map"]),
             "SGA": (flat(y_hat)[0], "*", colours["sga"])}
-    seen = np.concatenate([path2] + [point[None] for point, _, _ in ends.values()])
+    seen = np.concatenate([flat_path] + [point[None] for point, _, _ in ends.values()])
     middle, half = (seen.max(0) + seen.min(0)) / 2, np.ptp(seen, 0).max() / 2 + .8
     axes_values = [np.linspace(m - half, m + half, RESOLUTION) for m in middle]
     costs = cost(plane(y_hat[0], i, j, *axes_values), z_hat).reshape(RESOLUTION, RESOLUTION)
-    draw(path2, temperatures, ends, axes_values, costs,
+    draw(flat_path, temperatures, ends, axes_values, costs,
          [tuple(map(int, np.unravel_index(k, y_hat.shape[1:]))) for k in chosen],
          args.output)
 

@@ -112,8 +112,7 @@ def join_shards(paths, target):
     images, owner = {}, {}
     for i, path in enumerate(paths):
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                result = {name: stored[name] for name in stored.files}
+            result = nic.read_results(path)
         except Exception as error:  # damaged files raise many types
             raise ValueError("%s: not readable results (%s)" % (path, error))
         settings = {name: value for name, value in result.items()
@@ -184,9 +183,9 @@ def collect(jobs, folder):
         rows = []
         for job in jobs:
             if job.script == method.script:
-                with np.load(job.target, allow_pickle=False) as result:
-                    rows.append([nic.run_lmbda(job.run_name), job.run_name]
-                                + ["%.6f" % np.mean(result[name]) for name in COLUMNS])
+                result = nic.read_results(job.target)
+                rows.append([nic.run_lmbda(job.run_name), job.run_name]
+                            + ["%.6f" % np.mean(result[name]) for name in COLUMNS])
         if rows:
             write_csv(os.path.join(folder, method.script + ".csv"),
                       ["lmbda", "run_name"] + COLUMNS, rows)
