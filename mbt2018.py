@@ -13,8 +13,11 @@ import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
 
+build = functools.partial(nic.base_graph, scale_bound=None)  # sigma bounded as in training
+
+
 def objective(args, x, t):
-    """Scalars to report, reconstruction and optimiser for batch t, x [B, H, W, 3] in [0, 1].
+    """Scalars to report, reconstruction and further updates for batch t, x [B, H, W, 3] in [0, 1].
 
     The loss is lmbda * 255^2 * MSE + bpp, with uniform noise in place of rounding.
     """
@@ -39,12 +42,12 @@ def objective(args, x, t):
 
     def update_prior():
         return [tf.train.AdamOptimizer(1e-3).minimize(prior_z.losses[0]), prior_z.updates[0]]
-    return scalars, x_tilde, nic.Adam(1e-4, then=update_prior)
+    return scalars, x_tilde, update_prior
 
 
 def train(args):
     """train or continue a run"""
-    nic.train(args, objective)
+    nic.train(args, objective, nic.validation(build, infer))
 
 
 def infer(args, graph, x):
@@ -64,7 +67,6 @@ def pack(args, run, graph_for, shape, latents):
 
 
 def main(argv=None):
-    build = functools.partial(nic.base_graph, scale_bound=None)  # sigma bounded as in training
     nic.main(argv, __file__, __doc__,
              dict(train=train, **nic.commands(build, infer, nic.CENTRED._replace(pack=pack))))
 

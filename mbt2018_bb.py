@@ -7,9 +7,11 @@ import tf_boilerplate as nic  # before TensorFlow, whose import it keeps quiet
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
+import bb_plain
+
 
 def objective(args, x, t):
-    """Scalars to report, reconstruction and optimiser for batch t, x [B, H, W, 3] in [0, 1].
+    """Scalars to report, reconstruction and further updates for batch t, x [B, H, W, 3] in [0, 1].
 
     The loss is lmbda * 255^2 * MSE + bpp, where bpp is net of the bits that z gives back; z is
     sampled from q(z|y), and uniform noise replaces the rounding of y.
@@ -35,12 +37,13 @@ def objective(args, x, t):
     loss = args.lmbda * mse + bpp
     scalars = dict(loss=loss, bpp=bpp, y_bpp=y_bpp, z_bpp=z_bpp, bpp_back=bpp_back, mse=mse,
                    psnr=tf.reduce_mean(tf.image.psnr(x, x_tilde, 1, name="psnr_db")))
-    return scalars, x_tilde, nic.Adam(1e-4)
+    return scalars, x_tilde, lambda: []
 
 
 def train(args):
     """train or continue a run"""
-    nic.train(args, objective)
+    nic.train(args, objective, nic.validation(
+        nic.bits_back_graph, bb_plain.infer, nic.evaluate_bits_back, bb_plain.SETTINGS))
 
 
 def main(argv=None):

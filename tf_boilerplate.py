@@ -484,7 +484,8 @@ def note(message):
 # step            number of training steps behind it
 # fingerprint     digest of the model's variables, whether or not optimiser slots are stored
 # resumable       whether the optimiser slots are there
-Run = collections.namedtuple("Run", "name checkpoint num_filters step fingerprint resumable")
+# model           "base" or "bits-back"
+Run = collections.namedtuple("Run", "name checkpoint num_filters step fingerprint resumable model")
 
 SCRIPTS = {"base": ("mbt2018", "sga", "map", "ste", "unoise", "danneal"),
            "bits-back": ("mbt2018_bb", "bb_sga", "bb_no_sga", "bb_plain")}
@@ -504,15 +505,28 @@ def newest_checkpoint(folder):
 
 def find_run(args):
     """The run that the arguments name; ValueError if there is none or it is of another model."""
-    folder = os.path.join(args.checkpoint_dir, args.run_name)
+    run = newest_run(args.checkpoint_dir, args.run_name)
+    if args.script not in SCRIPTS[run.model]:
+        raise ValueError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
+            run.checkpoint, run.model, args.script,
+            ", ".join(s + ".py" for s in SCRIPTS[run.model])))
+    if args.num_filters not in (None, run.num_filters):
+        raise ValueError("--num_filters %d: the model %s has %d"
+                         % (args.num_filters, run.checkpoint, run.num_filters))
+    return run
+
+
+def newest_run(checkpoint_dir, run_name):
+    """The Run in a folder of checkpoint_dir; ValueError if there is no readable checkpoint."""
+    folder = os.path.join(checkpoint_dir, run_name)
     checkpoint = newest_checkpoint(folder)
     if not checkpoint:
-        runs = sorted(name for name in _listdir(args.checkpoint_dir)
-                      if newest_checkpoint(os.path.join(args.checkpoint_dir, name)))
+        runs = sorted(name for name in _listdir(checkpoint_dir)
+                      if newest_checkpoint(os.path.join(checkpoint_dir, name)))
         raise ValueError("no checkpoint in %s; runs in %s: %s"
-                         % (folder, args.checkpoint_dir, ", ".join(runs) or "none"))
+                         % (folder, checkpoint_dir, ", ".join(runs) or "none"))
     try:
-        return read_run(args, checkpoint)
+        return read_run(checkpoint)
     except tf.errors.OpError as error:
         raise ValueError("%s: not a readable checkpoint (%s)" % (checkpoint, error.message))
 
@@ -521,28 +535,21 @@ def _listdir(folder):
     return os.listdir(folder) if os.path.isdir(folder) else []
 
 
-def read_run(args, checkpoint):
-    """Run of a checkpoint, checked to be of the script's model and of args.num_filters."""
+def read_run(checkpoint):
+    """Run of a checkpoint; ValueError if it is not one of these models."""
     reader = tf.train.NewCheckpointReader(checkpoint)
     shapes = reader.get_variable_to_shape_map()
     model = "base" if "entropy_bottleneck/matrix_0" in shapes else "bits-back"
     width = shapes.get("analysis_transform/layer_0/bias")
     if not width or model == "bits-back" and "matrix_0" not in shapes:
         raise ValueError("%s: not a checkpoint of mbt2018.py or mbt2018_bb.py" % checkpoint)
-    if args.script not in SCRIPTS[model]:
-        raise ValueError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
-            checkpoint, model, args.script, ", ".join(s + ".py" for s in SCRIPTS[model])))
-    num_filters = width[0]
-    if args.num_filters not in (None, num_filters):
-        raise ValueError("--num_filters %d: the model %s has %d"
-                         % (args.num_filters, checkpoint, num_filters))
     slots = {name for name in shapes if OPTIMISER_VARIABLES.fullmatch(name)}
     names = sorted(set(shapes) - slots - {"global_step"})
     fingerprint = digest(*itertools.chain.from_iterable(
         (name.encode(), np.asarray(reader.get_tensor(name))) for name in names))
     step = int(reader.get_tensor("global_step")) if "global_step" in shapes else 0
-    return Run(os.path.basename(os.path.dirname(checkpoint)), checkpoint, num_filters, step,
-               fingerprint, bool(slots))
+    return Run(os.path.basename(os.path.dirname(checkpoint)), checkpoint, width[0], step,
+               fingerprint, bool(slots), model)
 
 
 def session_config(threads):
@@ -553,11 +560,14 @@ def session_config(threads):
 
 def training_files(args):
     """Paths that match --train_glob and hold at least a patch; whether all fit in memory."""
-    paths = sorted(glob.glob(args.train_glob))
+    held_out = set(map(os.path.realpath, validation_files(args)))
+    paths = [path for path in sorted(glob.glob(args.train_glob))
+             if os.path.realpath(path) not in held_out]
     if not paths:
-        raise ValueError("--train_glob %s: no file matches" % args.train_glob)
+        raise ValueError("--train_glob %s: no file matches" % args.train_glob
+                         + " that --eval_glob does not" * bool(held_out))
     sizes = [training_image_size(path) for path in paths]
-    large = [path for path, size in zip(paths, sizes) if min(size) >= args.patchsize]
+    large = {path: size for path, size in zip(paths, sizes) if min(size) >= args.patchsize}
     if not large:
         raise ValueError("--patchsize %d: larger than every image of %s; the largest is %d x %d"
                          % ((args.patchsize, args.train_glob) + max(sizes, key=min)))
@@ -565,8 +575,16 @@ def training_files(args):
         note("%d of %d training images are smaller than the patch and skipped"
              % (len(paths) - len(large), len(paths)))
     num_bytes = sum(height * width * (12 if path.endswith(".npy") else 3)
-                    for path, (height, width) in zip(paths, sizes) if path in set(large))
-    return large, num_bytes <= IMAGE_CACHE_BYTES
+                    for path, (height, width) in large.items())
+    return list(large), num_bytes <= IMAGE_CACHE_BYTES
+
+
+def validation_files(args):
+    """Paths that match --eval_glob; none without it."""
+    paths = sorted(glob.glob(args.eval_glob))
+    if args.eval_glob and not paths:
+        raise ValueError("--eval_glob %s: no file matches" % args.eval_glob)
+    return paths
 
 
 def training_image_size(path):
@@ -623,25 +641,27 @@ def training_patches(args, paths, fits, start, replica=0, num_replicas=1):
 
 
 @do_not_convert
-def train(args, objective):
+def train(args, objective, validate):
     """Train a run, from its newest checkpoint if there is one, to step args.last_step.
 
-    objective(args, x, t) maps batch t, x [B, H, W, 3] in [0, 1], to (scalars, x_tilde, optimiser):
-    a dict of scalar tensors with `loss` among them, the reconstruction, and what minimises the
-    loss. Its noise is keyed by t, so that training that was interrupted ends as it would have
-    without. With TF_CONFIG in the environment, this process is one task of the cluster there.
+    objective(args, x, t) maps batch t, x [B, H, W, 3] in [0, 1], to (scalars, x_tilde, updates):
+    a dict of scalar tensors with the `loss` that Adam minimises among them, the reconstruction,
+    and a function that gives ops to run after each of Adam's steps. Its noise is keyed by t, so
+    that training that was interrupted ends as it would have without. validate(args, run, paths),
+    see `validation`, evaluates a checkpoint. With TF_CONFIG in the environment, this process is
+    one task of the cluster there.
     """
     if args.patchsize % 64 or args.patchsize < 64:
         raise ValueError("--patchsize %d: must be a multiple of 64" % args.patchsize)
     args.num_filters = args.num_filters or 192
     args.run_name = "%s-num_filters=%d-lmbda=%s" % (args.script, args.num_filters, args.lmbda)
     cluster = join_cluster(args)
-    worked = cluster.job == "ps" or train_replica(args, objective, cluster)
+    worked = cluster.job == "ps" or train_replica(args, objective, validate, cluster)
     if cluster.server and (worked or cluster.job == "chief"):
         finish(cluster)
 
 
-def train_replica(args, objective, cluster):
+def train_replica(args, objective, validate, cluster):
     """Train as the chief or a worker of the cluster; without a cluster, alone.
 
     Returns whether there was something to do.
@@ -656,7 +676,8 @@ def train_replica(args, objective, cluster):
                          % run.checkpoint)
     is_chief, source = cluster.replica == 0, None
     if is_chief and args.init_from and not run:
-        source = find_run(argparse.Namespace(**dict(vars(args), run_name=args.init_from)))
+        source = newest_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
+                            args.init_from)
     paths, fits = training_files(args)
     if is_chief:
         require_writable(os.path.join(folder, "args.json"))
@@ -666,8 +687,11 @@ def train_replica(args, objective, cluster):
                                    cluster.num_replicas)
         x = tf.data.make_one_shot_iterator(patches).get_next()
         t = tf.train.get_or_create_global_step() * cluster.num_replicas + cluster.replica
-        scalars, x_tilde, optimiser = objective(args, x, t)
-        train_op, hooks = minimise(optimiser, scalars["loss"], cluster)
+        scalars, x_tilde, updates = objective(args, x, t)
+        # After the variables, whose random initial values depend on the number of ops before them.
+        scalars["lr"] = learning_rate(tf.train.get_global_step(), args.last_step, args.lr,
+                                      args.lr_warmup, args.lr_decay)
+        train_op, hooks = minimise(Adam(scalars["lr"], updates), scalars["loss"], cluster)
         with tf.control_dependencies([train_op]):
             next_step = tf.train.get_global_step().read_value()
         # Paths relative to the folder, so that a run can be moved and go on.
@@ -676,6 +700,9 @@ def train_replica(args, objective, cluster):
             write_bytes(os.path.join(folder, "args.json"),
                         json.dumps(vars(args), indent=4, sort_keys=True).encode())
             hooks += summary_hooks(args, scalars, x, x_tilde)
+            hooks.append(tf.train.CheckpointSaverHook(
+                folder, save_secs=args.save_checkpoint_secs, saver=saver,
+                listeners=[Validation(args, validate)] if args.eval_glob else []))
         if is_chief and run:
             tf.train.update_checkpoint_state(folder, run.checkpoint)
         try:
@@ -683,7 +710,7 @@ def train_replica(args, objective, cluster):
                     master=cluster.server.target if cluster.server else "", is_chief=is_chief,
                     checkpoint_dir=folder, scaffold=tf.train.Scaffold(
                         saver=saver, init_fn=source and initialiser(source)),
-                    save_checkpoint_secs=args.save_checkpoint_secs,
+                    save_checkpoint_secs=None, save_checkpoint_steps=None,
                     save_summaries_steps=None, save_summaries_secs=None, log_step_count_steps=None,
                     hooks=hooks, config=cluster.config, stop_grace_period_secs=5) as sess:
                 training_loop(sess, scalars, next_step, args.last_step)
@@ -699,10 +726,70 @@ def train_replica(args, objective, cluster):
 
 
 def initialiser(run):
-    """Scaffold's init_fn that starts training from the weights of a run, at step 0."""
-    saver = tf.train.Saver([v for v in tf.global_variables() if v.op.name != "global_step"
-                            and not OPTIMISER_VARIABLES.fullmatch(v.op.name)])
+    """Scaffold's init_fn that starts training, at step 0, from the weights of a run.
+
+    It takes the variables that both have by name and shape, and says which; ValueError unless
+    these are most of them.
+    """
+    stored = tf.train.load_checkpoint(run.checkpoint).get_variable_to_shape_map()
+    weights = [v for v in tf.global_variables() if v.op.name != "global_step"
+               and not OPTIMISER_VARIABLES.fullmatch(v.op.name)]
+    shared = [v for v in weights if stored.get(v.op.name) == v.shape.as_list()]
+    fresh = [v.op.name for v in weights if v not in shared]
+    if 2 * len(shared) <= len(weights):
+        raise ValueError("--init_from %s: only %d of %d variables are there by name and shape"
+                         % (run.checkpoint, len(shared), len(weights)))
+    print("from %s: %d variables; fresh: %s"
+          % (run.checkpoint, len(shared), ", ".join(fresh) or "none"), flush=True)
+    saver = tf.train.Saver(shared)
     return lambda scaffold, sess: saver.restore(sess, run.checkpoint)
+
+
+def learning_rate(step, last_step, lr, warmup, decay):
+    """The rate of the update after `step` (an integer tensor): lr, by default throughout.
+
+    It rises linearly over the first `warmup` steps, and falls to lr / 100 along a cosine over the
+    last `decay` (a fraction) of all last_step.
+    """
+    step, rate = tf.cast(step, tf.float32), tf.constant(lr, tf.float32)
+    if warmup:
+        rate *= tf.minimum(1., (step + 1) / warmup)
+    if decay:
+        progress = tf.clip_by_value(1 - (last_step - step) / (decay * last_step), 0, 1)
+        rate *= .01 + .99 * .5 * (1 + tf.cos(np.pi * progress))
+    return rate
+
+
+class Validation(tf.train.CheckpointSaverListener):
+    """Evaluates every checkpoint as `compress` would, on the images of --eval_glob.
+
+    A line on stdout, TensorBoard, and a row of validation.csv in the run's folder.
+    """
+
+    def __init__(self, args, validate):
+        self.args, self.validate = args, validate
+
+    def after_save(self, session, global_step_value):
+        args, step = self.args, int(global_step_value)
+        run = newest_run(args.checkpoint_dir, args.run_name)
+        means = self.validate(args, run, validation_files(args))
+        print_line("step=%d validation rd_cost=%.4f bpp=%.4f mse=%.3f psnr=%.3f"
+                   % ((step,) + tuple(means.values())))
+        self.append(os.path.join(os.path.dirname(run.checkpoint), "validation.csv"), step, means)
+        if args.logdir:
+            writer = tf.summary.FileWriterCache.get(os.path.join(args.logdir, args.run_name))
+            writer.add_summary(tf.Summary(value=[
+                tf.Summary.Value(tag="validation/" + name, simple_value=value)
+                for name, value in means.items()]), step)
+
+    def append(self, path, step, means):
+        """Add a row, in the place of those from `step` on of a run that was interrupted."""
+        rows = []
+        if os.path.exists(path):
+            with open(path) as file:
+                rows = [row for row in file.read().split()[1:] if int(row.split(",")[0]) < step]
+        rows.append(",".join(["%d" % step] + ["%.6f" % value for value in means.values()]))
+        write_bytes(path, "\n".join([",".join(["step"] + list(means))] + rows + [""]).encode())
 
 
 def summary_hooks(args, scalars, x, x_tilde):
@@ -724,8 +811,11 @@ def training_loop(sess, scalars, next_step, last_step, print_every=100):
 
     Prints the scalars and the speed now and then.
     """
-    since, step = time.time(), sess.run(tf.train.get_global_step())
-    start = previous = step
+    # Not sess.run, which would call hooks: that of summaries takes a batch.
+    step = sess.run_step_fn(
+        lambda step_context: step_context.session.run(tf.train.get_global_step()))
+    since, start = time.time(), step
+    previous = step
     with progress_bar(last_step - start) as show:
         while step < last_step and not sess.should_stop():
             # With several replicas, a step can be seen twice or not at all.
@@ -734,8 +824,9 @@ def training_loop(sess, scalars, next_step, last_step, print_every=100):
             step, values = sess.run([next_step, scalars if printing else {}])
             if printing:
                 speed = (step - previous) / (time.time() - since)
-                print_line("step=%d loss=%.4f bpp=%.4f mse=%.3f psnr=%.3f steps/s=%.2f" % (
-                    step, values["loss"], values["bpp"], values["mse"], values["psnr"], speed))
+                print_line("step=%d loss=%.4f bpp=%.4f mse=%.3f psnr=%.3f lr=%.3g steps/s=%.2f" % (
+                    step, values["loss"], values["bpp"], values["mse"], values["psnr"],
+                    values["lr"], speed))
                 since, previous = time.time(), step
             show(step - start)
 
@@ -743,7 +834,7 @@ def training_loop(sess, scalars, next_step, last_step, print_every=100):
 class Adam(tf.train.AdamOptimizer):
     """Adam; after a step come the ops that then() gives, however many replicas gave gradients."""
 
-    def __init__(self, learning_rate, then=lambda: []):
+    def __init__(self, learning_rate, then):
         super().__init__(learning_rate)
         self.then = then
 
@@ -1784,6 +1875,32 @@ def commands(build, infer, codec, evaluate=evaluate):
     return dict(compress=compress_images, decompress=decompress_file)
 
 
+def validation(build, infer, evaluate=evaluate, settings={}):
+    """validate(args, run, paths) of `train`: rd_cost, est_bpp, mse, psnr as compress reports them.
+
+    With the default settings of the method that `build` and the others belong to.
+    """
+    def validate(args, run, paths):
+        args = argparse.Namespace(save_opt_record=False, lmbda=args.lmbda, threads=args.threads,
+                                  **settings)
+        graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, args, run))
+        values = []
+        for path in paths:
+            images = read_images(path)
+            for x in split_batches(images, images.shape[1] * images.shape[2]):
+                graph = graph_for(x.shape)
+                values.append(metrics(args, graph, x, infer(args, graph, x), evaluate))
+        return {name: float(np.mean(np.concatenate([batch[name] for batch in values])))
+                for name in ("rd_cost", "est_bpp", "mse", "psnr")}
+    return validate
+
+
+def metrics(args, graph, x, latents, evaluate):
+    """What is reported of latents, a dict of [B]: evaluate's values, and rd_cost of them."""
+    values = evaluate(args, graph, x, *latents)
+    return dict(values, rd_cost=args.lmbda * values["mse"] + values["est_bpp"])
+
+
 def compress_file(args, run, path, output, graph_for, infer, evaluate, codec):
     """Results of one image file or .npy, arrays over its images; writes `output` if not None."""
     images = read_images(path)
@@ -1792,8 +1909,7 @@ def compress_file(args, run, path, output, graph_for, infer, evaluate, codec):
     for x in split_batches(images, shape[1] * shape[2]):
         graph = graph_for((len(x),) + images.shape[1:])
         latents.append(infer(args, graph, x))
-        values.append(evaluate(args, graph, x, *latents[-1]))
-        values[-1]["rd_cost"] = args.lmbda * values[-1]["mse"] + values[-1]["est_bpp"]
+        values.append(metrics(args, graph, x, latents[-1], evaluate))
         if args.save_opt_record:
             records.append(closed_record(graph, x, latents[-1]))
     if min(shape[1:]) < MSSSIM_MIN_SIDE:
@@ -1953,8 +2069,19 @@ def add_train_options(parser):
             ("save_summary_secs", 60, "seconds between TensorBoard summaries")]:
         parser.add_argument("--" + name, type=positive, default=default, metavar="N",
                             help=text + " (default: %(default)s)")
-    parser.add_argument("--init_from", metavar="RUN_NAME",
-                        help="run of checkpoint_dir whose weights a new run starts from")
+    parser.add_argument("--eval_glob", default="", metavar="GLOB",
+                        help="quoted glob of images to evaluate every checkpoint on, as compress "
+                        "does; they are not trained on")
+    parser.add_argument("--lr", type=number(float, 0, exclusive=True), default=1e-4, metavar="N",
+                        help="learning rate of Adam (default: %(default)s)")
+    parser.add_argument("--lr_warmup", type=number(int, 0), default=0, metavar="STEPS",
+                        help="first steps, in which the rate rises to --lr (default: %(default)s)")
+    parser.add_argument("--lr_decay", type=number(float, 0, high=1), default=0, metavar="FRACTION",
+                        help="last part of the steps, in which the rate falls to a hundredth "
+                        "along a cosine (default: %(default)s)")
+    parser.add_argument("--init_from", metavar="RUN",
+                        help="run of checkpoint_dir, or folder of a run of either model, whose "
+                        "weights a new run starts from, as far as it has the same")
     parser.add_argument("--logdir", default="/tmp/tf_logs",
                         help="folder for TensorBoard, none if empty (default: %(default)s)")
     parser.add_argument("--seed", type=number(int, 0), default=0,

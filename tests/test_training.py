@@ -30,10 +30,10 @@ def images(tmp_path):
     return folder
 
 
-def train(tmp_path, images, *options, N=8):
-    run("mbt2018", "--checkpoint_dir", tmp_path / "runs", "--num_filters", N, "train",
+def train(tmp_path, images, *options, N=8, script="mbt2018"):
+    run(script, "--checkpoint_dir", tmp_path / "runs", "--num_filters", N, "train",
         "--train_glob", os.path.join(str(images), "*"), *SMALL, *options)
-    return tmp_path / "runs" / ("mbt2018-num_filters=%d-lmbda=0.01" % N)
+    return tmp_path / "runs" / ("%s-num_filters=%d-lmbda=0.01" % (script, N))
 
 
 def weights(folder):
@@ -45,7 +45,7 @@ def test_train_compress(tmp_path, images, capfd):
     folder = train(tmp_path, images, "--last_step", 3)
     line = capfd.readouterr().out.splitlines()[-1]
     assert [item.split("=")[0] for item in line.split()] == [
-        "step", "loss", "bpp", "mse", "psnr", "steps/s"]
+        "step", "loss", "bpp", "mse", "psnr", "lr", "steps/s"]
     with open(folder / "args.json") as file:
         saved = json.load(file)
     assert saved["lmbda"] == 0.01 and saved["num_filters"] == 8 and saved["last_step"] == 3
@@ -60,7 +60,7 @@ def test_continued_training_sees_the_same_patches(images):
     """Those that an uninterrupted run would see; and replicas together the same as one process."""
     from tf_boilerplate import training_files, training_patches
     args = type("args", (), dict(train_glob=str(images / "*"), patchsize=64, batchsize=3, seed=5,
-                                 preprocess_threads=2))
+                                 preprocess_threads=2, eval_glob=""))
 
     def patches(start, n, *replica):
         with tf.Graph().as_default(), tf.Session() as sess:
@@ -124,12 +124,73 @@ def test_killed_training_continues(tmp_path, images):
 
 
 def test_tensorboard(tmp_path, images):
-    train(tmp_path, images, "--last_step", 2, "--logdir", tmp_path / "logs")
+    train(tmp_path, images, "--last_step", 2, "--logdir", tmp_path / "logs", "--eval_glob", PNG)
     (events,) = (tmp_path / "logs").glob("*/events*")
     tags = {value.tag for event in tf.train.summary_iterator(str(events))
             for value in event.summary.value}
-    assert {"loss", "bpp", "y_bpp", "z_bpp", "mse", "psnr", "original/image/0",
-            "reconstruction/image/0"} <= tags
+    assert {"loss", "bpp", "y_bpp", "z_bpp", "mse", "psnr", "lr", "original/image/0",
+            "reconstruction/image/0", "validation/rd_cost"} <= tags
+
+
+def test_tensorboard_does_not_change_training(tmp_path, images):
+    with_logs, without = (weights(train(tmp_path / str(i), images, "--last_step", 2,
+                                        "--threads", 1, "--logdir", logdir))
+                          for i, logdir in enumerate([tmp_path / "logs", ""]))
+    name = "analysis_transform/layer_0/kernel_rdft"
+    np.testing.assert_array_equal(with_logs[name], without[name])
+
+
+def test_learning_rate(tmp_path, images, capfd):
+    def rates(steps, *schedule):
+        with tf.Session(graph=tf.Graph()) as sess:
+            return [sess.run(nic.learning_rate(tf.constant(step), 100, *schedule))
+                    for step in steps]
+    np.testing.assert_array_equal(rates([0, 50, 99], 1e-4, 0, 0), np.float32(1e-4))
+    np.testing.assert_allclose(rates([0, 4, 9, 10, 99], 1e-3, 10, 0),
+                               [1e-4, 5e-4, 1e-3, 1e-3, 1e-3], rtol=1e-6)
+    np.testing.assert_allclose(rates([0, 60, 80, 100], 1e-3, 0, .4),
+                               [1e-3, 1e-3, 5.05e-4, 1e-5], rtol=1e-5)
+    np.testing.assert_allclose(rates([0, 50], 1, 0, 1), [1, .505], rtol=1e-6)
+    train(tmp_path, images, "--last_step", 3, "--lr", "2e-3", "--lr_warmup", 6)
+    assert "lr=0.001 " in capfd.readouterr().out
+
+
+def test_default_learning_rate_is_the_constant_of_the_paper(tmp_path, images, monkeypatch):
+    """To the last bit, over 20 steps, with Adam at a plain 1e-4."""
+    options = ("--last_step", 20, "--threads", 1)
+    scheduled = weights(train(tmp_path / "a", images, *options))
+    monkeypatch.setattr(nic.Adam, "__init__", lambda self, rate, then: (
+        tf.train.AdamOptimizer.__init__(self, 1e-4), setattr(self, "then", then))[0])
+    constant = weights(train(tmp_path / "b", images, *options))
+    for name in constant:
+        np.testing.assert_array_equal(scheduled[name], constant[name], err_msg=name)
+
+
+@pytest.mark.parametrize("script, evaluated_by", [("mbt2018", "mbt2018"),
+                                                  ("mbt2018_bb", "bb_plain")])
+def test_validation_is_what_compress_reports(tmp_path, images, capfd, script, evaluated_by):
+    """And its images are not trained on."""
+    held_out = tmp_path / "held out"
+    held_out.mkdir()
+    os.symlink(str(images / "b.jpg"), str(held_out / "b.jpg"))
+    shutil.copy(PNG, str(held_out))
+    train(tmp_path, images, "--last_step", 2, script=script)
+    folder = train(tmp_path, images, "--last_step", 4, "--eval_glob", held_out / "*",
+                   script=script)
+    printed = [line for line in capfd.readouterr().out.splitlines() if "validation" in line][-1]
+    results = compress(evaluated_by, tmp_path, held_out, run_name=folder.name,
+                       checkpoints=folder.parent)
+    assert printed.startswith("step=4 validation rd_cost=%.4f " % np.mean(results["rd_cost"]))
+    header, *rows = (folder / "validation.csv").read_text().split()
+    assert header == "step,rd_cost,est_bpp,mse,psnr"
+    assert [row.split(",")[0] for row in rows] == ["2", "4"]
+    np.testing.assert_allclose([float(value) for value in rows[-1].split(",")[1:]],
+                               [np.mean(results[name]) for name in header.split(",")[1:]],
+                               rtol=1e-5)
+    args = type("args", (), dict(train_glob=str(images / "*"), patchsize=64,
+                                 eval_glob=str(held_out / "*")))
+    assert [os.path.basename(path) for path in nic.training_files(args)[0]] == [
+        "a.png", "c.npy", "grey.png"]
 
 
 def test_small_images_are_skipped(tmp_path, images, capfd):
@@ -157,6 +218,9 @@ def test_bad_input(tmp_path, images, fails):
     assert "multiple of 64" in refused("--patchsize", 100)
     assert "128" in refused("--patchsize", 128) and "largest" in refused("--patchsize", 128)
     assert "no file matches" in refused("--train_glob", tmp_path / "*.gif")
+    assert "--eval_glob" in refused("--eval_glob", tmp_path / "*.gif")
+    assert "no file matches that --eval_glob does not" in refused("--eval_glob", images / "*")
+    assert "--lr_decay" in refused("--lr_decay", 1.5) and "--lr" in refused("--lr", 0)
     assert "--batchsize" in refused("--batchsize", 0)
     assert "--lambda" in refused("--lambda", -0.1)
     assert not (tmp_path / "runs").exists() or not os.listdir(tmp_path / "runs")
@@ -218,3 +282,23 @@ def test_init_from_another_run(tmp_path, images, capfd):
     with pytest.raises(SystemExit):
         train(tmp_path, images, "--last_step", 2, "--lambda", 0.03, "--init_from", "gone")
     assert "no checkpoint in" in capfd.readouterr().err
+
+
+def test_init_bits_back_from_base(tmp_path, images, capfd, fails):
+    """By the path of the base run's folder; g_a, g_s, h_s and most of h_a are its."""
+    base = os.path.join(CHECKPOINTS, BASE_RUN)
+    folder = train(tmp_path, images, "--last_step", 1, "--init_from", base, N=16,
+                   script="mbt2018_bb")
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("from ")]
+    fresh = line.split("fresh: ")[1].split(", ")
+    assert sorted(fresh) == ["bias_0", "bias_1", "bias_2", "bias_3", "factor_0", "factor_1",
+                             "factor_2", "hyper_analysis_transform/layer_2/kernel_rdft",
+                             "matrix_0", "matrix_1", "matrix_2", "matrix_3"]
+    before, after = weights(base), weights(folder)
+    for name in ("analysis_transform/layer_3/kernel_rdft", "synthesis_transform/layer_0/bias",
+                 "hyper_analysis_transform/layer_1/kernel_rdft",
+                 "mb_t2018hyper_synthesis_transform/layer_2/kernel"):
+        np.testing.assert_allclose(after[name], before[name], rtol=0, atol=1.01e-4)
+    assert "by name and shape" in fails(
+        "mbt2018", "--checkpoint_dir", tmp_path / "runs", "--num_filters", 8, "train",
+        "--train_glob", images / "*", *SMALL, "--init_from", base)
