@@ -8,18 +8,14 @@ import tf_boilerplate as nic
 SETTINGS = dict(its=1000, lr=5e-3, rate_samples=16, seed=0)
 
 
-def build(args, run, shape):
-    return nic.bits_back_graph(args, run, shape, rate_lr=args.lr)
-
-
 def infer(args, graph, x):
-    """The encoder's y, rounded, and q(z|y_hat) fitted to it."""
+    """The encoder's y, rounded, and how q(z|y_hat) is then fitted to it alone."""
     y_hat, _, _ = nic.integer_y(graph, *nic.encode(graph, x))
-    return nic.fit_posterior(args, graph, y_hat, args.its)
+    return y_hat, nic.Fit(args.its, args.lr, args.seed)
 
 
 def main(argv=None):
-    commands = nic.commands(build, infer, nic.BITS_BACK, nic.evaluate_bits_back)
+    commands = nic.commands(nic.bits_back_graph, infer, nic.BITS_BACK, nic.evaluate_bits_back)
     nic.main(argv, __file__, __doc__, commands, SETTINGS)
 
 

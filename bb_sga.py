@@ -3,6 +3,8 @@
     python bb_sga.py compress <run_name> <imgs>
 """
 
+import functools
+
 import tf_boilerplate as nic
 
 import sga
@@ -12,17 +14,14 @@ PRESETS = dict(fast=dict(sga.PRESETS["fast"], rate_its=200, rate_lr=0.06),
                thorough=dict(sga.PRESETS["thorough"], rate_lr=0.01))
 
 
-def build(args, run, shape):
-    return nic.bits_back_graph(args, run, shape, relax=sga.relax, rate_lr=args.rate_lr)
-
-
 def infer(args, graph, x):
-    """y annealed to integers, jointly with q(z|y); then q(z|y_hat) fitted anew from y_hat alone."""
+    """y annealed to integers, jointly with q(z|y); how q(z|y_hat) is then fitted to it alone."""
     y_hat, _, _ = nic.optimise(graph, x, args, args.sga_its, nic.integer_y, sga.temperature)
-    return nic.fit_posterior(args, graph, y_hat, args.rate_its)
+    return y_hat, nic.Fit(args.rate_its, args.rate_lr, args.seed)
 
 
 def main(argv=None):
+    build = functools.partial(nic.bits_back_graph, relax=sga.relax)
     commands = nic.commands(build, infer, nic.BITS_BACK, nic.evaluate_bits_back)
     nic.main(argv, __file__, __doc__, commands, SETTINGS, PRESETS)
 

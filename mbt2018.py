@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
 
-build = functools.partial(nic.base_graph, scale_bound=None)  # sigma bounded as in training
+build = functools.partial(nic.base_graph, scale_bound=nic.SCALES[0])  # sigma bounded as in training
 
 
 def objective(args, x, t):
@@ -26,14 +26,15 @@ def objective(args, x, t):
     z = nic.hyper_analysis_transform(N, N)(y)
     prior_z = tfc.EntropyBottleneck(name="entropy_bottleneck")
     prior_z(z, training=True)
-    z_tilde = z + nic.uniform_noise(z.shape, nic.noise_key(args, t, 1))
-    mu, sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
-    prior_y = nic.GaussianConditional(sigma, nic.SCALES, mean=mu, name="gaussian_conditional")
+    z_tilde = z + nic.uniform_noise(z.shape, nic.noise_key(args.seed, t, 1))
+    mu, log_sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
+    prior_y = nic.GaussianConditional(tf.exp(log_sigma), nic.SCALES, mean=mu,
+                                      name="gaussian_conditional")
     prior_y(y, training=True)
-    y_tilde = y + nic.uniform_noise(y.shape, nic.noise_key(args, t, 0))
+    y_tilde = y + nic.uniform_noise(y.shape, nic.noise_key(args.seed, t, 0))
     x_tilde = nic.synthesis_transform(N)(y_tilde)
 
-    y_bpp, z_bpp = (tf.reduce_mean(nic.bits_per_pixel(nic.log_likelihood(*pair), x.shape))
+    y_bpp, z_bpp = (tf.reduce_mean(nic.bits_per_pixel(nic.likelihood_in_training(*pair), x.shape))
                     for pair in ((prior_y, y_tilde), (prior_z, z_tilde)))
     mse = tf.reduce_mean(nic.mean_squared_error(x, x_tilde))
     loss = args.lmbda * mse + y_bpp + z_bpp
@@ -47,7 +48,7 @@ def objective(args, x, t):
 
 def train(args):
     """train or continue a run"""
-    nic.train(args, objective, nic.validation(build, infer))
+    nic.train(args, objective, nic.validation(build, infer, nic.CENTRED))
 
 
 def infer(args, graph, x):
@@ -55,20 +56,25 @@ def infer(args, graph, x):
     return nic.centred(graph, *nic.encode(graph, x))
 
 
-def pack(args, run, graph_for, shape, latents):
-    """The file, and as the original has them: bits of a batch's file per pixel of one image."""
-    content, _ = nic.pack_centred(args, run, graph_for, shape, latents)
-    sizes = [len(batch[0]) for batch in latents]
-    files = [content] if len(latents) == 1 else [
-        nic.pack_centred(args, run, graph_for, (size,) + shape[1:], [batch])[0]
-        for size, batch in zip(sizes, latents)]
-    bits = 8 * np.array([len(file) for file in files])
-    return content, dict(batch_actual_bpp=bits / (shape[1] * shape[2]), batch_sizes=sizes)
+def per_batch(codec):
+    """The codec, which also reports, as the original does, bits of a batch's file per pixel of one
+    of its images."""
+    def encode(decoder, shape, latents, script, initial_bits=b""):
+        content, images, _ = codec.encode(decoder, shape, latents, script)
+        batches, y, z = (nic.split_batches(items, shape[1] * shape[2])
+                         for items in (images, *latents))
+        files = [content] if len(batches) == 1 else [
+            codec.encode(decoder, (len(batch[0]),) + shape[1:], batch, script)[0]
+            for batch in zip(y, z)]
+        bits = 8 * np.array([len(file) for file in files])
+        return content, images, dict(batch_actual_bpp=bits / (shape[1] * shape[2]),
+                                     batch_sizes=[len(batch) for batch in batches])
+    return codec._replace(encode=encode)
 
 
 def main(argv=None):
-    nic.main(argv, __file__, __doc__,
-             dict(train=train, **nic.commands(build, infer, nic.CENTRED._replace(pack=pack))))
+    codecs = tuple(map(per_batch, nic.CENTRED))
+    nic.main(argv, __file__, __doc__, dict(train=train, **nic.commands(build, infer, codecs)))
 
 
 if __name__ == "__main__":

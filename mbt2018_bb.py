@@ -20,17 +20,17 @@ def objective(args, x, t):
     y = nic.analysis_transform(N)(x)
     z_mean, z_logvar = tf.split(nic.hyper_analysis_transform(N, 2 * N)(y), 2, axis=-1)
     z_tilde, log_q = nic.sample(z_mean, z_logvar, tf.random.stateless_normal(
-        z_mean.shape, nic.noise_key(args, t, 1)))
-    _, p_z = nic.continuous_prior(N)(z_tilde)
-    mu, sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
-    prior_y = nic.GaussianConditional(tfc.upper_bound(sigma, 10 ** .5), nic.SCALES, mean=mu,
-                                      name="gaussian_conditional")
+        z_mean.shape, nic.noise_key(args.seed, t, 1)))
+    _, p_z = nic.factorized_prior(N)(z_tilde)
+    mu, log_sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
+    prior_y = nic.GaussianConditional(tfc.upper_bound(tf.exp(log_sigma), 10 ** .5), nic.SCALES,
+                                      mean=mu, name="gaussian_conditional")
     prior_y(y, training=True)
-    y_tilde = y + nic.uniform_noise(y.shape, nic.noise_key(args, t, 0))
+    y_tilde = y + nic.uniform_noise(y.shape, nic.noise_key(args.seed, t, 0))
     x_tilde = nic.synthesis_transform(N)(y_tilde)
 
     y_bpp, z_bpp, bpp_back = (tf.reduce_mean(nic.bits_per_pixel(log_p, x.shape))
-                              for log_p in (nic.log_likelihood(prior_y, y_tilde),
+                              for log_p in (nic.likelihood_in_training(prior_y, y_tilde),
                                             tf.log(p_z), log_q))
     bpp = y_bpp + z_bpp - bpp_back
     mse = tf.reduce_mean(nic.mean_squared_error(x, x_tilde))
@@ -43,7 +43,8 @@ def objective(args, x, t):
 def train(args):
     """train or continue a run"""
     nic.train(args, objective, nic.validation(
-        nic.bits_back_graph, bb_plain.infer, nic.evaluate_bits_back, bb_plain.SETTINGS))
+        nic.bits_back_graph, bb_plain.infer, nic.BITS_BACK, nic.evaluate_bits_back,
+        bb_plain.SETTINGS))
 
 
 def main(argv=None):

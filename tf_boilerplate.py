@@ -1,8 +1,8 @@
-"""Everything that two scripts share, in reading order:
+"""Everything that two scripts share, in reading order; a room uses those above it.
 
-1. transforms and priors    2. rate, distortion, metrics    3. images in, results out
-4. runs and training        5. inference                    6. compressed files
-7. compress, command line
+1. model, runs          2. rate, distortion    3. descent     4. decoder
+5. files                6. inference           7. images in, results out
+8. training             9. compress, command line
 
 Notation: x image; g_a, g_s analysis and synthesis transform; h_a, h_s their hyper versions;
 y, z continuous latents and hyperlatents; y_tilde, z_tilde relaxed; y_hat, z_hat discrete (what
@@ -39,6 +39,7 @@ import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
 # Constants of the trained models: p(y|z)'s table of scales for range coding, floor of likelihoods.
+# Constants of the trained models: p(y|z)'s table of scales for range coding, floor of likelihoods.
 SCALES = np.exp(np.linspace(np.log(.11), np.log(256), 64))
 LIKELIHOOD_BOUND = 1e-9
 # Decoded training images are kept in memory up to this many bytes in all.
@@ -52,7 +53,11 @@ RECORD_EVERY = 10
 do_not_convert = tf.autograph.experimental.do_not_convert
 
 
-# ---------------------------------------------------------------- 1. transforms and priors
+# ---------------------------------------------------------------- 1. model, runs
+#
+# The transforms and priors, whose variables have the names of the authors' checkpoints, and the
+# runs: folders of checkpoints with their weights. Transforms and priors compute in the precision of
+# their input.
 
 class Transform(tf.keras.layers.Layer):
     """A chain of layers; its name is the scope of their variables in a checkpoint."""
@@ -79,7 +84,8 @@ def gdn(name, **kwargs):
     The gradients of a product of matrices are faster than those of a convolution of one tap.
     """
     layer = tfc.GDN(name=name, **kwargs)
-    return lambda x: tf.reshape(layer(tf.reshape(x, [-1, x.shape[-1]])), x.shape)
+    return lambda x: tf.reshape(layer(tf.reshape(x, [-1, x.shape[-1]])),
+                                [x.shape[0], -1, x.shape[2], x.shape[3]])
 
 
 def fast_conv(*args, **kwargs):
@@ -90,7 +96,7 @@ def fast_conv(*args, **kwargs):
 class FastSignalConv2D(tfc.SignalConv2D):
     """SignalConv2D of support 5 with strides_up or strides_down 2: the same, faster on CPUs.
 
-    Its input must have a static shape.
+    Its input must have a static shape, but for the height if it is only upsampled.
     """
 
     def call(self, tensor):
@@ -132,13 +138,13 @@ def transposed_convolution(x, kernel):
     parts of the output is a convolution of x itself, of 3x3, 3x2, 2x3 or 2x2 taps: as many
     products, but TensorFlow computes plain convolutions at twice the rate of conv2d_transpose.
     """
-    batch, height, width, channels = x.shape
+    batch, _, width, channels = x.shape
     taps = tf.reshape(kernel, [25, channels, -1])
     parts = [([4, 2, 0], [1, 1]), ([3, 1], [0, 1])]  # rows (or columns) of the kernel, padding
     rows = [tf.concat([tf.nn.conv2d(x, tf.gather(taps, np.add.outer(np.multiply(5, i), j)), 1,
                                     [[0, 0], pad_i, pad_j, [0, 0]])
                        for j, pad_j in parts], 3) for i, pad_i in parts]
-    return tf.reshape(tf.concat(rows, 2), [batch, 2 * height, 2 * width, kernel.shape[3]])
+    return tf.reshape(tf.concat(rows, 2), [batch, -1, 2 * width, kernel.shape[3]])
 
 
 def strided_convolution_kernel_gradient(x, g):
@@ -193,45 +199,39 @@ def hyper_synthesis_transform(N):
         conv(2, 2 * N, 3, **plain)])
 
 
+def latent_shapes(height, width):
+    """((height, width) of x, of y, of z)."""
+    y_shape = (-(-height // 16), -(-width // 16))
+    return (height, width), y_shape, tuple(-(-side // 4) for side in y_shape)
+
+
 def gaussian_parameters(h_s, z_tilde, y_shape):
-    """mu and sigma of p(y|z), each of y's static shape [B, h, w, N]."""
-    mu, log_sigma = tf.split(h_s(z_tilde)[:, :y_shape[1], :y_shape[2]], 2, axis=-1)
-    return mu, tf.exp(log_sigma)
+    """mu and log sigma of p(y|z), each of y's static shape [B, h, w, N]."""
+    return tf.split(h_s(z_tilde)[:, :y_shape[1], :y_shape[2]], 2, axis=-1)
 
 
-class GaussianConditional(tfc.GaussianConditional):
-    """tfc's p(y|z), whose variables may be on another device than its other ops."""
-
-    def _pmf_to_cdf(self, pmf, tail_mass, *args):
-        # Copied to the variable's device, where tfc puts a loop over slices of the two.
-        return super()._pmf_to_cdf(tf.identity(pmf), tf.identity(tail_mass), *args)
+def posterior(N, y):
+    """z_mean and z_logvar of the bits-back model's q(z|y) = N(z_mean, exp(z_logvar)), by h_a."""
+    return tuple(tf.split(hyper_analysis_transform(N, 2 * N)(y), 2, axis=-1))
 
 
-def log_likelihood(prior, latents):
-    """log probability of the unit-width bin around each latent under a tfc entropy model.
-
-    Calling the model, which must have been done before as it makes the variables, would first round
-    the latents or add other noise to them.
-    """
-    return tf.log(tfc.lower_bound(prior._likelihood(latents), LIKELIHOOD_BOUND))
-
-
-def continuous_prior(num_channels):
-    """p(z) of the bits-back model: a density per channel (Balle et al. 2018, appendix 6.1).
+def factorized_prior(num_channels, scope="", dtype=tf.float32):
+    """p(z): a density per channel (Balle et al. 2018, appendix 6.1).
 
     Returns a function of z [..., num_channels] to (logits of the CDF, density), of z's shape. The
-    variables have no scope.
+    variables of the bits-back model have no scope, those of the base model have PRIOR_SCOPE.
     """
     filters, init_scale, layers = (1, 3, 3, 3, 1), 10, []
     for i, (rows, columns) in enumerate(zip(filters[1:], filters)):
         shape = (num_channels, rows)
         init = np.log(np.expm1(init_scale ** -.25 / rows))
-        matrix = tf.get_variable("matrix_%d" % i, shape + (columns,),
-                                 initializer=tf.initializers.constant(init))
-        bias = tf.get_variable("bias_%d" % i, shape + (1,),
-                               initializer=tf.initializers.random_uniform(-.5, .5))
-        factor = None if i == len(filters) - 2 else tf.get_variable(
-            "factor_%d" % i, shape + (1,), initializer=tf.initializers.zeros())
+        with tf.variable_scope(scope):
+            matrix = tf.get_variable("matrix_%d" % i, shape + (columns,), dtype,
+                                     initializer=tf.initializers.constant(init))
+            bias = tf.get_variable("bias_%d" % i, shape + (1,), dtype,
+                                   initializer=tf.initializers.random_uniform(-.5, .5))
+            factor = None if i == len(filters) - 2 else tf.get_variable(
+                "factor_%d" % i, shape + (1,), dtype, initializer=tf.initializers.zeros())
         layers.append((matrix, bias, factor))
 
     def prior(z):
@@ -251,13 +251,135 @@ def continuous_prior(num_channels):
     return prior
 
 
+# name            <script>-num_filters=<N>-lmbda=<lambda>: a folder of checkpoint_dir
+# checkpoint      path prefix of its newest checkpoint
+# num_filters     N
+# step            number of training steps behind it
+# fingerprint     digest of the model's variables, whether or not optimiser slots are stored
+# resumable       whether the optimiser slots are there
+# model           "base" or "bits-back"
+Run = collections.namedtuple("Run", "name checkpoint num_filters step fingerprint resumable model")
+
+
+PRIOR_SCOPE = "entropy_bottleneck"
+SCRIPTS = {"base": ("mbt2018", "sga", "map", "ste", "unoise", "danneal"),
+           "bits-back": ("mbt2018_bb", "bb_sga", "bb_no_sga", "bb_plain")}
+OPTIMISER_VARIABLES = re.compile(r".*/Adam(_1)?|beta[12]_power(_1)?")
+
+
+def newest_checkpoint(folder):
+    """Path prefix of the newest checkpoint in `folder`, or None."""
+    try:
+        state = tf.train.get_checkpoint_state(folder)
+    except UnicodeDecodeError:
+        state = None
+    if not state or not state.model_checkpoint_path:
+        return None
+    return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
+
+
+def find_run(args):
+    """The run that the arguments name; ValueError if there is none or it is of another model."""
+    run = newest_run(args.checkpoint_dir, args.run_name)
+    if args.script not in SCRIPTS[run.model]:
+        raise ValueError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
+            run.checkpoint, run.model, args.script,
+            ", ".join(s + ".py" for s in SCRIPTS[run.model])))
+    if args.num_filters not in (None, run.num_filters):
+        raise ValueError("--num_filters %d: the model %s has %d"
+                         % (args.num_filters, run.checkpoint, run.num_filters))
+    return run
+
+
+def newest_run(checkpoint_dir, run_name):
+    """The Run in a folder of checkpoint_dir; ValueError if there is no readable checkpoint."""
+    folder = os.path.join(checkpoint_dir, run_name)
+    checkpoint = newest_checkpoint(folder)
+    if not checkpoint:
+        runs = sorted(name for name in _listdir(checkpoint_dir)
+                      if newest_checkpoint(os.path.join(checkpoint_dir, name)))
+        raise ValueError("no checkpoint in %s; runs in %s: %s"
+                         % (folder, checkpoint_dir, ", ".join(runs) or "none"))
+    try:
+        return read_run(checkpoint)
+    except tf.errors.OpError as error:
+        raise ValueError("%s: not a readable checkpoint (%s)" % (checkpoint, error.message))
+
+
+def _listdir(folder):
+    return os.listdir(folder) if os.path.isdir(folder) else []
+
+
+def read_run(checkpoint):
+    """Run of a checkpoint; ValueError if it is not one of these models."""
+    reader = tf.train.NewCheckpointReader(checkpoint)
+    shapes = reader.get_variable_to_shape_map()
+    model = "base" if "entropy_bottleneck/matrix_0" in shapes else "bits-back"
+    width = shapes.get("analysis_transform/layer_0/bias")
+    if not width or model == "bits-back" and "matrix_0" not in shapes:
+        raise ValueError("%s: not a checkpoint of mbt2018.py or mbt2018_bb.py" % checkpoint)
+    slots = {name for name in shapes if OPTIMISER_VARIABLES.fullmatch(name)}
+    names = sorted(set(shapes) - slots - {"global_step"})
+    fingerprint = digest(*itertools.chain.from_iterable(
+        (name.encode(), np.asarray(reader.get_tensor(name))) for name in names))
+    step = int(reader.get_tensor("global_step")) if "global_step" in shapes else 0
+    return Run(os.path.basename(os.path.dirname(checkpoint)), checkpoint, width[0], step,
+               fingerprint, bool(slots), model)
+
+
+def medians(run):
+    """[N] medians of a base model's p(z), around which centred z are rounded."""
+    quantiles = tf.train.load_checkpoint(run.checkpoint).get_tensor(PRIOR_SCOPE + "/quantiles")
+    return quantiles[:, 0, 1]
+
+
+def session_config(threads, gpu=True):
+    """Explicit numbers of threads, as floats depend on them; a GPU's memory as it is needed."""
+    return tf.ConfigProto(intra_op_parallelism_threads=threads,
+                          inter_op_parallelism_threads=threads,
+                          device_count={} if gpu else {"GPU": 0},
+                          gpu_options=tf.GPUOptions(allow_growth=True))
+
+
+def restored_session(graph, run, config):
+    """Session with all global variables of the graph restored, in their precision, from a run."""
+    sess = tf.Session(graph=graph, config=config)
+    weights = tf.train.load_checkpoint(run.checkpoint)
+    with graph.as_default():
+        variables = tf.global_variables()
+    for v in variables:  # one by one, which takes less memory
+        sess.run(v.initializer, {v.initializer.inputs[1]: weights.get_tensor(v.op.name)})
+    return sess
+
+
+# ---------------------------------------------------------------- 2. rate, distortion
+#
+# Losses and metrics as tensors: bits per pixel and squared errors of relaxed or discrete latents.
+
+def gaussian_mass(y, mu, sigma):
+    """p(y|z): probability under N(mu, sigma^2) of the unit-width bin around each element of y."""
+    distance = tf.abs(y - mu)
+    below = lambda value: .5 * tf.erfc(-value / (2 ** .5 * sigma))
+    return below(.5 - distance) - below(-.5 - distance)
+
+
+def bin_mass(prior, z, width=1.):
+    """Probability under a factorized_prior of the bin around each z, precise in both tails."""
+    lower, upper = prior(z - width / 2)[0], prior(z + width / 2)[0]
+    sign = -tf.stop_gradient(tf.sign(lower + upper))
+    return tf.abs(tf.sigmoid(sign * upper) - tf.sigmoid(sign * lower))
+
+
+def log_likelihood(mass):
+    """log of a probability, which is bounded from below."""
+    return tf.log(tfc.lower_bound(mass, LIKELIHOOD_BOUND))
+
+
 def sample(z_mean, z_logvar, noise):
     """z_tilde ~ q(z|y) = N(z_mean, exp(z_logvar)) from standard normal noise; log q(z_tilde|y)."""
     log_q = -.5 * (noise ** 2 + z_logvar + np.log(2 * np.pi))
     return z_mean + tf.exp(.5 * z_logvar) * noise, log_q
 
-
-# ---------------------------------------------------------------- 2. rate, distortion, metrics
 
 def bits_per_pixel(log_p, x_shape):
     """[B] information content of each image's latents, in bits per pixel of x."""
@@ -265,9 +387,35 @@ def bits_per_pixel(log_p, x_shape):
     return nats / (np.log(2) * int(x_shape[1]) * int(x_shape[2]))
 
 
+def bits_back_rates(y, z_mean, z_logvar, key, x_shape):
+    """Rates of the bits-back model, p(z), z_tilde ~ q(z|y), and mu, log sigma of p(y|z_tilde).
+
+    The rates are a dict of [B]: bits per pixel of y under p(y|z_tilde), of z_tilde under p(z), and
+    back from q. The noise, keyed by the int [2] `key`, is the same for every image.
+    """
+    N = int(y.shape[-1])
+    noise = tf.random.stateless_normal(z_mean.shape[1:], key, dtype=z_mean.dtype)
+    z_tilde, log_q = sample(z_mean, z_logvar, noise)
+    prior = factorized_prior(N, dtype=y.dtype)
+    _, p_z = prior(z_tilde)
+    mu, log_sigma = gaussian_parameters(hyper_synthesis_transform(N), z_tilde, y.shape)
+    mass = gaussian_mass(y, mu, tf.exp(log_sigma))
+    rates = dict(est_y_bpp=bits_per_pixel(log_likelihood(mass), x_shape),
+                 est_z_bpp=bits_per_pixel(tf.log(p_z), x_shape),
+                 est_bpp_back=bits_per_pixel(log_q, x_shape))
+    rates["est_bpp"] = rates["est_y_bpp"] + rates["est_z_bpp"] - rates["est_bpp_back"]
+    return rates, prior, z_tilde, mu, log_sigma
+
+
 def mean_squared_error(x, x_tilde):
     """[B] mean squared error on the 0..255 scale of images in [0, 1]."""
     return 255 ** 2 * tf.reduce_mean(tf.squared_difference(x, x_tilde), axis=[1, 2, 3])
+
+
+def rd_losses(lmbda, x, x_tilde, bpp):
+    """rd_loss = lmbda * mse + bpp and its two terms, each [B]; x, x_tilde in [0, 1]."""
+    mse = mean_squared_error(x, x_tilde)
+    return dict(rd_loss=lmbda * mse + bpp, mse=mse, bpp=bpp)
 
 
 def quality(x, x_hat):
@@ -284,7 +432,937 @@ def quality(x, x_hat):
         msssim_db=-10 * tf.log(1 - msssim) / np.log(10))
 
 
-# ---------------------------------------------------------------- 3. images in, results out
+# ---------------------------------------------------------------- 3. descent
+#
+# Free latents and Adam on them: what all iterative methods do, and a decoder for q(z|y_hat).
+
+def free_variable(encoded):
+    """Variable to optimise, initialised by the encoder; no part of the model or a checkpoint."""
+    return tf.Variable(encoded, trainable=False, use_resource=True,
+                       collections=[tf.GraphKeys.LOCAL_VARIABLES])
+
+
+def descent(losses, free, lr):
+    """Ops: one step of Adam on the mean of `losses` [B], None if lr is; a restart of it all."""
+    if lr is None:
+        return None, tf.variables_initializer(free)
+    optimiser = tf.train.AdamOptimizer(lr)
+    step = optimiser.minimize(tf.reduce_mean(losses), var_list=free)
+    return step, tf.variables_initializer(free + optimiser.variables())
+
+
+def noise_key(seed, t, i):
+    """Seed of tf.random.stateless_* for iteration t and latents i = 0 (y) or 1 (z)."""
+    return tf.stack([seed, 2 * t + i])
+
+
+def uniform_noise(shape, key):
+    """U(-1/2, 1/2), what stands for rounding in training."""
+    return tf.random.stateless_uniform(shape, key, -.5, .5)
+
+
+def descend(graph, given, its, temperature=None, print_every=100):
+    """Optimise the free latents from the encoder's output; yield t, T, losses after update t.
+
+    graph has sess, t, T, step, restart, losses, as in Graph. `given` is the feed without t and T;
+    temperature(t) is T, where the relaxation has one. The losses are those before the update.
+    """
+    graph.sess.run(graph.restart, given)
+    with progress_bar(its) as show:
+        for t in range(its):
+            T = temperature(t) if temperature else np.nan
+            feed = {**given, graph.t: t, **({graph.T: T} if temperature else {})}
+            _, losses = graph.sess.run([graph.step, graph.losses], feed)
+            if t % print_every == 0 or t == its - 1:
+                print_losses("it=%d," % t + (" T=%.4f" % T if temperature else ""), losses)
+            show(t + 1)
+            yield t, T, losses
+
+
+def print_losses(prefix, losses):
+    """Print batch averages of the losses; ValueError if they are not finite."""
+    if not all(np.isfinite(values).all() for values in losses.values()):
+        raise ValueError("%s the loss is not finite: the optimisation diverged" % prefix)
+    line = [prefix] + ["%s=%.*f" % (name, 3 if name == "mse" else 4, np.mean(losses[name]))
+                       for name in ("rd_loss", "mse", "bpp") if name in losses]
+    if "mse" in losses:
+        line.append("psnr=%.4f" % np.mean(20 * np.log10(255) - 10 * np.log10(losses["mse"])))
+    print_line(" ".join(line))
+
+
+def print_line(line):
+    """Print a line on stdout, over a progress bar if there is one."""
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    print(line, flush=True)
+
+
+@contextlib.contextmanager
+def progress_bar(target):
+    """A function to call with the number of steps done; shows them if stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+    else:
+        with contextlib.redirect_stdout(sys.stderr):
+            bar = tf.keras.utils.Progbar(target)
+        def show(done):
+            with contextlib.redirect_stdout(sys.stderr):
+                bar.update(done)
+        yield show
+
+
+# ---------------------------------------------------------------- 4. decoder
+#
+# What a file and a checkpoint determine, and all that must come out the same on every machine: in
+# double precision, on the CPU. Numbers that an entropy coder sees, and pixels, are then rounded to
+# a grid. Another machine's numbers differ by some 1e-13, which matters only next to an edge between
+# two points of the grid; the encoder sees that, and shifts the grid by the next of OFFSETS steps.
+
+# Distance of the grid's points, and of edges within which the encoder takes no number.
+GRID, EDGE, PIXEL_EDGE = 2. ** -8, 1e-10, 1e-9
+OFFSETS = 256
+# Rows of y that g_s decodes at once.
+STRIP = 16
+MEAN_RANGE, STD_RANGE = (-2. ** 20, 2. ** 20), (1e-6, 1e6)
+
+
+class NearEdge(Exception):
+    """A number is so close to an edge that another machine may round it otherwise."""
+
+
+def nearest(values, step, offset, margin):
+    """k of the nearest points step * (k + offset / OFFSETS); NearEdge within margin of an edge.
+
+    ValueError if a value is not finite.
+    """
+    scaled = np.asarray(values, np.float64) / step - offset / OFFSETS
+    if not np.isfinite(scaled).all():
+        raise ValueError("the model gives a number that is not finite")
+    k = np.floor(scaled + .5)
+    if margin and (.5 - np.abs(scaled - k)).min() * step < margin:
+        raise NearEdge
+    return k
+
+
+def first_offset(attempt):
+    """attempt(offset) of the first offset that is not NearEdge."""
+    for offset in range(OFFSETS):
+        with contextlib.suppress(NearEdge):
+            return attempt(offset)
+    raise ValueError("no grid suits the numbers of the model")
+
+
+# Settings of the fit of q(z|y_hat), which a decoder repeats: iterations and rate of Adam, seed.
+Fit = collections.namedtuple("Fit", "its lr seed")
+
+
+class Decoder:
+    """The model for images of height x width, one at a time, in double precision.
+
+    is_encoder: raise NearEdge. dtype: tf.float32 for files of the original, pixel for pixel. For
+    `descend`, a decoder of the bits-back model has the fields of a graph whose free latents are
+    z_mean, z_logvar and whose loss is the rate `bpp`.
+    """
+
+    @do_not_convert
+    def __init__(self, run, height, width, threads, is_encoder=False, dtype=tf.float64):
+        self.edge, self.pixel_edge = (EDGE, PIXEL_EDGE) if is_encoder else (0, 0)
+        self.run, self.base = run, run.model == "base"
+        self.median = medians(run).astype(np.float64) if self.base else None
+        N, (_, y_shape, z_shape) = run.num_filters, latent_shapes(height, width)
+        self.x_shape = 1, height, width
+        self.y_shape, self.z_shape = (1,) + y_shape + (N,), (1,) + z_shape + (N,)
+        with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
+            self.y_hat = tf.placeholder(dtype, self.y_shape)
+            self.points = tf.placeholder(dtype, [None, N])
+            self.width = tf.placeholder(dtype, [])
+            if self.base:
+                self.z = tf.placeholder(dtype, self.z_shape)
+                prior = factorized_prior(N, PRIOR_SCOPE, dtype)
+                self.mu, self.log_sigma = gaussian_parameters(
+                    hyper_synthesis_transform(N), self.z, self.y_hat.shape)
+            else:
+                self.t, self.seed = (tf.placeholder(tf.int64, []) for _ in range(2))
+                self.lr = tf.placeholder(dtype, [])
+                variables = [free_variable(v) for v in posterior(N, self.y_hat)]
+                self.free = [v.read_value() for v in variables]
+                self.rates, prior, self.z, self.mu, self.log_sigma = bits_back_rates(
+                    self.y_hat, *self.free, noise_key(self.seed, self.t, 1),
+                    (1, height, width, 3))
+                self.losses = dict(bpp=self.rates["est_bpp"])
+            self.log2_mass = log_likelihood(bin_mass(prior, self.points, self.width)) / np.log(2)
+            self.strip = tf.placeholder(dtype, (1, None) + self.y_shape[2:])
+            self.x_hat = 255 * synthesis_transform(N)(self.strip)
+            self.sess = restored_session(graph, run, session_config(threads, gpu=False))
+            if not self.base:
+                self.step, self.restart = descent(self.rates["est_bpp"], variables, self.lr)
+            graph.finalize()
+
+    def snap(self, values, offset):
+        """The nearest points of the grid."""
+        return GRID * (nearest(values, GRID, offset, self.edge) + offset / OFFSETS)
+
+    def prior(self, bounds, offset, width=1., origin=0.):
+        """[K, N] probabilities of origin + k * width under p(z), k from bounds[0] to bounds[1]."""
+        points = np.zeros(self.y_shape[-1]) + origin + width * np.arange(
+            bounds[0], bounds[1] + 1)[:, None]
+        log2_mass = self.sess.run(self.log2_mass, {self.points: points, self.width: width})
+        return np.asfortranarray(as_single(np.exp2(self.snap(log2_mass, offset))))
+
+    def parameters(self, z_hat, offset, centred=False):
+        """shift, mean, std: y_hat = shift + an integer, which is coded under N(mean, std^2)."""
+        mu, log_sigma = self.sess.run([self.mu, self.log_sigma], {self.z: z_hat})
+        std = np.clip(as_single(np.exp(self.snap(log_sigma, offset))), *STD_RANGE)
+        if centred:  # mu reaches no coder
+            return mu, np.zeros_like(mu), std
+        return 0., np.clip(self.snap(mu, offset), *MEAN_RANGE), std
+
+    def fit(self, y_hat, settings):
+        """z_mean, z_logvar of q(z|y_hat), and the rates now and then: [t, bits per pixel].
+
+        From y_hat [1, h, w, N] alone, by descent on the net rate, from h_a(y_hat).
+        """
+        given, record = {self.y_hat: y_hat, self.lr: settings.lr, self.seed: settings.seed}, []
+        self.sess.run(self.restart, given)
+        for t, _, losses in descend(self, given, settings.its):
+            if t % RECORD_EVERY == 0 or t == settings.its - 1:
+                record.append((t, losses["bpp"][0]))
+        return self.sess.run(self.free), record
+
+    def rates_of(self, y_hat, z_mean, z_logvar, seed, draws):
+        """Dict of [draws]: the rates for draws of z from q, the iterations `draws` of `seed`."""
+        feed = {self.y_hat: y_hat, self.seed: seed, self.free[0]: z_mean, self.free[1]: z_logvar}
+        rates = [self.sess.run(self.rates, {**feed, self.t: t}) for t in draws]
+        return {name: np.array([rate[name][0] for rate in rates]) for name in self.rates}
+
+    def picture(self, y_hat, offset):
+        """uint8 [1, H, W, 3], in strips, which take less memory: pixels see two rows around."""
+        strips, (_, height, width) = [], self.x_shape
+        for top in range(0, y_hat.shape[1], STRIP):
+            above = min(top, 2)
+            strip = y_hat[:, top - above:top + STRIP + 2]
+            strips.append(self.sess.run(self.x_hat, {self.strip: strip})[
+                :, 16 * above:16 * (above + STRIP), :width])
+        x_hat = np.concatenate(strips, axis=1)[:, :height]
+        return np.clip(nearest(x_hat, 1, offset, self.pixel_edge), 0, 255).astype(np.uint8)
+
+
+def as_single(values):
+    """Rounded to single precision, as the last bit of exp is the C library's; as doubles."""
+    return np.float64(np.float32(values))
+
+
+# ---------------------------------------------------------------- 5. files
+#
+# Compressed files as bytes: three kinds of latents, each coded by the decoder's numbers.
+
+# An image as a file has it, in integers: the grid's offset, y and z [1, h, w, N]; and what the
+# decoder makes of these: latents (y_hat, z_hat; of bits-back y_hat, z_mean, z_logvar), x_hat.
+Coded = collections.namedtuple("Coded", "offset y z latents x_hat")
+
+# How the latents of a method become a file:
+# kind      of latents
+# suffix    of the file's name
+# encode    (decoder, shape, latents, script, initial_bits)
+#           -> (bytes, list of Coded, dict of values to report)
+# decode    (decoder, file, with_initial_bits) -> (list of Coded, initial bits if asked for)
+# where latents are those of all images of the file, shape its (num_imgs, H, W), file a File, and
+# initial_bits the payload of bits-back, bytes.
+Codec = collections.namedtuple("Codec", "kind suffix encode decode")
+KINDS = ("centred", "integer", "bits-back")
+
+# Before the body: checksum of all that follows; then magic, version, index of the kind, checksums
+# of the model and of all y and z, and length of the names of script and run, which follow.
+HEADER = struct.Struct("<8s4sBB8s8sB")
+MAGIC, VERSION = b"iinc", 2
+Header = collections.namedtuple("Header", "kind model latents script run_name")
+# The body of an .iinc: num_imgs, H, W, lowest and highest y and z. An offset per image follows, of
+# bits-back iterations, rate and seed of the fit of q and the bytes of --initial_bits, then their
+# checksum if there are any. The rest is the coder's.
+BODY, FIT = struct.Struct("<IHH4h"), struct.Struct("<IfII")
+# What is in a file, checked: shape (num_imgs, H, W); ranges of y and z; the grid's offset of every
+# image; Fit; length and checksum of --initial_bits; words of the coder, or strings of a .tfci.
+File = collections.namedtuple("File", "shape y_range z_range offsets fit initial payload")
+MAX_FILE_PIXELS, MAX_SYMBOL, MAX_Z_VALUES, MAX_ITS, MAX_SEED = (
+    2 ** 28, 2 ** 15 - 1, 2 ** 13, 10 ** 5, 2 ** 31 - 1)
+
+
+def digest(*chunks):
+    """8-byte checksum of bytes or arrays, with their types and shapes."""
+    checksum = hashlib.blake2b(digest_size=8)
+    for chunk in chunks:
+        if not isinstance(chunk, bytes):
+            checksum.update(repr((chunk.dtype.str, chunk.shape)).encode())
+            chunk = np.ascontiguousarray(chunk)
+        checksum.update(chunk)
+    return checksum.digest()
+
+
+@contextlib.contextmanager
+def quiet_stderr():
+    """Drop what C++ libraries write to stderr, such as protobuf about a damaged file."""
+    saved = os.dup(2)
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def bounded(name, value, low, high):
+    """value; ValueError unless it is from low to high."""
+    if not low <= value <= high:
+        raise ValueError("%s is %g; accepted are %g to %g" % (name, value, low, high))
+    return value
+
+
+def split_batches(items, pixels):
+    """The batches in which items that stand for images of so many pixels are processed."""
+    size = max(1, BATCH_PIXELS // pixels)
+    return [items[i:i + size] for i in range(0, len(items), size)]
+
+
+def pack_header(kind, script, run, body, images):
+    """Bytes of the header of a file whose other bytes are `body`."""
+    names = ("%s %s" % (script, run.name)).encode()
+    header = HEADER.pack(b"", MAGIC, VERSION, KINDS.index(kind), run.fingerprint,
+                         digest_symbols(images), len(names))[8:] + names
+    return digest(header, body) + header
+
+
+def digest_symbols(images):
+    """Checksum of all y and z of a list of Coded."""
+    return digest(*itertools.chain.from_iterable(
+        (image.y.astype("<i4"), image.z.astype("<i4")) for image in images))
+
+
+def unpack(content):
+    """Header and body of a file: of a .tfci a tf.train.Example, else bytes.
+
+    The header is None in a file of the original. Raises ValueError if the file is neither ours and
+    intact nor possibly the original's.
+    """
+    if content[8:12] == MAGIC and len(content) >= HEADER.size:
+        end = HEADER.size + content[HEADER.size - 1]
+        return unpack_header(content[:end], content[end:]), content[end:]
+    try:
+        with quiet_stderr():
+            example = tf.train.Example.FromString(content)
+    except google.protobuf.message.DecodeError:
+        raise ValueError("not a compressed file of these scripts, or a damaged one")
+    feature = example.features.feature
+    if "header" in feature:
+        packed = b"".join(feature.pop("header").bytes_list.value)
+        header = unpack_header(packed, example.SerializeToString(deterministic=True))
+        script = b"".join(feature["MD"].bytes_list.value).decode(errors="replace")
+        return header._replace(script=script), example
+    if set(feature) != set(TFCI_FEATURES):
+        raise ValueError("not a compressed file: a .tfci with the features %s" % sorted(feature))
+    return None, example
+
+
+def unpack_header(header, body):
+    """Header of a file; ValueError unless it is intact and of this version."""
+    if len(header) < HEADER.size or header[:8] != digest(header[8:], body):
+        raise ValueError("damaged: its checksum does not match")
+    _, magic, version, kind, model, latents, _ = HEADER.unpack(header[:HEADER.size])
+    if (magic, version) != (MAGIC, VERSION):
+        raise ValueError("format %r version %d; accepted is %r version %d"
+                         % (magic, version, MAGIC, VERSION))
+    bounded("damaged: the kind of latents", kind, 0, len(KINDS) - 1)
+    script, _, run_name = header[HEADER.size:].decode(errors="replace").partition(" ")
+    return Header(KINDS[kind], model, latents, script, run_name)
+
+
+def check_shape(shape):
+    """ValueError unless (num_imgs, H, W) are such that a decoder should try."""
+    if min(shape) < 1 or max(shape[1:]) >= 2 ** 16 or np.prod(
+            shape, dtype=np.float64) > MAX_FILE_PIXELS:
+        raise ValueError("%d images of %d x %d; accepted are sides under %d, 1 to %d pixels in all"
+                         % (tuple(shape) + (2 ** 16, MAX_FILE_PIXELS)))
+    return tuple(map(int, shape))
+
+
+# The range of symbols: constriction's coders need it, tight and stored.
+
+def value_range(name, *arrays):
+    """(lowest, highest) integer of arrays, one apart at least, as the coder needs it."""
+    low = int(min(v.min() for v in arrays))
+    high = max(low + 1, int(max(v.max() for v in arrays)))
+    return check_range(name, low, high)
+
+
+def check_range(name, low, high):
+    """(low, high); ValueError unless they are a range that is accepted for y or z."""
+    bounded("the lowest %s" % name, low, -MAX_SYMBOL, MAX_SYMBOL - 1)
+    most = MAX_SYMBOL if name == "y" else min(MAX_SYMBOL, low + MAX_Z_VALUES - 1)
+    return low, bounded("the highest %s" % name, high, low + 1, most)
+
+
+# y under Gaussians and z under p(z), pushed to and popped from an ANS coder (a stack).
+
+def push_y(coder, y, y_range, mean, std):
+    model = constriction.stream.model.QuantizedGaussian(*y_range)
+    coder.encode_reverse(y.ravel().astype(np.int32), model, mean.ravel(), std.ravel())
+
+
+def pop_y(coder, y_range, mean, std):
+    model = constriction.stream.model.QuantizedGaussian(*y_range)
+    return coder.decode(model, mean.ravel(), std.ravel()).reshape(mean.shape)
+
+
+def push_z(coder, z, z_range, pmf):
+    """Integers z [..., N] in z_range under pmf [K, N]."""
+    for channel in reversed(range(z.shape[-1])):
+        symbols = (z[..., channel].ravel() - z_range[0]).astype(np.int32)
+        coder.encode_reverse(symbols, constriction.stream.model.Categorical(pmf[:, channel]))
+
+
+def pop_z(coder, shape, z_range, pmf):
+    """Integers of `shape` that push_z pushed."""
+    count = int(np.prod(shape[:-1]))
+    channels = [coder.decode(constriction.stream.model.Categorical(pmf[:, channel]), count)
+                for channel in range(shape[-1])]
+    return np.stack(channels, -1).reshape(shape) + z_range[0]
+
+
+def pack_iinc(kind, script, run, shape, ranges, images, coder, extra=b""):
+    """Bytes of an .iinc."""
+    body = (BODY.pack(*check_shape(shape), *itertools.chain(*ranges))
+            + bytes(image.offset for image in images) + extra + coder.get_compressed().tobytes())
+    return pack_header(kind, script, run, body, images) + body
+
+
+def parse_iinc(kind, body):
+    """File of the body of an .iinc; ValueError if a field is not what is accepted."""
+    def take(size):
+        nonlocal body
+        if len(body) < size:
+            raise ValueError("damaged: too short")
+        taken, body = body[:size], body[size:]
+        return taken
+    fields = BODY.unpack(take(BODY.size))
+    shape = check_shape(fields[:3])
+    y_range, z_range = check_range("y", *fields[3:5]), check_range("z", *fields[5:])
+    offsets, fit, initial = take(shape[0]), None, (0, b"")
+    if kind == "bits-back":
+        its, lr, seed, num_bytes = FIT.unpack(take(FIT.size))
+        fit = Fit(bounded("the number of iterations", its, 0, MAX_ITS),
+                  bounded("the learning rate", lr, 0, 1e6),
+                  bounded("the seed", seed, 0, MAX_SEED))
+        initial = num_bytes, take(8) if num_bytes else b""
+    if len(body) % 4 or body[-4:] == bytes(4):
+        raise ValueError("damaged: not words of an ANS coder")
+    return File(shape, y_range, z_range, offsets, fit, initial, np.frombuffer(body, "<u4"))
+
+
+# Centred and integer latents: one ANS coder for all images of the file; y of each image, and on
+# top of it z under p(z). Centred: y around mu(z_hat), z around its median.
+
+def settle(decoder, centred, y, z):
+    """List of Coded of all images: discrete latents y, z [num_imgs, h, w, N] as integers."""
+    origin = decoder.median if centred else 0.
+    z = np.rint(z - origin)
+    z_range = value_range("z", z)
+
+    def settled(y, z, offset):
+        decoder.prior(z_range, offset, origin=origin)
+        shift, _, _ = decoder.parameters(z + origin, offset, centred)
+        integers = np.rint(y - shift)
+        value_range("y", integers)
+        return Coded(offset, integers.astype(np.int32), z.astype(np.int32),
+                     (integers + shift, z + origin), decoder.picture(integers + shift, offset))
+    return [first_offset(functools.partial(settled, y[k:k + 1], z[k:k + 1]))
+            for k in range(len(y))]
+
+
+def encode_base(centred, decoder, shape, latents, script, initial_bits=b""):
+    """See Codec."""
+    images = settle(decoder, centred, *latents)
+    y_range, z_range = (value_range(name, *arrays) for name, arrays in (
+        ("y", [image.y for image in images]), ("z", [image.z for image in images])))
+    coder = constriction.stream.stack.AnsCoder()
+    for image in reversed(images):
+        _, mean, std = decoder.parameters(image.latents[1], image.offset, centred)
+        push_y(coder, image.y, y_range, mean, std)
+        push_z(coder, image.z, z_range, decoder.prior(
+            z_range, image.offset, origin=decoder.median if centred else 0.))
+    kind = "centred" if centred else "integer"
+    return pack_iinc(kind, script, decoder.run, shape, (y_range, z_range), images, coder), images, {}
+
+
+def decode_base(centred, decoder, file, with_initial_bits=False):
+    """See Codec."""
+    coder, images = constriction.stream.stack.AnsCoder(file.payload), []
+    origin = decoder.median if centred else 0.
+    for offset in file.offsets:
+        z = pop_z(coder, decoder.z_shape, file.z_range,
+                  decoder.prior(file.z_range, offset, origin=origin))
+        shift, mean, std = decoder.parameters(z + origin, offset, centred)
+        y = pop_y(coder, file.y_range, mean, std)
+        images.append(Coded(offset, y, z, None, decoder.picture(y + shift, offset)))
+    return images, b""
+
+
+IINC = {name: Codec(name, ".iinc", functools.partial(encode_base, name == "centred"),
+                    functools.partial(decode_base, name == "centred"))
+        for name in ("centred", "integer")}
+
+
+# Centred latents as the original has them, a .tfci: tfc's range coder in single precision, with one
+# thread, and our header. It is as portable as the original's: if mu or sigma come out otherwise on
+# another machine, that refuses it. Files are coded in the batches in which they were made.
+
+TFCI_FEATURES = ("\x01", "\x02", "\x03", "\x04", "\x05")
+
+
+class RangeCoder:
+    """tfc's coder of a batch of images of (num_imgs, H, W): integers to strings and back."""
+
+    @do_not_convert
+    def __init__(self, run, shape):
+        N, (_, y_shape, z_shape) = run.num_filters, latent_shapes(*shape[1:3])
+        self.median = medians(run)
+        with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
+            self.y, self.z_hat = (tf.placeholder(tf.float32, (shape[0],) + sides + (N,))
+                                  for sides in (y_shape, z_shape))
+            self.mu, log_sigma = gaussian_parameters(
+                hyper_synthesis_transform(N), self.z_hat, self.y.shape)
+            self.sigma = tf.exp(log_sigma)
+            prior_z = tfc.EntropyBottleneck(name=PRIOR_SCOPE)
+            prior_y = tfc.GaussianConditional(self.sigma, SCALES, mean=self.mu,
+                                              name="gaussian_conditional")
+            self.strings = prior_y.compress(self.y + self.mu), prior_z.compress(self.z_hat)
+            self.decoded = (prior_y.decompress(self.strings[0]),
+                            prior_z.decompress(self.strings[1], shape=self.z_hat.shape[1:]))
+            self.sess = restored_session(graph, run, session_config(1, gpu=False))
+            graph.finalize()
+
+    def parameters(self, z_hat):
+        """mu and sigma as arrays, always by this run of these ops: others may round otherwise."""
+        return dict(zip([self.mu, self.sigma],
+                        self.sess.run([self.mu, self.sigma], {self.z_hat: z_hat})))
+
+    def encode(self, y, z):
+        z_hat = np.float32(z + self.median)
+        return self.sess.run(self.strings, {self.y: y, self.z_hat: z_hat,
+                                            **self.parameters(z_hat)})
+
+    def decode(self, y_strings, z_strings):
+        z_hat = self.sess.run(self.decoded[1], {self.strings[1]: z_strings})
+        parameters = self.parameters(z_hat)
+        y_hat = self.sess.run(self.decoded[0], {self.strings[0]: y_strings, **parameters})
+        return np.rint(y_hat - parameters[self.mu]), np.rint(z_hat - self.median)
+
+
+def encode_tfci(decoder, shape, latents, script, initial_bits=b""):
+    """See Codec: the original's five features, its model identifier, offsets, and our header."""
+    images = settle(decoder, True, *latents)
+    example = tf.train.Example()
+    feature = example.features.feature
+    coder_for = functools.lru_cache(maxsize=1)(functools.partial(RangeCoder, decoder.run))
+    for batch in split_batches(images, shape[1] * shape[2]):
+        y, z = (np.concatenate(arrays) for arrays in zip(*(image[1:3] for image in batch)))
+        strings = coder_for((len(batch),) + shape[1:]).encode(y, z)
+        for key, values in zip(TFCI_FEATURES, strings):
+            feature[key].bytes_list.value.extend(values)
+    for key, sides in zip(TFCI_FEATURES[2:], latent_shapes(*shape[1:])):
+        feature[key].int64_list.value[:] = sides
+    feature["MD"].bytes_list.value[:] = [script.encode()]
+    if any(image.offset for image in images):
+        feature["offsets"].bytes_list.value[:] = [bytes(image.offset for image in images)]
+    header = pack_header("centred", "", decoder.run,
+                         example.SerializeToString(deterministic=True), images)
+    feature["header"].bytes_list.value[:] = [header]
+    return example.SerializeToString(deterministic=True), images, {}
+
+
+def parse_tfci(example):
+    """File of a .tfci; ValueError if its features don't belong together."""
+    feature = example.features.feature
+    strings = [list(feature[key].bytes_list.value) for key in TFCI_FEATURES[:2]]
+    shapes = tuple(tuple(feature[key].int64_list.value) for key in TFCI_FEATURES[2:])
+    offsets = b"".join(feature["offsets"].bytes_list.value) or bytes(len(strings[0]))
+    if len(shapes[0]) != 2 or not 0 < len(strings[0]) == len(strings[1]) == len(offsets):
+        raise ValueError("damaged: shapes %s of %d and %d strings, %d offsets"
+                         % (shapes, len(strings[0]), len(strings[1]), len(offsets)))
+    shape = check_shape((len(strings[0]),) + shapes[0])
+    if shapes != latent_shapes(*shapes[0]):
+        raise ValueError("damaged: latents of %s for images of %s" % (shapes[1:], shapes[0]))
+    return File(shape, None, None, offsets, None, (0, b""), strings)
+
+
+def decode_tfci(decoder, file, with_initial_bits=False):
+    """See Codec."""
+    coder_for, images = functools.lru_cache(maxsize=1)(
+        functools.partial(RangeCoder, decoder.run)), []
+    offsets = iter(file.offsets)
+    for strings in zip(*(split_batches(strings, file.shape[1] * file.shape[2])
+                         for strings in file.payload)):
+        y, z = coder_for((len(strings[0]),) + file.shape[1:]).decode(*strings)
+        for y, z, offset in zip(y[:, None], z[:, None], offsets):
+            shift, _, _ = decoder.parameters(z + decoder.median, offset, centred=True)
+            images.append(Coded(offset, y, z, None, decoder.picture(y + shift, offset)))
+    return images, b""
+
+
+TFCI = Codec("centred", ".tfci", encode_tfci, decode_tfci)
+
+
+# Bits-back: one ANS coder for the chain of all images. An image pops its z, on a grid, under
+# q(z|y_hat) from what the images before it (the first one: the initial bits) pushed, and pushes
+# y_hat under p(y|z), then z under p(z). A decoder goes the other way, from the last image to the
+# first, fits q(z|y_hat) anew, and pushes z back.
+
+# Distance of the grid of z.
+Z_WIDTH = 0.25
+# q is coded within so many standard deviations of its mean.
+Q_STDS = 8
+
+
+def posterior_model(decoder, z_range, z_mean, z_logvar, offset):
+    """Arguments for coding z in z_range under q(z|y_hat): model, means, stds, in units of Z_WIDTH.
+
+    And the q that this is: z_mean and z_logvar on the decoder's grid.
+    """
+    z_mean = np.clip(decoder.snap(z_mean, offset), *MEAN_RANGE)
+    z_logvar = 2 * decoder.snap(.5 * z_logvar, offset)
+    std = np.clip(as_single(np.exp(.5 * z_logvar)), *STD_RANGE)
+    return (constriction.stream.model.QuantizedGaussian(*z_range),
+            z_mean.ravel() / Z_WIDTH, std.ravel() / Z_WIDTH), (z_mean, z_logvar)
+
+
+def posterior_range(z_mean, z_logvar):
+    """Lowest and highest grid index to code z with, by Q_STDS."""
+    width = Q_STDS * np.exp(.5 * z_logvar)
+    edges = np.stack([z_mean - width, z_mean + width]) / Z_WIDTH
+    if not np.isfinite(edges).all():
+        raise ValueError("the model gives a q(z|y) that is not finite")
+    return value_range("z", np.rint(edges))
+
+
+def initial_coder(model, initial_bits, seed):
+    """ANS coder with the initial bits: those given, or just enough random ones of `seed`.
+
+    model: posterior_model of the first image. An empty coder would go on to give the lowest symbol:
+    ValueError if the initial bits are too few.
+    """
+    entropy = np.sum(np.maximum(0, np.log2(model[2] * np.sqrt(2 * np.pi * np.e))))
+    num_words = max(4, int(.9 * entropy / 32))
+    while True:
+        words = np.frombuffer(initial_bits + b"\1" * (-len(initial_bits) % 4), np.uint32)
+        if not initial_bits:
+            words = np.random.RandomState(seed).randint(0, 2 ** 32, num_words, np.uint64)
+        coder = constriction.stream.stack.AnsCoder(words.astype(np.uint32), True)
+        if len(words) >= 4:
+            popped = coder.clone()
+            popped.decode(*model)
+            if popped.num_valid_bits() > 32:
+                return coder
+        if initial_bits:
+            raise ValueError("--initial_bits: %d bytes are too few for the first image"
+                             % len(initial_bits))
+        num_words += max(1, num_words // 50)
+
+
+def encode_bits_back(decoder, shape, latents, script, initial_bits=b""):
+    """See Codec; latents are y_hat and the Fit of q. Reports bits popped and pushed per image."""
+    y_hat, fit = np.rint(latents[0])[:, None], latents[1]
+    fit = fit._replace(lr=float(np.float32(fit.lr)))
+    bounded("the number of iterations of the fit of q", fit.its, 0, MAX_ITS)
+    posteriors, records = zip(*(decoder.fit(y, fit) for y in y_hat))
+    y_range, z_range = value_range("y", y_hat), posterior_range(*map(np.stack, zip(*posteriors)))
+    coder, images, bits = None, [], []
+
+    def coded(y, q, offset):
+        """Coder with the image, bits in it before and after each of three steps, Coded."""
+        model, q_hat = posterior_model(decoder, z_range, *q, offset)
+        after = coder.clone() if images else initial_coder(model, initial_bits, fit.seed)
+        steps = [after.num_valid_bits()]
+        z = after.decode(*model).reshape(decoder.z_shape)
+        steps.append(after.num_valid_bits())
+        push_y(after, y, y_range, *decoder.parameters(Z_WIDTH * z, offset)[1:])
+        steps.append(after.num_valid_bits())
+        push_z(after, z, z_range, decoder.prior(z_range, offset, Z_WIDTH))
+        steps.append(after.num_valid_bits())
+        return after, steps, Coded(offset, y.astype(np.int32), z, (y,) + q_hat,
+                                   decoder.picture(y, offset))
+
+    for y, q in zip(y_hat, posteriors):
+        coder, steps, image = first_offset(functools.partial(coded, y, q))
+        bits.append(steps)
+        images.append(image)
+    popped, pushed_y, pushed_z = (np.diff(bits, axis=1) * [-1, 1, 1]).T
+    values = dict(popped_z_bits=popped, pushed_y_bits=pushed_y, pushed_z_bits=pushed_z,
+                  net_bpp=np.full(shape[0], (pushed_y + pushed_z - popped).sum() / np.prod(shape)))
+    if fit.its:
+        values.update(zip(("opt_rate_its", "opt_rate"), (
+            np.array(records[0])[:, 0], np.array(records)[:, :, 1].T)))
+    extra = FIT.pack(*fit, len(initial_bits)) + (digest(initial_bits) if initial_bits else b"")
+    return (pack_iinc("bits-back", script, decoder.run, shape, (y_range, z_range), images, coder, extra),
+            images, values)
+
+
+def decode_bits_back(decoder, file, with_initial_bits):
+    """See Codec. The fit of q of the first image only gives back the initial bits."""
+    coder, images = constriction.stream.stack.AnsCoder(file.payload), []
+    for k in reversed(range(file.shape[0])):
+        offset = file.offsets[k]
+        z = pop_z(coder, decoder.z_shape, file.z_range,
+                  decoder.prior(file.z_range, offset, Z_WIDTH))
+        y = pop_y(coder, file.y_range, *decoder.parameters(Z_WIDTH * z, offset)[1:])
+        images.insert(0, Coded(offset, y, z, None, decoder.picture(y, offset)))
+        if k > 0 or with_initial_bits:
+            q, _ = decoder.fit(y, file.fit)
+            coder.encode_reverse(z.ravel(), *posterior_model(decoder, file.z_range, *q, offset)[0])
+    return images, coder.get_compressed(True).tobytes() if with_initial_bits else b""
+
+
+IINC["bits-back"] = Codec("bits-back", ".iinc", encode_bits_back, decode_bits_back)
+
+# Codecs of a method, the default first.
+CENTRED, INTEGER, BITS_BACK = (TFCI, IINC["centred"]), (IINC["integer"],), (IINC["bits-back"],)
+
+
+# ---------------------------------------------------------------- 6. inference
+#
+# The graph of a model with its free latents, and the loops and roundings of the methods.
+
+# sess      session with the model's weights
+# x         uint8 [B, H, W, 3], placeholder; only needed by `restart`, losses and quality
+# T, t      temperature and iteration, which the relaxation sees; placeholders
+# free      latents to optimise, which start from the encoder's output: y, z of shape [B, h, w, N];
+#           of the bits-back model y, z_mean, z_logvar
+# relaxed   y_tilde, z_tilde (or z_mean, z_logvar); feed discrete latents here to score those
+# losses    rd_loss, mse, bpp: what is optimised; a dict of [B]
+# rates     est_bpp, est_y_bpp, est_z_bpp: bits per pixel; a dict of [B]
+# x_hat     uint8 [B, H, W, 3], placeholder for the decoder's picture
+# quality   mse, psnr, msssim, msssim_db of x_hat; a dict of [B]
+# restart   op: the free latents become the encoder's output, Adam forgets its moments
+# step      op: one step of Adam on the free latents; None without a relaxation
+# record    list of (t, T, losses, losses after rounding), see `optimise`
+# mu        of p(y|z_tilde), and median of p(z) [N], which the base model's y and z are rounded around
+Graph = collections.namedtuple("Graph", """sess x T t free relaxed losses rates x_hat quality
+    restart step record mu median""")
+
+
+@do_not_convert
+def base_graph(args, run, shape, relax=None, scale_bound=0.):
+    """Graph of the base model (mbt2018) for a batch of static shape [B, H, W, 3].
+
+    relax(v, T, key) maps free to relaxed latents; noise, if it has any, is keyed by the int [2]
+    `key`. None gives the bare model. scale_bound bounds sigma from below.
+    """
+    N = run.num_filters
+    with tf.Graph().as_default() as graph:
+        x, T, t, x_float = inputs(shape)
+        encoded_y = analysis_transform(N)(x_float)
+        free = [free_variable(encoded_y), free_variable(hyper_analysis_transform(N, N)(encoded_y))]
+        y, z = (latents.read_value() for latents in free)
+        y_tilde, z_tilde = (relax(v, T, noise_key(seed_of(args), t, i)) if relax
+                            else tf.identity(v) for i, v in enumerate([y, z]))
+        mu, log_sigma = gaussian_parameters(hyper_synthesis_transform(N), z_tilde, y.shape)
+        y_mass = gaussian_mass(y_tilde, mu, tf.maximum(tf.exp(log_sigma), scale_bound))
+        z_mass = bin_mass(factorized_prior(N, PRIOR_SCOPE), z_tilde)
+        rates = dict(est_y_bpp=bits_per_pixel(log_likelihood(y_mass), shape),
+                     est_z_bpp=bits_per_pixel(log_likelihood(z_mass), shape))
+        rates["est_bpp"] = sum(rates.values())
+        return finished_graph(args, graph, run, x, T, t, free, (y, z), (y_tilde, z_tilde),
+                              x_float, rates, relax, mu, medians(run))
+
+
+@do_not_convert
+def bits_back_graph(args, run, shape, relax=None):
+    """Graph of the bits-back model (mbt2018_bb) for a batch of static shape [B, H, W, 3].
+
+    relax, see base_graph, is for y.
+    """
+    N = run.num_filters
+    with tf.Graph().as_default() as graph:
+        x, T, t, x_float = inputs(shape)
+        encoded = analysis_transform(N)(x_float)
+        free = [free_variable(v) for v in (encoded,) + posterior(N, encoded)]
+        y, z_mean, z_logvar = (latents.read_value() for latents in free)
+        seed = seed_of(args)
+        y_tilde = relax(y, T, noise_key(seed, t, 0)) if relax else tf.identity(y)
+        rates = bits_back_rates(y_tilde, z_mean, z_logvar, noise_key(seed, t, 1), shape)[0]
+        return finished_graph(args, graph, run, x, T, t, free, (y, z_mean, z_logvar),
+                              (y_tilde, z_mean, z_logvar), x_float, rates, relax)
+
+
+def finished_graph(args, graph, run, x, T, t, variables, free, relaxed, x_float, rates, relax,
+                   mu=None, median=None):
+    """Graph of what both models have: the reconstruction and the losses, restored and final."""
+    x_tilde = synthesis_transform(run.num_filters)(relaxed[0])[:, :x.shape[1], :x.shape[2]]
+    losses = rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"])
+    x_hat = tf.placeholder(tf.uint8, x.shape)
+    sess = restored_session(graph, run, session_config(args.threads))
+    step, restart = descent(losses["rd_loss"], variables, args.lr if relax else None)
+    values = Graph(sess, x, T, t, free, relaxed, losses, rates, x_hat, quality(x, x_hat), restart,
+                   step, [], mu, median)
+    graph.finalize()
+    return values
+
+
+def seed_of(args):
+    return getattr(args, "seed", 0)
+
+
+def inputs(shape):
+    """x, T, t of a graph, and x as floats in [0, 1]."""
+    x = tf.placeholder(tf.uint8, shape)
+    return x, tf.placeholder(tf.float32, []), tf.placeholder(tf.int64, []), tf.to_float(x) / 255
+
+
+def encode(graph, x):
+    """The free latents as the encoder has them."""
+    graph.sess.run(graph.restart, {graph.x: x})
+    return current(graph)
+
+
+def current(graph):
+    """The free latents."""
+    return graph.sess.run(graph.free)
+
+
+def score(graph, given, *latents):
+    """graph.losses of discrete latents."""
+    return graph.sess.run(graph.losses, {**given, **dict(zip(graph.relaxed, latents)), graph.t: 0})
+
+
+def optimise(graph, x, args, its, rounding, temperature=None):
+    """Discrete latents by `rounding` after all iterations."""
+    for _ in iterations(graph, x, args, its, rounding, temperature):
+        pass
+    return rounding(graph, *current(graph))
+
+
+def optimise_until(worse, graph, x, args, rounding):
+    """Free latents at the last check before the loss after rounding is worse(loss, previous one).
+
+    Checks are args.check_every iterations apart; without a worse one, those after all args.its.
+    """
+    given, previous, kept = {graph.x: x}, np.inf, None
+    for t in iterations(graph, x, args, args.its, rounding, print_every=args.check_every):
+        if t % args.check_every == 0:
+            free = current(graph)
+            loss = np.mean(score(graph, given, *rounding(graph, *free))["rd_loss"])
+            if worse(loss, previous):
+                return kept
+            previous, kept = loss, free
+    return current(graph)
+
+
+def iterations(graph, x, args, its, rounding, temperature=None, print_every=100):
+    """Optimise the free latents; yield t after update t.
+
+    rounding(graph, *free latents) gives discrete ones; temperature(args, t) is T. With
+    args.save_opt_record, graph.record gets an entry every RECORD_EVERY iterations: t, T, the losses
+    before update t, and those after it and after rounding.
+    """
+    graph.record.clear()
+    given = {graph.x: x}
+    schedule = temperature and functools.partial(temperature, args)
+    for t, T, losses in descend(graph, given, its, schedule, print_every):
+        printing, recording = (t % n == 0 or t == its - 1 for n in (print_every, RECORD_EVERY))
+        if printing and args.verbose or recording and args.save_opt_record:
+            rounded = score(graph, given, *rounding(graph, *current(graph)))
+            if printing and args.verbose:
+                print_losses("after rounding:", rounded)
+            if recording and args.save_opt_record:
+                graph.record.append((t, T, losses, rounded))
+        yield t
+
+
+def closed_record(graph, record, x, latents):
+    """A graph.record as arrays, ending with the cost of the latents that are reported.
+
+    opt_its, opt_T [K]; opt_rd_loss, opt_rd_loss_after_rounding [K, B].
+    """
+    reported = score(graph, {graph.x: x}, *latents)
+    t, T, _, last = record[-1]
+    if not np.allclose(last["rd_loss"], reported["rd_loss"], rtol=1e-6, atol=0):
+        record = record + [(t, T, reported, reported)]
+    its, T, before, after = zip(*record)
+    return dict(opt_its=np.array(its), opt_T=np.array(T),
+                opt_rd_loss=np.array([losses["rd_loss"] for losses in before]),
+                opt_rd_loss_after_rounding=np.array([losses["rd_loss"] for losses in after]))
+
+
+def join_records(records):
+    """One record of the images of several: NaN from where one ends up to the common last row."""
+    joined = {}
+    for name in records[0]:
+        columns = [record[name] for record in records]
+        length = max(map(len, columns))
+        joined[name] = max(columns, key=lambda c: (len(c), c[-1])) if columns[0].ndim == 1 else (
+            np.concatenate([
+                np.concatenate([c[:-1], np.full((length - len(c), c.shape[1]), np.nan), c[-1:]])
+                for c in columns], axis=1))
+    return joined
+
+
+def two_way(v, T, weigh=tf.nn.softmax):
+    """Average of floor(v) and ceil(v) with weights weigh(logits), both [..., 2].
+
+    The logits are -atanh(distance of v to each) / T: as T -> 0, softmax rounds v (section 3.2).
+    """
+    neighbours = tf.stack([tf.floor(v), tf.ceil(v)], -1)
+    distances = tf.abs(tf.expand_dims(v, -1) - neighbours)
+    logits = -tf.atanh(tf.minimum(distances, 1 - 1e-5)) / T
+    return tf.reduce_sum(weigh(logits) * neighbours, -1)
+
+
+def integers(graph, y, z):
+    """y_hat = round(y), z_hat = round(z); + 0 makes 0.0 of -0.0, which a file can't tell apart."""
+    return np.round(y) + 0, np.round(z) + 0
+
+
+def centred(graph, y, z):
+    """z_hat = z rounded around its median, then y_hat = y rounded around mu(z_hat)."""
+    z_hat = round_around(graph.median, z)
+    return round_around(graph.sess.run(graph.mu, {graph.relaxed[1]: z_hat}), y), z_hat
+
+
+def round_around(centre, v):
+    return np.round(v - centre) + centre
+
+
+def integer_y(graph, y, z_mean, z_logvar):
+    """y_hat = round(y), as in `integers`; z stays continuous."""
+    return np.round(y) + 0, z_mean, z_logvar
+
+
+def evaluate(args, graph, decoder, x, images):
+    """Reported metrics of a list of Coded, a dict of [B]."""
+    y_hat, z_hat = (np.concatenate(v) for v in zip(*(image.latents for image in images)))
+    x_hat = np.concatenate([image.x_hat for image in images])
+    return graph.sess.run(dict(graph.quality, **graph.rates), {
+        graph.x: x, graph.x_hat: x_hat, graph.relaxed[0]: y_hat, graph.relaxed[1]: z_hat})
+
+
+def evaluate_bits_back(args, graph, decoder, x, images):
+    """Reported metrics, a dict of [B]: rates are means over args.rate_samples draws of z from q.
+
+    est_bpp_stderr is the standard error of est_bpp.
+    """
+    values = graph.sess.run(graph.quality, {
+        graph.x: x, graph.x_hat: np.concatenate([image.x_hat for image in images])})
+    fresh = max(getattr(args, name, 0) for name in ("its", "sga_its", "rate_its"))  # unused noise
+    rates = [decoder.rates_of(*image.latents, args.seed, range(fresh, fresh + args.rate_samples))
+             for image in images]
+    for name in rates[0]:
+        values[name] = np.array([draws[name].mean() for draws in rates])
+    values["est_bpp_stderr"] = np.array([draws["est_bpp"].std(ddof=1) / np.sqrt(args.rate_samples)
+                                         for draws in rates])
+    return values
+
+
+# ---------------------------------------------------------------- 7. images in, results out
+#
+# The only place that spells a file name.
 
 def read_image(path):
     """uint8 [H, W, 3] of an image file: 8-bit, first frame, EXIF rotation not applied.
@@ -334,12 +1412,6 @@ def read_images(path):
         raise ValueError("%s: holds %s %s, accepted is uint8 (num_imgs, H, W, 3)"
                          % (path, images.dtype, images.shape))
     return images
-
-
-def split_batches(items, pixels):
-    """The batches in which items that stand for images of so many pixels are processed."""
-    size = max(1, BATCH_PIXELS // pixels)
-    return [items[i:i + size] for i in range(0, len(items), size)]
 
 
 def find_images(imgs):
@@ -446,116 +1518,29 @@ def require_writable(path):
     os.remove(probe)
 
 
-def digest(*chunks):
-    """8-byte checksum of bytes or arrays, with their types and shapes."""
-    checksum = hashlib.blake2b(digest_size=8)
-    for chunk in chunks:
-        if not isinstance(chunk, bytes):
-            checksum.update(repr((chunk.dtype.str, chunk.shape)).encode())
-            chunk = np.ascontiguousarray(chunk)
-        checksum.update(chunk)
-    return checksum.digest()
-
-
-@contextlib.contextmanager
-def quiet_stderr():
-    """Drop what C++ libraries write to stderr, such as protobuf about a damaged file."""
-    saved = os.dup(2)
-    with open(os.devnull, "w") as null:
-        os.dup2(null.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-
-
 @functools.lru_cache(maxsize=None)
 def note(message):
     """Tell the user, on stderr and once, of something that is not an error."""
     print("note: %s" % message, file=sys.stderr)
 
 
-# ---------------------------------------------------------------- 4. runs and training
+# ---------------------------------------------------------------- 8. training
 
-# name            <script>-num_filters=<N>-lmbda=<lambda>: a folder of checkpoint_dir
-# checkpoint      path prefix of its newest checkpoint
-# num_filters     N
-# step            number of training steps behind it
-# fingerprint     digest of the model's variables, whether or not optimiser slots are stored
-# resumable       whether the optimiser slots are there
-# model           "base" or "bits-back"
-Run = collections.namedtuple("Run", "name checkpoint num_filters step fingerprint resumable model")
+def likelihood_in_training(prior, latents):
+    """log probability of the unit-width bin around each latent under a tfc entropy model.
 
-SCRIPTS = {"base": ("mbt2018", "sga", "map", "ste", "unoise", "danneal"),
-           "bits-back": ("mbt2018_bb", "bb_sga", "bb_no_sga", "bb_plain")}
-OPTIMISER_VARIABLES = re.compile(r".*/Adam(_1)?|beta[12]_power(_1)?")
+    Calling the model, which must have been done before as it makes the variables, would first round
+    the latents or add other noise to them.
+    """
+    return log_likelihood(prior._likelihood(latents))
 
 
-def newest_checkpoint(folder):
-    """Path prefix of the newest checkpoint in `folder`, or None."""
-    try:
-        state = tf.train.get_checkpoint_state(folder)
-    except UnicodeDecodeError:
-        state = None
-    if not state or not state.model_checkpoint_path:
-        return None
-    return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
+class GaussianConditional(tfc.GaussianConditional):
+    """tfc's p(y|z), whose variables may be on another device than its other ops."""
 
-
-def find_run(args):
-    """The run that the arguments name; ValueError if there is none or it is of another model."""
-    run = newest_run(args.checkpoint_dir, args.run_name)
-    if args.script not in SCRIPTS[run.model]:
-        raise ValueError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
-            run.checkpoint, run.model, args.script,
-            ", ".join(s + ".py" for s in SCRIPTS[run.model])))
-    if args.num_filters not in (None, run.num_filters):
-        raise ValueError("--num_filters %d: the model %s has %d"
-                         % (args.num_filters, run.checkpoint, run.num_filters))
-    return run
-
-
-def newest_run(checkpoint_dir, run_name):
-    """The Run in a folder of checkpoint_dir; ValueError if there is no readable checkpoint."""
-    folder = os.path.join(checkpoint_dir, run_name)
-    checkpoint = newest_checkpoint(folder)
-    if not checkpoint:
-        runs = sorted(name for name in _listdir(checkpoint_dir)
-                      if newest_checkpoint(os.path.join(checkpoint_dir, name)))
-        raise ValueError("no checkpoint in %s; runs in %s: %s"
-                         % (folder, checkpoint_dir, ", ".join(runs) or "none"))
-    try:
-        return read_run(checkpoint)
-    except tf.errors.OpError as error:
-        raise ValueError("%s: not a readable checkpoint (%s)" % (checkpoint, error.message))
-
-
-def _listdir(folder):
-    return os.listdir(folder) if os.path.isdir(folder) else []
-
-
-def read_run(checkpoint):
-    """Run of a checkpoint; ValueError if it is not one of these models."""
-    reader = tf.train.NewCheckpointReader(checkpoint)
-    shapes = reader.get_variable_to_shape_map()
-    model = "base" if "entropy_bottleneck/matrix_0" in shapes else "bits-back"
-    width = shapes.get("analysis_transform/layer_0/bias")
-    if not width or model == "bits-back" and "matrix_0" not in shapes:
-        raise ValueError("%s: not a checkpoint of mbt2018.py or mbt2018_bb.py" % checkpoint)
-    slots = {name for name in shapes if OPTIMISER_VARIABLES.fullmatch(name)}
-    names = sorted(set(shapes) - slots - {"global_step"})
-    fingerprint = digest(*itertools.chain.from_iterable(
-        (name.encode(), np.asarray(reader.get_tensor(name))) for name in names))
-    step = int(reader.get_tensor("global_step")) if "global_step" in shapes else 0
-    return Run(os.path.basename(os.path.dirname(checkpoint)), checkpoint, width[0], step,
-               fingerprint, bool(slots), model)
-
-
-def session_config(threads):
-    """Explicit numbers of threads: h_s differs by 2e-5 between one and two, and must not."""
-    return tf.ConfigProto(intra_op_parallelism_threads=threads,
-                          inter_op_parallelism_threads=threads)
+    def _pmf_to_cdf(self, pmf, tail_mass, *args):
+        # Copied to the variable's device, where tfc puts a loop over slices of the two.
+        return super()._pmf_to_cdf(tf.identity(pmf), tf.identity(tail_mass), *args)
 
 
 def training_files(args):
@@ -880,6 +1865,8 @@ def minimise(optimiser, loss, cluster):
 # replica, num_replicas  position among the replicas, the chief 0, and their number
 Cluster = collections.namedtuple("Cluster", """spec server job index device config replica
     num_replicas""")
+
+
 # Seconds that parameter servers wait, after the chief's last step, for workers to finish.
 GRACE = 20
 
@@ -932,857 +1919,7 @@ def finish(cluster):
                     deadline = min(deadline, time.time() + GRACE)
 
 
-# ---------------------------------------------------------------- 5. inference
-
-# sess              session with the model's weights
-# x                 uint8 [B, H, W, 3], placeholder; only needed by `restart`, losses and quality
-# T, t              temperature and iteration, which the relaxation sees; placeholders
-# free              y, z: latents to optimise, [B, h, w, N]; they start from the encoder's output
-# relaxed           y_tilde, z_tilde: relaxed latents; feed y_hat, z_hat here to score those
-# mu, sigma         of p(y|z_tilde)
-# y_centred         y rounded around mu
-# z_centred         z rounded around the median of p(z)
-# x_hat             uint8 [B, H, W, 3], reconstruction from y_tilde
-# losses            rd_loss, mse, bpp: what is optimised; a dict of [B]
-# rates             est_bpp, est_y_bpp, est_z_bpp: bits per pixel; a dict of [B]
-# quality           mse, psnr, msssim, msssim_db of x_hat; a dict of [B]
-# restart           op: the free latents become the encoder's output, Adam forgets its moments
-# step              op: one step of Adam on the free latents; None without a relaxation
-# record            list of (t, T, losses, losses after rounding), see `descend`
-# range_coder       tfc's coder of centred latents, a RangeCoder
-# grid, grid_pmf    integers [K], placeholder, and their probabilities [K, N] under p(z)
-Graph = collections.namedtuple("Graph", """sess x T t free relaxed mu sigma y_centred z_centred
-    x_hat losses rates quality restart step record range_coder grid
-    grid_pmf""")
-
-
-@do_not_convert
-def base_graph(args, run, shape, relax=None, scale_bound=0):
-    """Graph of the base model (mbt2018) for a batch of static shape [B, H, W, 3].
-
-    relax(v, T, key) maps free to relaxed latents; noise, if it has any, is keyed by the int [2]
-    `key`. None gives the bare model. scale_bound bounds sigma from below (0: not at all).
-    """
-    N = run.num_filters
-    with tf.Graph().as_default() as graph:
-        x, T, t, x_float = inputs(shape)
-        encoded_y = analysis_transform(N)(x_float)
-        free = [free_variable(encoded_y), free_variable(hyper_analysis_transform(N, N)(encoded_y))]
-        y, z = (latents.read_value() for latents in free)
-        y_tilde, z_tilde = (relax(v, T, noise_key(args, t, i)) if relax else tf.identity(v)
-                            for i, v in enumerate([y, z]))
-
-        prior_z = tfc.EntropyBottleneck(name="entropy_bottleneck")
-        z_centred, _ = prior_z(z, training=False)
-        mu, sigma = gaussian_parameters(hyper_synthesis_transform(N), z_tilde, y.shape)
-        prior_y = tfc.GaussianConditional(sigma, SCALES, scale_bound=scale_bound, mean=mu,
-                                          name="gaussian_conditional")
-        y_centred, _ = prior_y(y, training=False)
-        grid = tf.placeholder(tf.float32, [None])
-        grid_pmf = tf.exp(log_likelihood(prior_z, tf.tile(grid[:, None, None, None],
-                                                          [1, 1, 1, N])))[:, 0, 0]
-        rates = dict(
-            est_y_bpp=bits_per_pixel(log_likelihood(prior_y, y_tilde), shape),
-            est_z_bpp=bits_per_pixel(log_likelihood(prior_z, z_tilde), shape))
-        rates["est_bpp"] = sum(rates.values())
-        x_tilde, x_hat = reconstruction(N, y_tilde, shape)
-        losses = rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"])
-
-        sess = restored_session(graph, run, args.threads)
-        step, restart = descent(losses["rd_loss"], free, args.lr if relax else None)
-        values = Graph(sess, x, T, t, (y, z), (y_tilde, z_tilde), mu, sigma, y_centred, z_centred,
-                       x_hat, losses, rates, quality(x, x_hat), restart, step, [],
-                       range_coder(prior_y, prior_z, y, z), grid, grid_pmf)
-        graph.finalize()
-    return values
-
-
-# Bits-back model. As in Graph: sess, x, T, t, x_hat, losses, quality, restart, step, record; and
-# free         y, z_mean, z_logvar
-# relaxed      y_tilde, z_mean, z_logvar; feed y_hat and the others here to score those
-# one          RateGraph of one image
-# rate_records RateGraph.record of every image of the batch
-BitsBackGraph = collections.namedtuple("BitsBackGraph", """sess x T t free relaxed x_hat losses
-    quality restart step record one rate_records""")
-
-# The part of the bits-back model that a decoder repeats: y_hat of one image, and nothing of x.
-# sess, t, restart, step, record as in Graph; and
-# y_hat        [1, h, w, N], placeholder
-# free         z_mean, z_logvar of q(z|y_hat); they start from h_a(y_hat)
-# losses       bpp: the net rate that is optimised; a dict of [1]
-# rates        est_bpp = est_y_bpp + est_z_bpp - est_bpp_back for the z of iteration t; of [1]
-# z_tilde      sample of q for iteration t; feed a z here to get mu, sigma of p(y|z)
-# grid         grid indices [K], placeholder; grid_pmf: their probabilities [K, N] under p(z)
-RateGraph = collections.namedtuple("RateGraph", """sess y_hat t free losses rates z_tilde mu sigma
-    grid grid_pmf restart step record""")
-
-
-@do_not_convert
-def bits_back_graph(args, run, shape, relax=None, rate_lr=None):
-    """Graph of the bits-back model (mbt2018_bb) for a batch of static shape [B, H, W, 3].
-
-    relax, see base_graph, is for y; rate_lr is Adam's learning rate on the rate of y_hat alone.
-    """
-    N = run.num_filters
-    with tf.Graph().as_default() as graph:
-        x, T, t, x_float = inputs(shape)
-        encoded = analysis_transform(N)(x_float)
-        free = [free_variable(v) for v in (encoded,) + posterior(N, encoded)]
-        y, z_mean, z_logvar = (latents.read_value() for latents in free)
-        y_tilde = relax(y, T, noise_key(args, t, 0)) if relax else tf.identity(y)
-        rates = bits_back_rates(args, y_tilde, z_mean, z_logvar, t, shape)[0]
-        x_tilde, x_hat = reconstruction(N, y_tilde, shape)
-        losses = rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"])
-
-        sess = restored_session(graph, run, args.threads)
-        step, restart = descent(losses["rd_loss"], free, args.lr if relax else None)
-        values = BitsBackGraph(sess, x, T, t, (y, z_mean, z_logvar), (y_tilde, z_mean, z_logvar),
-                               x_hat, losses, quality(x, x_hat), restart, step, [],
-                               rate_graph(args, run, shape, rate_lr), [])
-        graph.finalize()
-    return values
-
-
-def rate_graph(args, run, shape, lr):
-    """RateGraph of one image of x's shape [B, H, W, 3]; without lr it can't be optimised."""
-    N, (_, (height, width), _) = run.num_filters, tfci_shapes(*shape[1:3])
-    with tf.Graph().as_default() as graph:
-        y_hat = tf.placeholder(tf.float32, [1, height, width, N])
-        t = tf.placeholder(tf.int64, [])
-        free = [free_variable(v) for v in posterior(N, y_hat)]
-        z_mean, z_logvar = (latents.read_value() for latents in free)
-        rates, prior, z_tilde, mu, sigma = bits_back_rates(args, y_hat, z_mean, z_logvar, t, shape)
-        grid = tf.placeholder(tf.float32, [None])
-        edges = [prior(GRID_STEP * tf.tile(grid[:, None] + side, [1, N]))[0] for side in (-.5, .5)]
-        sess = restored_session(graph, run, args.threads)
-        step, restart = descent(rates["est_bpp"], free, lr)
-        values = RateGraph(sess, y_hat, t, (z_mean, z_logvar), dict(bpp=rates["est_bpp"]), rates,
-                           z_tilde, mu, sigma, grid, bin_mass(*edges), restart, step, [])
-        graph.finalize()
-    return values
-
-
-def posterior(N, y):
-    """z_mean and z_logvar of q(z|y) = N(z_mean, exp(z_logvar)), by h_a."""
-    return tuple(tf.split(hyper_analysis_transform(N, 2 * N)(y), 2, axis=-1))
-
-
-def bits_back_rates(args, y, z_mean, z_logvar, t, x_shape):
-    """Rates, p(z), z_tilde ~ q, and mu, sigma of p(y|z_tilde).
-
-    The rates are a dict of [B]: bits per pixel of y under p(y|z_tilde), of z_tilde under p(z), and
-    back from q.
-    """
-    N = int(y.shape[-1])
-    noise = tf.random.stateless_normal(z_mean.shape[1:], noise_key(args, t, 1))
-    z_tilde, log_q = sample(z_mean, z_logvar, noise)
-    prior = continuous_prior(N)
-    _, p_z = prior(z_tilde)
-    mu, sigma = gaussian_parameters(hyper_synthesis_transform(N), z_tilde, y.shape)
-    prior_y = tfc.GaussianConditional(sigma, SCALES, scale_bound=0, mean=mu)
-    rates = dict(est_y_bpp=bits_per_pixel(log_likelihood(prior_y, y), x_shape),
-                 est_z_bpp=bits_per_pixel(tf.log(p_z), x_shape),
-                 est_bpp_back=bits_per_pixel(log_q, x_shape))
-    rates["est_bpp"] = rates["est_y_bpp"] + rates["est_z_bpp"] - rates["est_bpp_back"]
-    return rates, prior, z_tilde, mu, sigma
-
-
-def bin_mass(lower, upper):
-    """Probability between two points, from the logits of the CDF there, precise in both tails."""
-    sign = -tf.sign(lower + upper)
-    mass = tf.abs(tf.sigmoid(sign * upper) - tf.sigmoid(sign * lower))
-    return tf.maximum(mass, LIKELIHOOD_BOUND)
-
-
-def free_variable(encoded):
-    """Variable to optimise, initialised by the encoder; no part of the model or a checkpoint."""
-    return tf.Variable(encoded, trainable=False, use_resource=True,
-                       collections=[tf.GraphKeys.LOCAL_VARIABLES])
-
-
-def noise_key(args, t, i):
-    """Seed of tf.random.stateless_* for iteration t and latents i = 0 (y) or 1 (z)."""
-    return tf.stack([getattr(args, "seed", 0), 2 * t + i])
-
-
-def uniform_noise(shape, key):
-    """U(-1/2, 1/2), what stands for rounding in training."""
-    return tf.random.stateless_uniform(shape, key, -.5, .5)
-
-
-def inputs(shape):
-    """x, T, t of a graph, and x as floats in [0, 1]."""
-    x = tf.placeholder(tf.uint8, shape)
-    return x, tf.placeholder(tf.float32, []), tf.placeholder(tf.int64, []), tf.to_float(x) / 255
-
-
-def reconstruction(N, y_tilde, shape):
-    """x_tilde, floats of x's shape that are in [0, 1] but for errors; x_hat, as 8-bit pixels."""
-    x_tilde = synthesis_transform(N)(y_tilde)[:, :shape[1], :shape[2]]
-    return x_tilde, tf.saturate_cast(tf.round(255 * x_tilde), tf.uint8)
-
-
-def rd_losses(lmbda, x, x_tilde, bpp):
-    """rd_loss = lmbda * mse + bpp and its two terms, each [B]; x, x_tilde in [0, 1]."""
-    mse = mean_squared_error(x, x_tilde)
-    return dict(rd_loss=lmbda * mse + bpp, mse=mse, bpp=bpp)
-
-
-def descent(losses, free, lr):
-    """Ops: one step of Adam on the mean of `losses` [B], None if lr is; a restart of it all."""
-    optimiser = tf.train.AdamOptimizer(lr or 0.)
-    step = optimiser.minimize(tf.reduce_mean(losses), var_list=free) if lr else None
-    return step, tf.variables_initializer(free + optimiser.variables())
-
-
-def restored_session(graph, run, threads):
-    """Session with all global variables of the graph restored from the run's checkpoint."""
-    sess = tf.Session(graph=graph, config=session_config(threads))
-    tf.train.Saver().restore(sess, run.checkpoint)
-    return sess
-
-
-def descend(graph, given, args, its, rounding=None, temperature=None, print_every=100):
-    """Optimise the free latents from the encoder's output; yield t after update t.
-
-    given is the feed without t and T; temperature(args, t) is T, where the relaxation has one;
-    rounding(graph, *free latents) gives the discrete ones. With args.save_opt_record, graph.record
-    gets an entry every RECORD_EVERY iterations: t, T, the losses before update t, and the losses
-    after it and after rounding.
-    """
-    graph.record.clear()
-    graph.sess.run(graph.restart, given)
-    with progress_bar(its) as show:
-        for t in range(its):
-            T = temperature(args, t) if temperature else np.nan
-            feed = {**given, graph.t: t, **({graph.T: T} if temperature else {})}
-            _, losses = graph.sess.run([graph.step, graph.losses], feed)
-            printing, recording = (t % n == 0 or t == its - 1 for n in (print_every, RECORD_EVERY))
-            if printing:
-                print_losses("it=%d," % t + (" T=%.4f" % T if temperature else ""), losses)
-            rounded = None
-            if rounding and (printing and args.verbose or recording and args.save_opt_record):
-                rounded = score(graph, given, *rounding(graph, *current(graph)))
-                if printing and args.verbose:
-                    print_losses("after rounding:", rounded)
-            if recording and args.save_opt_record:
-                graph.record.append((t, T, losses, rounded))
-            show(t + 1)
-            yield t
-
-
-def encode(graph, x):
-    """The free latents as the encoder has them."""
-    graph.sess.run(graph.restart, {graph.x: x})
-    return current(graph)
-
-
-def current(graph):
-    """The free latents."""
-    return graph.sess.run(graph.free)
-
-
-def score(graph, given, *latents):
-    """graph.losses of discrete latents."""
-    return graph.sess.run(graph.losses, {**given, **dict(zip(graph.relaxed, latents)), graph.t: 0})
-
-
-def print_losses(prefix, losses):
-    """Print batch averages of the losses; ValueError if they are not finite."""
-    if not all(np.isfinite(values).all() for values in losses.values()):
-        raise ValueError("%s the loss is not finite: the optimisation diverged" % prefix)
-    line = [prefix] + ["%s=%.*f" % (name, 3 if name == "mse" else 4, np.mean(losses[name]))
-                       for name in ("rd_loss", "mse", "bpp") if name in losses]
-    if "mse" in losses:
-        line.append("psnr=%.4f" % np.mean(20 * np.log10(255) - 10 * np.log10(losses["mse"])))
-    print_line(" ".join(line))
-
-
-def print_line(line):
-    """Print a line on stdout, over a progress bar if there is one."""
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-    print(line, flush=True)
-
-
-def optimise(graph, x, args, its, rounding, temperature=None):
-    """Discrete latents by `rounding` after all iterations of `descend`."""
-    for _ in descend(graph, {graph.x: x}, args, its, rounding, temperature):
-        pass
-    return rounding(graph, *current(graph))
-
-
-def optimise_until(worse, graph, x, args, rounding):
-    """Free latents at the last check before the loss after rounding is worse(loss, previous one).
-
-    Checks are args.check_every iterations apart; without a worse one, those after all args.its.
-    """
-    given, previous, kept = {graph.x: x}, np.inf, None
-    for t in descend(graph, given, args, args.its, rounding, print_every=args.check_every):
-        if t % args.check_every == 0:
-            free = current(graph)
-            loss = np.mean(score(graph, given, *rounding(graph, *free))["rd_loss"])
-            if worse(loss, previous):
-                return kept
-            previous, kept = loss, free
-    return current(graph)
-
-
-def closed_record(graph, x, latents):
-    """graph.record as arrays, ending with the cost of the latents that are reported.
-
-    opt_its, opt_T [K]; opt_rd_loss, opt_rd_loss_after_rounding [K, B]. Of the bits-back model
-    also opt_rate_its [K], opt_rate [K, B], the net rate in `fit_posterior`.
-    """
-    arrays = {}
-    if getattr(graph, "rate_records", None):
-        arrays = dict(opt_rate_its=np.array([entry[0] for entry in graph.rate_records[0]]),
-                      opt_rate=np.stack([[entry[2]["bpp"][0] for entry in record]
-                                         for record in graph.rate_records], axis=1))
-    if not graph.record:
-        return arrays
-    reported = score(graph, {graph.x: x}, *latents)
-    t, T, _, last = graph.record[-1]
-    if not np.allclose(last["rd_loss"], reported["rd_loss"], rtol=1e-6, atol=0):
-        graph.record.append((t, T, reported, reported))
-    its, T, before, after = zip(*graph.record)
-    return dict(arrays, opt_its=np.array(its), opt_T=np.array(T),
-                opt_rd_loss=np.array([losses["rd_loss"] for losses in before]),
-                opt_rd_loss_after_rounding=np.array([losses["rd_loss"] for losses in after]))
-
-
-def join_records(records):
-    """One record of the images of several: NaN from where one ends up to the common last row."""
-    joined = {}
-    for name in records[0]:
-        columns = [record[name] for record in records]
-        length = max(map(len, columns))
-        joined[name] = max(columns, key=lambda c: (len(c), c[-1])) if columns[0].ndim == 1 else (
-            np.concatenate([
-                np.concatenate([c[:-1], np.full((length - len(c), c.shape[1]), np.nan), c[-1:]])
-                for c in columns], axis=1))
-    return joined
-
-
-@contextlib.contextmanager
-def progress_bar(target):
-    """A function to call with the number of steps done; shows them if stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done: None
-    else:
-        with contextlib.redirect_stdout(sys.stderr):
-            bar = tf.keras.utils.Progbar(target)
-        def show(done):
-            with contextlib.redirect_stdout(sys.stderr):
-                bar.update(done)
-        yield show
-
-
-def two_way(v, T, weigh=tf.nn.softmax):
-    """Average of floor(v) and ceil(v) with weights weigh(logits), both [..., 2].
-
-    The logits are -atanh(distance of v to each) / T: as T -> 0, softmax rounds v (section 3.2).
-    """
-    neighbours = tf.stack([tf.floor(v), tf.ceil(v)], -1)
-    distances = tf.abs(tf.expand_dims(v, -1) - neighbours)
-    logits = -tf.atanh(tf.minimum(distances, 1 - 1e-5)) / T
-    return tf.reduce_sum(weigh(logits) * neighbours, -1)
-
-
-def integers(graph, y, z):
-    """y_hat = round(y), z_hat = round(z); + 0 makes 0.0 of -0.0, which a file can't tell apart."""
-    return np.round(y) + 0, np.round(z) + 0
-
-
-def centred(graph, y, z):
-    """z_hat = z rounded around its median, then y_hat = y rounded around mu(z_hat)."""
-    z_hat = graph.sess.run(graph.z_centred, {graph.free[1]: z})
-    mu, _ = parameters(graph, z_hat)
-    return graph.sess.run(graph.y_centred, {graph.free[0]: y, graph.mu: mu}), z_hat
-
-
-def integer_y(graph, y, z_mean, z_logvar):
-    """y_hat = round(y), as in `integers`; z stays continuous."""
-    return np.round(y) + 0, z_mean, z_logvar
-
-
-def fit_posterior(args, graph, y_hat, its):
-    """(y_hat, z_mean, z_logvar): q(z|y_hat) after `its` iterations on the net rate.
-
-    Each image by itself, from y_hat alone, so that a decoder gets the same bits.
-    """
-    graph.rate_records.clear()
-    fitted = []
-    for y in y_hat[:, None]:
-        fitted.append(fit_one(args, graph.one, y, its))
-        graph.rate_records.append(list(graph.one.record))
-    z_mean, z_logvar = map(np.concatenate, zip(*fitted))
-    return y_hat, z_mean, z_logvar
-
-
-def fit_one(args, one, y_hat, its):
-    """z_mean, z_logvar of one image after `its` iterations; the decoder repeats this."""
-    for _ in descend(one, {one.y_hat: y_hat}, args, its):
-        pass
-    return current(one)
-
-
-def parameters(graph, z_hat):
-    """mu, sigma of p(y|z_hat) as arrays.
-
-    Encoder and decoder must both get them from here: the same run of the same ops gives the same
-    bits, which a run with other fetches need not.
-    """
-    return graph.sess.run([graph.mu, graph.sigma], {graph.relaxed[1]: z_hat})
-
-
-def reconstruct(graph, y_hat):
-    """uint8 [B, H, W, 3] that a decoder makes of y_hat."""
-    return graph.sess.run(graph.x_hat, {graph.relaxed[0]: y_hat})
-
-
-def evaluate(args, graph, x, y_hat, z_hat):
-    """Reported metrics of discrete latents, a dict of [B]."""
-    return graph.sess.run(dict(graph.quality, **graph.rates), {
-        graph.x: x, graph.x_hat: reconstruct(graph, y_hat),
-        graph.relaxed[0]: y_hat, graph.relaxed[1]: z_hat})
-
-
-def evaluate_bits_back(args, graph, x, y_hat, z_mean, z_logvar):
-    """Reported metrics, a dict of [B]: rates are means over args.rate_samples draws of z from q.
-
-    est_bpp_stderr is the standard error of est_bpp.
-    """
-    values = graph.sess.run(graph.quality, {graph.x: x, graph.x_hat: reconstruct(graph, y_hat)})
-    fresh = max(getattr(args, name, 0) for name in ("its", "sga_its", "rate_its"))  # unused noise
-    rates = []
-    for latents in zip(y_hat[:, None], z_mean[:, None], z_logvar[:, None]):
-        feed = dict(zip((graph.one.y_hat,) + graph.one.free, latents))
-        rates.append([graph.one.sess.run(graph.one.rates, {**feed, graph.one.t: fresh + i})
-                      for i in range(args.rate_samples)])
-    for name in graph.one.rates:
-        draws = np.array([[draw[name][0] for draw in image] for image in rates], np.float64)
-        values[name] = draws.mean(axis=1)
-        if name == "est_bpp":
-            values["est_bpp_stderr"] = draws.std(axis=1, ddof=1) / np.sqrt(args.rate_samples)
-    return values
-
-
-# ---------------------------------------------------------------- 6. compressed files
-
-# How the latents of a method become a file:
-# suffix  of the file's name
-# pack    (args, run, graph_for, shape, latents) -> (bytes, dict of values to report)
-# parse   body of a file -> (shape, payload)
-# decode  (args, graph_for, shape, payload) -> latents
-# where graph_for(x's shape) is the graph for a batch, shape is (num_imgs, H, W) of the file and
-# latents is a list over its batches.
-Codec = collections.namedtuple("Codec", "suffix pack parse decode")
-
-# Our header, after the checksum of itself and of the body: magic, version, index of the script in
-# FILE_SCRIPTS, threads, digests of model and latents, and length of the run's name, which follows.
-HEADER = struct.Struct("<4sBBH8s8sB")
-Header = collections.namedtuple("Header", "magic version script threads model latents run_name")
-MAGIC, VERSION = b"iinc", 1
-FILE_SCRIPTS = ("mbt2018", "map", "unoise", "sga", "ste", "danneal", "bb_sga", "bb_no_sga",
-                "bb_plain")
-MAX_FILE_PIXELS = 2 ** 28
-
-
-def batch_shapes(shape):
-    """Shapes [B, H, W, 3] of the batches in which num_imgs, H, W are processed."""
-    return [(len(batch), shape[1], shape[2], 3)
-            for batch in split_batches(range(shape[0]), shape[1] * shape[2])]
-
-
-def pack_header(args, run, body, latents):
-    """Bytes of the header of a file whose other bytes are `body`."""
-    name = run.name.encode()
-    header = HEADER.pack(MAGIC, VERSION, FILE_SCRIPTS.index(args.script), args.threads,
-                         run.fingerprint, digest(*itertools.chain(*latents)), len(name)) + name
-    return digest(header, body) + header
-
-
-def unpack(content):
-    """Header and body of a file: of a .tfci a tf.train.Example, else bytes.
-
-    The header is None in a file of the original. Raises ValueError if the file is neither ours and
-    intact nor possibly the original's.
-    """
-    start = 8 + HEADER.size
-    if content[8:12] == MAGIC and len(content) > start:
-        end = start + HEADER.unpack(content[8:start])[-1]
-        return unpack_header(content[:end], content[end:]), content[end:]
-    try:
-        with quiet_stderr():
-            example = tf.train.Example.FromString(content)
-    except google.protobuf.message.DecodeError:
-        raise ValueError("not a compressed file of these scripts, or a damaged one")
-    feature = example.features.feature
-    if "header" in feature:
-        packed = b"".join(feature.pop("header").bytes_list.value)
-        return unpack_header(packed, example.SerializeToString(deterministic=True)), example
-    if set(feature) != set(TFCI_FEATURES):
-        raise ValueError("not a compressed file: a .tfci with the features %s" % sorted(feature))
-    return None, example
-
-
-def unpack_header(header, body):
-    """Header of a file; ValueError unless it is intact and of this version."""
-    start = 8 + HEADER.size
-    if len(header) < start or header[:8] != digest(header[8:], body):
-        raise ValueError("damaged: its checksum does not match")
-    values = HEADER.unpack(header[8:start])
-    if values[:2] != (MAGIC, VERSION):
-        raise ValueError("format %r version %d; accepted is %r version %d"
-                         % (values[:2] + (MAGIC, VERSION)))
-    return Header(*values[:-1], run_name=header[start:].decode())
-
-
-def check_header(header, args, run):
-    """ValueError unless this script and this run wrote the file."""
-    script = FILE_SCRIPTS[header.script]
-    if script != args.script:
-        raise ValueError("written by %s.py, which also decodes it" % script)
-    if header.run_name != run.name:
-        raise ValueError("of the run %s, not %s" % (header.run_name, run.name))
-    if header.model != run.fingerprint:
-        raise ValueError("of another model: the weights of %s are not those it was written with"
-                         % run.checkpoint)
-
-
-def check_shape(shape):
-    """ValueError unless (num_imgs, H, W) are such that a decoder should try."""
-    if min(shape) < 1 or shape[0] * shape[1] * shape[2] > MAX_FILE_PIXELS:
-        raise ValueError("claims %d images of %d x %d; accepted are 1 to %d pixels in all"
-                         % (tuple(shape) + (MAX_FILE_PIXELS,)))
-
-
-def decompress(args, build, codec):
-    """Decode args.input_file to args.output_file; build(args, run, shape) makes the graph."""
-    run = find_run(args)
-    with open(args.input_file, "rb") as file:
-        header, body = unpack(file.read())
-    if header:
-        check_header(header, args, run)
-        args.threads = header.threads
-    elif codec.suffix != ".tfci":
-        raise ValueError("%s: a file of the original's mbt2018.py, which ours decodes"
-                         % args.input_file)
-    else:
-        note("%s has no checksum (the original's format): a wrong run or damage goes unnoticed"
-             % args.input_file)
-    shape, payload = codec.parse(body)
-    check_shape(shape)
-    output = args.output_file or args.input_file + (".png" if shape[0] == 1 else ".npy")
-    endings = (".png", ".npy")[shape[0] > 1:]
-    if not output.endswith(endings):
-        raise ValueError("%s: the output of %d image(s) must end in %s"
-                         % (output, shape[0], " or ".join(endings)))
-    require_writable(output)
-    require_memory(args, run, args.input_file, shape)
-    graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, args, run))
-    latents = codec.decode(args, graph_for, shape, payload)
-    if header and digest(*itertools.chain(*latents)) != header.latents:
-        raise ValueError("decodes to other latents than were encoded: this machine's floating "
-                         "point differs from the encoder's")
-    write_images(output, np.concatenate([
-        reconstruct(graph_for(batch), y_hat)
-        for batch, (y_hat, _) in zip(batch_shapes(shape), latents)]))
-
-
-# Centred latents: the original's .tfci, coded by tfc's range coder, and our header.
-
-# Tensors of tfc's coder, [B] strings each; feed strings to get what they decode to.
-RangeCoder = collections.namedtuple("RangeCoder", "y_strings z_strings y_decoded z_decoded")
-TFCI_FEATURES = ("\x01", "\x02", "\x03", "\x04", "\x05")
-
-
-def range_coder(prior_y, prior_z, y, z):
-    """RangeCoder of the two entropy models."""
-    y_strings, z_strings = prior_y.compress(y), prior_z.compress(z)
-    return RangeCoder(y_strings, z_strings, prior_y.decompress(y_strings),
-                      prior_z.decompress(z_strings, shape=z.shape[1:]))
-
-
-def tfci_shapes(height, width):
-    """The three shapes in a .tfci: height and width of x, y and z."""
-    x_shape = (height, width)
-    y_shape = tuple(-(-side // 16) for side in x_shape)
-    return x_shape, y_shape, tuple(-(-side // 4) for side in y_shape)
-
-
-def pack_centred(args, run, graph_for, shape, latents):
-    """A .tfci, see Codec: the original's five features, its model identifier, and our header."""
-    example = tf.train.Example()
-    feature = example.features.feature
-    for batch, (y_hat, z_hat) in zip(batch_shapes(shape), latents):
-        graph = graph_for(batch)
-        mu, sigma = parameters(graph, z_hat)
-        strings = graph.sess.run(
-            [graph.range_coder.y_strings, graph.range_coder.z_strings],
-            {graph.free[0]: y_hat, graph.free[1]: z_hat, graph.mu: mu, graph.sigma: sigma})
-        for key, values in zip(TFCI_FEATURES, strings):
-            feature[key].bytes_list.value.extend(values)
-    for key, sides in zip(TFCI_FEATURES[2:], tfci_shapes(*shape[1:])):
-        feature[key].int64_list.value[:] = sides
-    feature["MD"].bytes_list.value[:] = [args.script.encode()]
-    header = pack_header(args, run, example.SerializeToString(deterministic=True), latents)
-    feature["header"].bytes_list.value[:] = [header]
-    return example.SerializeToString(deterministic=True), {}
-
-
-def parse_centred(example):
-    """Shape, and strings of y and of z; ValueError if they don't belong together."""
-    feature = example.features.feature
-    strings = [list(feature[key].bytes_list.value) for key in TFCI_FEATURES[:2]]
-    shapes = tuple(tuple(feature[key].int64_list.value) for key in TFCI_FEATURES[2:])
-    if (len(shapes[0]) != 2 or min(shapes[0]) < 1 or shapes != tfci_shapes(*shapes[0])
-            or not 0 < len(strings[0]) == len(strings[1])):
-        raise ValueError("damaged: shapes %s of %d and %d strings"
-                         % (shapes, len(strings[0]), len(strings[1])))
-    return (len(strings[0]),) + shapes[0], strings
-
-
-def decode_centred(args, graph_for, shape, strings):
-    """Latents, see Codec, from the strings of y and of z."""
-    latents = []
-    pixels = shape[1] * shape[2]
-    for batch, y_strings, z_strings in zip(batch_shapes(shape), *(
-            split_batches(all_strings, pixels) for all_strings in strings)):
-        graph = graph_for(batch)
-        coder = graph.range_coder
-        z_hat = graph.sess.run(coder.z_decoded, {coder.z_strings: z_strings})
-        mu, sigma = parameters(graph, z_hat)
-        y_hat = graph.sess.run(coder.y_decoded, {coder.y_strings: y_strings, graph.mu: mu,
-                                                 graph.sigma: sigma})
-        latents.append((y_hat, z_hat))
-    return latents
-
-
-CENTRED = Codec(".tfci", pack_centred, parse_centred, decode_centred)
-
-
-# Integer latents: one ANS coder, a stack, for all images of the file; y_hat of each batch under
-# N(mu(z_hat), sigma(z_hat)), on top of it z_hat under p(z).
-
-# After the header: num_imgs, H, W; lowest and highest y_hat and z_hat. The rest is the coder's.
-INTEGER_BODY = struct.Struct("<IIIiiii")
-STD_RANGE = (1e-6, 1e6)
-
-
-def span(values):
-    """(lowest, highest) integer of arrays, one apart at least, as the coder needs it."""
-    low = int(min(v.min() for v in values))
-    return low, max(low + 1, int(max(v.max() for v in values)))
-
-
-def gaussian(bounds, mean, std):
-    """Arguments for constriction's coders: integers in bounds under N(mean, std^2), flat arrays."""
-    mean, std = (np.asarray(v, np.float64).ravel() for v in (mean, std))
-    if not (np.isfinite(mean).all() and np.isfinite(std).all()):  # the coder would go astray
-        raise ValueError("the model gives a mean or scale that is not finite")
-    return constriction.stream.model.QuantizedGaussian(*bounds), mean, np.clip(std, *STD_RANGE)
-
-
-def push_prior(coder, values, low, pmf):
-    """Push integers [B, h, w, N] under pmf [K, N] of low, low + 1, ...; see pop_prior."""
-    for channel in reversed(range(values.shape[-1])):
-        symbols = (values[..., channel].ravel() - low).astype(np.int32)
-        coder.encode_reverse(symbols, categorical(pmf[:, channel]))
-
-
-def pop_prior(coder, shape, low, pmf):
-    """Integers of `shape` that push_prior pushed."""
-    count = int(np.prod(shape[:-1]))
-    channels = [coder.decode(categorical(pmf[:, channel]), count) for channel in range(shape[-1])]
-    return np.stack(channels, -1).reshape(shape) + low
-
-
-def categorical(pmf):
-    return constriction.stream.model.Categorical(pmf.astype(np.float64) / pmf.sum(dtype=np.float64))
-
-
-def prior_pmf(graph, bounds):
-    """[K, N] probability under p(z) of the K grid points from bounds[0] to bounds[1]."""
-    return graph.sess.run(graph.grid_pmf, {graph.grid: np.arange(bounds[0], bounds[1] + 1)})
-
-
-def pack_integers(args, run, graph_for, shape, latents):
-    """File of integer latents, see Codec."""
-    y_span, z_span = (span(values) for values in zip(*latents))
-    coder = constriction.stream.stack.AnsCoder()
-    for batch, (y_hat, z_hat) in reversed(list(zip(batch_shapes(shape), latents))):
-        graph = graph_for(batch)
-        coder.encode_reverse(y_hat.ravel().astype(np.int32),
-                             *gaussian(y_span, *parameters(graph, z_hat)))
-        push_prior(coder, z_hat, z_span[0], prior_pmf(graph, z_span))
-    body = INTEGER_BODY.pack(*shape, *y_span, *z_span) + coder.get_compressed().tobytes()
-    return pack_header(args, run, body, latents) + body, {}
-
-
-def parse_integers(body):
-    """Shape, and the two spans and the coder's words."""
-    fields = INTEGER_BODY.unpack(body[:INTEGER_BODY.size])
-    words = np.frombuffer(body[INTEGER_BODY.size:], np.uint32)
-    return fields[:3], (fields[3:5], fields[5:], words)
-
-
-def decode_integers(args, graph_for, shape, payload):
-    """Latents, see Codec, from the two spans and the coder's words."""
-    y_span, z_span, words = payload
-    coder, latents = constriction.stream.stack.AnsCoder(words), []
-    for batch in batch_shapes(shape):
-        graph = graph_for(batch)
-        y, z = graph.free
-        z_hat = pop_prior(coder, z.shape.as_list(), z_span[0], prior_pmf(graph, z_span))
-        z_hat = z_hat.astype(np.float32)
-        y_hat = coder.decode(*gaussian(y_span, *parameters(graph, z_hat)))
-        latents.append((y_hat.reshape(y.shape.as_list()).astype(np.float32), z_hat))
-    return latents
-
-
-INTEGER = Codec(".iinc", pack_integers, parse_integers, decode_integers)
-
-
-# Bits-back: one ANS coder for the chain of all images. An image pops its z, on a grid, under
-# q(z|y_hat) from what the images before it (the first one: the initial bits) pushed, and pushes
-# y_hat under p(y|z), then z under p(z). A decoder goes the other way, from the last image to the
-# first, fits q(z|y_hat) anew, and pushes z back.
-
-# Distance of the grid's points.
-GRID_STEP = 0.25
-# q is coded within so many standard deviations of its mean.
-Q_STDS = 8
-# After the header: num_imgs, H, W; lowest and highest y_hat and grid index of z; iterations,
-# learning rate and seed of the fit of q; bytes of the initial bits. The rest is the coder's.
-BITS_BACK_BODY = struct.Struct("<IIIiiiiIfII")
-BitsBackPayload = collections.namedtuple("BitsBackPayload", """y_span z_span its lr seed
-    initial_bytes words""")
-
-
-def posterior_on_grid(bounds, z_mean, z_logvar):
-    """See `gaussian`: q(z|y_hat) for grid indices."""
-    z_mean, z_logvar = (np.asarray(v, np.float64) for v in (z_mean, z_logvar))
-    return gaussian(bounds, z_mean / GRID_STEP, np.exp(.5 * z_logvar) / GRID_STEP)
-
-
-def z_bounds(z_mean, z_logvar):
-    """Lowest and highest grid index to code z with, by Q_STDS."""
-    z_mean, width = np.asarray(z_mean, np.float64), Q_STDS * np.exp(.5 * np.float64(z_logvar))
-    edges = np.stack([z_mean - width, z_mean + width]) / GRID_STEP
-    if not np.isfinite(edges).all():
-        raise ValueError("the model gives a q(z|y) that is not finite")
-    return span([np.clip(np.round(edges), -2 ** 20, 2 ** 20)])
-
-
-def initial_words(args, num_words):
-    """The initial bits, num_words of 32 random ones; or all of the file --initial_bits."""
-    if args.initial_bits:
-        with open(args.initial_bits, "rb") as file:
-            content = file.read()
-        padded = content + b"\1" * (-len(content) % 4)
-        return np.frombuffer(padded, np.uint32), len(content)
-    return (np.random.RandomState(args.seed).randint(0, 2 ** 32, num_words, np.uint64)
-            .astype(np.uint32), 4 * num_words)
-
-
-def grid_parameters(one, index):
-    """mu, sigma of p(y|z) at the z of an image with this `index` on the grid."""
-    return one.sess.run([one.mu, one.sigma], {one.z_tilde: np.float32(GRID_STEP) * index})
-
-
-def pack_bits_back(args, run, graph_for, shape, latents):
-    """File of a chain of images, see Codec, and bits popped and pushed per image."""
-    y_hat, z_mean, z_logvar = (np.concatenate(values)[:, None] for values in zip(*latents))
-    one = graph_for(batch_shapes(shape)[0]).one
-    y_span, z_span = span([y_hat]), z_bounds(z_mean, z_logvar)
-    pmf = prior_pmf(one, z_span)
-    coder, num_bytes = seeded_coder(args, posterior_on_grid(z_span, z_mean[0], z_logvar[0]))
-    indices, bits = [], []
-    for y, mean, logvar in zip(y_hat, z_mean, z_logvar):
-        bits.append([coder.num_valid_bits()])
-        index = coder.decode(*posterior_on_grid(z_span, mean, logvar)).reshape(mean.shape)
-        bits[-1].append(coder.num_valid_bits())
-        coder.encode_reverse(y.ravel().astype(np.int32),
-                             *gaussian(y_span, *grid_parameters(one, index)))
-        bits[-1].append(coder.num_valid_bits())
-        push_prior(coder, index, z_span[0], pmf)
-        bits[-1].append(coder.num_valid_bits())
-        indices.append(index)
-    popped, pushed_y, pushed_z = (np.diff(bits, axis=1) * [-1, 1, 1]).T
-    its, lr = rate_settings(args)
-    body = (BITS_BACK_BODY.pack(*shape, *y_span, *z_span, its, lr, args.seed, num_bytes)
-            + coder.get_compressed().tobytes())
-    coded = list(zip(split_batches(y_hat[:, 0], shape[1] * shape[2]),
-                     split_batches(np.concatenate(indices), shape[1] * shape[2])))
-    net = np.sum(pushed_y + pushed_z - popped) / (shape[0] * shape[1] * shape[2])
-    return pack_header(args, run, body, coded) + body, dict(
-        popped_z_bits=popped, pushed_y_bits=pushed_y, pushed_z_bits=pushed_z,
-        net_bpp=np.full(shape[0], net))
-
-
-def rate_settings(args):
-    """Iterations and learning rate of the fit of q, under the names that a script has for them."""
-    its = getattr(args, "rate_its", getattr(args, "its", 0))
-    return its, getattr(args, "rate_lr", getattr(args, "lr", 0.))
-
-
-def seeded_coder(args, first_q):
-    """Coder with the initial bits, just enough for the first image, and their number of bytes.
-
-    first_q: its q, as posterior_on_grid has it. An empty coder would go on to give the lowest
-    symbol: ValueError if --initial_bits are too few.
-    """
-    entropy = np.sum(np.maximum(0, np.log2(first_q[2] * np.sqrt(2 * np.pi * np.e))))
-    num_words = max(4, int(.9 * entropy / 32))
-    while True:
-        words, num_bytes = initial_words(args, num_words)
-        coder = constriction.stream.stack.AnsCoder(words, True)
-        if len(words) >= 4:
-            coder.decode(*first_q)
-            if coder.num_valid_bits() > 32:
-                return constriction.stream.stack.AnsCoder(words, True), num_bytes
-        if args.initial_bits:
-            raise ValueError("--initial_bits %s: %d bytes are too few for the first image"
-                             % (args.initial_bits, num_bytes))
-        num_words += max(1, num_words // 50)
-
-
-def parse_bits_back(body):
-    """Shape, and BitsBackPayload."""
-    fields = BITS_BACK_BODY.unpack(body[:BITS_BACK_BODY.size])
-    words = np.frombuffer(body[BITS_BACK_BODY.size:], np.uint32)
-    return fields[:3], BitsBackPayload(fields[3:5], fields[5:7], *fields[7:], words=words)
-
-
-def decode_bits_back(args, graph_for, shape, payload):
-    """Latents, see Codec; the initial bits go to the file --initial_bits if it is given."""
-    args.seed, args.lr, args.rate_lr = payload.seed, payload.lr, payload.lr
-    one = graph_for(batch_shapes(shape)[0]).one
-    pmf = prior_pmf(one, payload.z_span)
-    coder = constriction.stream.stack.AnsCoder(payload.words)
-    y_shape, z_shape = one.y_hat.shape.as_list(), one.z_tilde.shape.as_list()
-    decoded = []
-    for _ in range(shape[0]):
-        index = pop_prior(coder, z_shape, payload.z_span[0], pmf)
-        y = coder.decode(*gaussian(payload.y_span, *grid_parameters(one, index)))
-        decoded.insert(0, (y.reshape(y_shape).astype(np.float32), index))
-        fitted = fit_one(args, one, decoded[0][0], payload.its)
-        coder.encode_reverse(index.ravel().astype(np.int32),
-                             *posterior_on_grid(payload.z_span, *fitted))
-    if args.initial_bits:
-        words = coder.get_compressed(True)
-        write_bytes(args.initial_bits, words.tobytes()[:payload.initial_bytes])
-    y_hat, indices = map(np.concatenate, zip(*decoded))
-    return list(zip(split_batches(y_hat, shape[1] * shape[2]),
-                    split_batches(indices, shape[1] * shape[2])))
-
-
-BITS_BACK = Codec(".iinc", pack_bits_back, parse_bits_back, decode_bits_back)
-
-
-# ---------------------------------------------------------------- 7. compress, command line
+# ---------------------------------------------------------------- 9. compress, command line
 
 def compress(args, build, infer, evaluate, codec):
     """Compress and evaluate every image of args.imgs; print averages and save the results.
@@ -1850,7 +1987,8 @@ def available_memory():
 
 def require_memory(args, run, path, shape):
     """ValueError if (num_imgs, H, W) in `path` need more memory than there is."""
-    batch, height, width, _ = batch_shapes(shape)[0]
+    height, width = shape[1:]
+    batch = len(split_batches(range(shape[0]), height * width)[0])
     per_pixel, beside = memory_per_pixel(args, run)
     needed = beside + per_pixel * batch * (16 * -(-height // 16)) * (16 * -(-width // 16))
     free = available_memory()
@@ -1863,68 +2001,141 @@ def require_memory(args, run, path, shape):
                needed / 1e9, run.num_filters, free / 1e9, most / 1e6, most ** .5, most ** .5))
 
 
-def commands(build, infer, codec, evaluate=evaluate):
-    """The subcommands of a method whose latents `codec` codes."""
+def commands(build, infer, codecs, evaluate=evaluate):
+    """The subcommands of a method whose latents the first of `codecs` codes.
+
+    Or that whose suffix the name of the file to write has.
+    """
     def compress_images(args):
         """compress images and evaluate the result"""
+        output = args.output_file or ""
+        codec = next((codec for codec in codecs if output.endswith(codec.suffix)), codecs[0])
         compress(args, build, infer, evaluate, codec)
 
     def decompress_file(args):
         """decode a compressed file"""
-        decompress(args, build, codec)
+        decompress(args)
     return dict(compress=compress_images, decompress=decompress_file)
 
 
-def validation(build, infer, evaluate=evaluate, settings={}):
+def validation(build, infer, codecs, evaluate=evaluate, settings={}):
     """validate(args, run, paths) of `train`: rd_cost, est_bpp, mse, psnr as compress reports them.
 
     With the default settings of the method that `build` and the others belong to.
     """
     def validate(args, run, paths):
         args = argparse.Namespace(save_opt_record=False, lmbda=args.lmbda, threads=args.threads,
-                                  **settings)
+                                  script=args.script, **settings)
         graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, args, run))
-        values = []
-        for path in paths:
-            images = read_images(path)
-            for x in split_batches(images, images.shape[1] * images.shape[2]):
-                graph = graph_for(x.shape)
-                values.append(metrics(args, graph, x, infer(args, graph, x), evaluate))
-        return {name: float(np.mean(np.concatenate([batch[name] for batch in values])))
+        results = [compress_images(args, run, read_images(path), graph_for, infer, evaluate,
+                                   codecs[0])[1] for path in paths]
+        return {name: float(np.mean(np.concatenate([result[name] for result in results])))
                 for name in ("rd_cost", "est_bpp", "mse", "psnr")}
     return validate
-
-
-def metrics(args, graph, x, latents, evaluate):
-    """What is reported of latents, a dict of [B]: evaluate's values, and rd_cost of them."""
-    values = evaluate(args, graph, x, *latents)
-    return dict(values, rd_cost=args.lmbda * values["mse"] + values["est_bpp"])
 
 
 def compress_file(args, run, path, output, graph_for, infer, evaluate, codec):
     """Results of one image file or .npy, arrays over its images; writes `output` if not None."""
     images = read_images(path)
-    shape = images.shape[:3]
-    values, latents, records = [], [], []
-    for x in split_batches(images, shape[1] * shape[2]):
-        graph = graph_for((len(x),) + images.shape[1:])
-        latents.append(infer(args, graph, x))
-        values.append(metrics(args, graph, x, latents[-1], evaluate))
-        if args.save_opt_record:
-            records.append(closed_record(graph, x, latents[-1]))
-    if min(shape[1:]) < MSSSIM_MIN_SIDE:
+    content, result = compress_images(args, run, images, graph_for, infer, evaluate, codec)
+    if min(images.shape[1:3]) < MSSSIM_MIN_SIDE:
         note("%s: MS-SSIM is nan, as it needs sides of at least %d pixels"
              % (path, MSSSIM_MIN_SIDE))
-    content, coded = codec.pack(args, run, graph_for, shape, latents)
-    result = {field: np.concatenate([batch[field] for batch in values]) for field in values[0]}
-    result.update(coded, files=np.repeat(os.path.basename(path), shape[0]),
-                  actual_bpp=np.full(shape[0], 8 * len(content) / np.prod(shape)))
-    if records:
-        result.update(join_records(records))
+    result["files"] = np.repeat(os.path.basename(path), len(images))
     if output:
         write_bytes(output, content)
         result["file_checksum"] = digest(content).hex()
     return result
+
+
+def compress_images(args, run, images, graph_for, infer, evaluate, codec):
+    """The compressed file of images [num_imgs, H, W, 3], and their results."""
+    shape = images.shape[:3]
+    batches = split_batches(images, shape[1] * shape[2])
+    latents, histories, values, records = [], [], [], []
+    for x in batches:
+        graph = graph_for(x.shape)
+        latents.append(infer(args, graph, x))
+        histories.append(list(graph.record))
+    latents = [np.concatenate(v) if isinstance(v[0], np.ndarray) else v[0] for v in zip(*latents)]
+    decoder = Decoder(run, *shape[1:], args.threads, is_encoder=True)
+    initial_bits = b""
+    if getattr(args, "initial_bits", ""):
+        with open(args.initial_bits, "rb") as file:
+            initial_bits = file.read()
+    content, coded, extra = codec.encode(decoder, shape, latents, args.script, initial_bits)
+    for x, history, batch in zip(batches, histories, split_batches(coded, shape[1] * shape[2])):
+        graph = graph_for(x.shape)
+        values.append(evaluate(args, graph, decoder, x, batch))
+        if history:
+            records.append(closed_record(graph, history, x, [
+                np.concatenate(v) for v in zip(*(image.latents for image in batch))]))
+    result = {field: np.concatenate([batch[field] for batch in values]) for field in values[0]}
+    result.update({name: value for name, value in extra.items()
+                   if args.save_opt_record or not name.startswith("opt_")})
+    result.update(rd_cost=args.lmbda * result["mse"] + result["est_bpp"],
+                  actual_bpp=np.full(shape[0], 8 * len(content) / np.prod(shape)),
+                  grid_offset=np.array([image.offset for image in coded]))
+    if records:
+        result.update(join_records(records))
+    return content, result
+
+
+def decompress(args):
+    """Decode args.input_file to args.output_file; ValueError if it is not what it should be."""
+    run = find_run(args)
+    with open(args.input_file, "rb") as file:
+        content = file.read()
+    try:
+        header, body = unpack(content)
+        if header:
+            check_header(header, run)
+        elif run.model != "base":
+            raise ValueError("a file of the original's mbt2018.py, which ours decodes")
+        else:
+            note("%s has no checksum (the original's format): a wrong run or damage goes unnoticed"
+                 % args.input_file)
+        is_tfci = not isinstance(body, bytes)
+        if is_tfci and header and header.kind != "centred":
+            raise ValueError("a .tfci of %s latents; accepted are centred ones" % header.kind)
+        codec = TFCI if is_tfci else IINC[header.kind]
+        file = parse_tfci(body) if is_tfci else parse_iinc(header.kind, body)
+        shape, initial_bits = file.shape, getattr(args, "initial_bits", "")
+        if initial_bits and not file.initial[0]:
+            raise ValueError("written without --initial_bits")
+    except ValueError as error:
+        raise ValueError("%s: %s" % (args.input_file, error))
+    output = args.output_file or args.input_file + (".png" if shape[0] == 1 else ".npy")
+    endings = (".png", ".npy")[shape[0] > 1:]
+    if not output.endswith(endings):
+        raise ValueError("%s: the output of %d image(s) must end in %s"
+                         % (output, shape[0], " or ".join(endings)))
+    for path in filter(None, (output, initial_bits)):
+        require_writable(path)
+    require_memory(args, run, args.input_file, (1,) + shape[1:])
+    decoder = Decoder(run, *shape[1:], args.threads, dtype=tf.float64 if header else tf.float32)
+    images, payload = codec.decode(decoder, file, bool(initial_bits))
+    if header and digest_symbols(images) != header.latents:
+        raise ValueError("%s: decodes to other latents than were encoded" % args.input_file)
+    if initial_bits:
+        num_bytes, checksum = file.initial
+        if digest(payload[:num_bytes]) != checksum:
+            raise ValueError("%s: decodes to other initial bits than were encoded"
+                             % args.input_file)
+        write_bytes(initial_bits, payload[:num_bytes])
+    write_images(output, np.concatenate([image.x_hat for image in images]))
+
+
+def check_header(header, run):
+    """ValueError unless a file with this header is of the run."""
+    if header.run_name != run.name:
+        raise ValueError("written by %s.py with the run %s, not %s"
+                         % (header.script, header.run_name, run.name))
+    if header.model != run.fingerprint:
+        raise ValueError("of another model: the weights of %s are not those it was written with"
+                         % run.checkpoint)
+    if (header.kind == "bits-back") != (run.model == "bits-back"):
+        raise ValueError("of %s latents, which %s model does not have" % (header.kind, run.model))
 
 
 def shard_of(items, many, i, n):
@@ -2125,8 +2336,6 @@ def add_decompress_options(parser):
     parser.add_argument("input_file", help="file written by compress")
     parser.add_argument("output_file", nargs="?",
                         help=".png or .npy to write (default: input_file + that)")
-    # A decoder optimises nothing but q of bits-back, with the settings in the file.
-    parser.set_defaults(lmbda=0, lr=None, rate_lr=None, seed=0, save_opt_record=False)
 
 
 def make_parser(script, doc, commands, settings, presets):
