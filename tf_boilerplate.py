@@ -21,6 +21,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import struct
 import sys
 import time
@@ -35,6 +36,7 @@ import constriction
 import google.protobuf.message
 import numpy as np
 import PIL.Image
+import tqdm
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
@@ -468,15 +470,13 @@ def descend(graph, given, its, temperature=None, print_every=100):
     temperature(t) is T, where the relaxation has one. The losses are those before the update.
     """
     graph.sess.run(graph.restart, given)
-    with progress_bar(its) as show:
-        for t in range(its):
-            T = temperature(t) if temperature else np.nan
-            feed = {**given, graph.t: t, **({graph.T: T} if temperature else {})}
-            _, losses = graph.sess.run([graph.step, graph.losses], feed)
-            if t % print_every == 0 or t == its - 1:
-                print_losses("it=%d," % t + (" T=%.4f" % T if temperature else ""), losses)
-            show(t + 1)
-            yield t, T, losses
+    for t in tqdm.trange(its, disable=None, leave=False):  # None: where stderr is no terminal
+        T = temperature(t) if temperature else np.nan
+        feed = {**given, graph.t: t, **({graph.T: T} if temperature else {})}
+        _, losses = graph.sess.run([graph.step, graph.losses], feed)
+        if t % print_every == 0 or t == its - 1:
+            print_losses("it=%d," % t + (" T=%.4f" % T if temperature else ""), losses)
+        yield t, T, losses
 
 
 def print_losses(prefix, losses):
@@ -491,24 +491,9 @@ def print_losses(prefix, losses):
 
 
 def print_line(line):
-    """Print a line on stdout, over a progress bar if there is one."""
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-    print(line, flush=True)
-
-
-@contextlib.contextmanager
-def progress_bar(target):
-    """A function to call with the number of steps done; shows them if stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done: None
-    else:
-        with contextlib.redirect_stdout(sys.stderr):
-            bar = tf.keras.utils.Progbar(target)
-        def show(done):
-            with contextlib.redirect_stdout(sys.stderr):
-                bar.update(done)
-        yield show
+    """Print a line on stdout at once, above a progress bar if there is one."""
+    tqdm.tqdm.write(line)
+    sys.stdout.flush()
 
 
 # ---------------------------------------------------------------- 4. decoder
@@ -889,8 +874,9 @@ def encode_base(centred, decoder, shape, latents, script, initial_bits=b""):
         push_y(coder, image.y, y_range, mean, std)
         push_z(coder, image.z, z_range, decoder.prior(
             z_range, image.offset, origin=decoder.median if centred else 0.))
-    kind = "centred" if centred else "integer"
-    return pack_iinc(kind, script, decoder.run, shape, (y_range, z_range), images, coder), images, {}
+    content = pack_iinc("centred" if centred else "integer", script, decoder.run, shape,
+                        (y_range, z_range), images, coder)
+    return content, images, {}
 
 
 def decode_base(centred, decoder, file, with_initial_bits=False):
@@ -1098,11 +1084,11 @@ def encode_bits_back(decoder, shape, latents, script, initial_bits=b""):
     values = dict(popped_z_bits=popped, pushed_y_bits=pushed_y, pushed_z_bits=pushed_z,
                   net_bpp=np.full(shape[0], (pushed_y + pushed_z - popped).sum() / np.prod(shape)))
     if fit.its:
-        values.update(zip(("opt_rate_its", "opt_rate"), (
-            np.array(records[0])[:, 0], np.array(records)[:, :, 1].T)))
+        values.update(rate_its=np.array(records[0])[:, 0], rate=np.array(records)[:, :, 1].T)
     extra = FIT.pack(*fit, len(initial_bits)) + (digest(initial_bits) if initial_bits else b"")
-    return (pack_iinc("bits-back", script, decoder.run, shape, (y_range, z_range), images, coder, extra),
-            images, values)
+    content = pack_iinc("bits-back", script, decoder.run, shape, (y_range, z_range), images, coder,
+                        extra)
+    return content, images, values
 
 
 def decode_bits_back(decoder, file, with_initial_bits):
@@ -1143,7 +1129,7 @@ CENTRED, INTEGER, BITS_BACK = (TFCI, IINC["centred"]), (IINC["integer"],), (IINC
 # restart   op: the free latents become the encoder's output, Adam forgets its moments
 # step      op: one step of Adam on the free latents; None without a relaxation
 # record    list of (t, T, losses, losses after rounding), see `optimise`
-# mu        of p(y|z_tilde), and median of p(z) [N], which the base model's y and z are rounded around
+# mu        of p(y|z_tilde); median of p(z) [N]: what the base model's y and z are rounded around
 Graph = collections.namedtuple("Graph", """sess x T t free relaxed losses rates x_hat quality
     restart step record mu median""")
 
@@ -1242,20 +1228,20 @@ def optimise(graph, x, args, its, rounding, temperature=None):
 def optimise_until(worse, graph, x, args, rounding):
     """Free latents at the last check before the loss after rounding is worse(loss, previous one).
 
-    Checks are args.check_every iterations apart; without a worse one, those after all args.its.
+    Checks are args.check_every iterations apart, and after the last of args.its.
     """
     given, previous, kept = {graph.x: x}, np.inf, None
     for t in iterations(graph, x, args, args.its, rounding, print_every=args.check_every):
-        if t % args.check_every == 0:
+        if t % args.check_every == 0 or t == args.its - 1:
             free = current(graph)
             loss = np.mean(score(graph, given, *rounding(graph, *free))["rd_loss"])
             if worse(loss, previous):
                 return kept
             previous, kept = loss, free
-    return current(graph)
+    return kept
 
 
-def iterations(graph, x, args, its, rounding, temperature=None, print_every=100):
+def iterations(graph, x, args, its, rounding=None, temperature=None, print_every=100):
     """Optimise the free latents; yield t after update t.
 
     rounding(graph, *free latents) gives discrete ones; temperature(args, t) is T. With
@@ -1267,7 +1253,7 @@ def iterations(graph, x, args, its, rounding, temperature=None, print_every=100)
     schedule = temperature and functools.partial(temperature, args)
     for t, T, losses in descend(graph, given, its, schedule, print_every):
         printing, recording = (t % n == 0 or t == its - 1 for n in (print_every, RECORD_EVERY))
-        if printing and args.verbose or recording and args.save_opt_record:
+        if rounding and (printing and args.verbose or recording and args.save_opt_record):
             rounded = score(graph, given, *rounding(graph, *current(graph)))
             if printing and args.verbose:
                 print_losses("after rounding:", rounded)
@@ -1276,32 +1262,22 @@ def iterations(graph, x, args, its, rounding, temperature=None, print_every=100)
         yield t
 
 
-def closed_record(graph, record, x, latents):
+def closed_record(graph, record, x, images):
     """A graph.record as arrays, ending with the cost of the latents that are reported.
 
-    opt_its, opt_T [K]; opt_rd_loss, opt_rd_loss_after_rounding [K, B].
+    its, T [K]; rd_loss, rd_loss_after_rounding [K, B]; empty if nothing was optimised.
     """
-    reported = score(graph, {graph.x: x}, *latents)
+    if not record:
+        return {}
+    reported = score(graph, {graph.x: x}, *map(np.concatenate, zip(*(
+        image.latents for image in images))))
     t, T, _, last = record[-1]
     if not np.allclose(last["rd_loss"], reported["rd_loss"], rtol=1e-6, atol=0):
         record = record + [(t, T, reported, reported)]
     its, T, before, after = zip(*record)
-    return dict(opt_its=np.array(its), opt_T=np.array(T),
-                opt_rd_loss=np.array([losses["rd_loss"] for losses in before]),
-                opt_rd_loss_after_rounding=np.array([losses["rd_loss"] for losses in after]))
-
-
-def join_records(records):
-    """One record of the images of several: NaN from where one ends up to the common last row."""
-    joined = {}
-    for name in records[0]:
-        columns = [record[name] for record in records]
-        length = max(map(len, columns))
-        joined[name] = max(columns, key=lambda c: (len(c), c[-1])) if columns[0].ndim == 1 else (
-            np.concatenate([
-                np.concatenate([c[:-1], np.full((length - len(c), c.shape[1]), np.nan), c[-1:]])
-                for c in columns], axis=1))
-    return joined
+    return dict(its=np.array(its), **({} if np.isnan(T).all() else dict(T=np.array(T))),
+                rd_loss=np.array([losses["rd_loss"] for losses in before]),
+                rd_loss_after_rounding=np.array([losses["rd_loss"] for losses in after]))
 
 
 def two_way(v, T, weigh=tf.nn.softmax):
@@ -1444,8 +1420,6 @@ def result_path(args, run, source):
     """Where the results of a run of this script on `source` go; None with an empty results_dir."""
     if not args.results_dir:
         return None
-    if args.shard:
-        source += "-shard=%d-of-%d" % args.shard
     if args.script == "mbt2018":
         name = "rd-%s-file=%s.npz" % (run.name, source)
     elif args.script in ("bb_no_sga", "bb_plain"):
@@ -1505,8 +1479,14 @@ def read_results(path):
 
 
 def require_writable(path):
-    """Create the folder of a file to be written; raise OSError if it can't be written there."""
+    """Create the folder of a file to be written; raise OSError if it can't be written there.
+
+    Removes what processes that were killed left of it.
+    """
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    for leftover in glob.glob(glob.escape(path) + ".*.tmp"):
+        if not os.path.exists("/proc/" + leftover.split(".")[-2]):
+            os.remove(leftover)
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, "is a folder, not a file to write", path)
     probe = "%s.%d.tmp" % (path, os.getpid())
@@ -1666,6 +1646,8 @@ def train_replica(args, objective, validate, cluster):
     paths, fits = training_files(args)
     if is_chief:
         require_writable(os.path.join(folder, "args.json"))
+        for leftover in glob.glob(os.path.join(glob.escape(folder), "*_temp_*")):
+            shutil.rmtree(leftover)  # of a process that was killed while it saved
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
         patches = training_patches(args, paths, fits, run.step if run else 0, cluster.replica,
@@ -1799,9 +1781,8 @@ def training_loop(sess, scalars, next_step, last_step, print_every=100):
     # Not sess.run, which would call hooks: that of summaries takes a batch.
     step = sess.run_step_fn(
         lambda step_context: step_context.session.run(tf.train.get_global_step()))
-    since, start = time.time(), step
-    previous = step
-    with progress_bar(last_step - start) as show:
+    since, previous = time.time(), step
+    with tqdm.tqdm(total=last_step, initial=step, disable=None, leave=False) as bar:
         while step < last_step and not sess.should_stop():
             # With several replicas, a step can be seen twice or not at all.
             printing = step + 1 >= min(
@@ -1813,7 +1794,7 @@ def training_loop(sess, scalars, next_step, last_step, print_every=100):
                     step, values["loss"], values["bpp"], values["mse"], values["psnr"],
                     values["lr"], speed))
                 since, previous = time.time(), step
-            show(step - start)
+            bar.update(step - bar.n)
 
 
 class Adam(tf.train.AdamOptimizer):
@@ -1925,41 +1906,58 @@ def compress(args, build, infer, evaluate, codec):
     """Compress and evaluate every image of args.imgs; print averages and save the results.
 
     build(args, run, shape) makes the graph for a batch of static shape [B, H, W, 3]; infer(args,
-    graph, x) gives its latents, and evaluate(args, graph, x, *latents) their metrics. Of a folder
-    or glob, each image's results are kept as a part as soon as they are there.
+    graph, x) gives its latents, evaluate their metrics. Of a folder or glob, each image's results
+    are kept as a part as soon as they are there. With args.shard, only some images are processed;
+    whoever finds the parts of all joins them.
     """
     run = find_run(args)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
     source, paths, many = find_images(args.imgs)
-    outputs = output_paths(args, paths, many, codec.suffix)
-    if args.shard:
-        paths, outputs = (shard_of(items, many, *args.shard) for items in (paths, outputs))
     target = result_path(args, run, source)
-    checksums = []
-    for path in paths:
-        images = read_images(path)
-        require_memory(args, run, path, images.shape[:3])
-        checksums.append(digest(images).hex())
-    part_paths = [os.path.join(target + ".parts", os.path.basename(path) + ".npz")
-                  if target and many else None for path in paths]
-    for path in filter(None, [target, target and record_path(target)] + part_paths + outputs):
-        require_writable(path)
+    files = [InputFile(path, digest(read_images(path)).hex(), output, *part_paths(
+        args, target, path, many)) for path, output in zip(
+            paths, output_paths(args, paths, many, codec.suffix))]
+    mine = shard_of(files, target, many, *args.shard) if args.shard else files
+    for file in mine:
+        require_memory(args, run, file.path, read_images(file.path).shape[:3])
+        for path in filter(None, (target, file.output, file.part, file.record)):
+            require_writable(path)
 
+    settings = dict({name: getattr(args, name) for name in args.settings}, script=args.script,
+                    run_name=run.name, model=run.fingerprint.hex())
     graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, args, run))
-    results = []
-    for path, output, part, checksum in zip(paths, outputs, part_paths, checksums):
-        settings = dict({name: getattr(args, name) for name in args.settings}, image=checksum,
-                        script=args.script, run_name=run.name, model=run.fingerprint.hex())
-        result = part and reusable_part(part, settings, output)
-        if not result:
+    results = {}
+    for k, file in enumerate(mine):
+        results[file] = reusable_part(file, settings)
+        if not results[file]:
             if many:
-                print("%s (%d of %d)" % (path, len(results) + 1, len(paths)), flush=True)
-            result = compress_file(args, run, path, output, graph_for, infer, evaluate, codec)
-            result.update(settings)
-            if part:
-                write_results(part, result)
-        results.append(result)
-    report(results, target)
+                print("%s (%d of %d)" % (file.path, k + 1, len(mine)), flush=True)
+            results[file] = dict(compress_file(args, run, file.path, file.output, file.record,
+                                               graph_for, infer, evaluate, codec),
+                                 **settings, image=file.image)
+            if file.part:
+                write_results(file.part, results[file])
+    others = [results.get(file) or reusable_part(file, settings) for file in files]
+    if all(others):
+        report(others, target)
+    else:
+        print("%d of %d images are done" % (sum(map(bool, others)), len(files)))
+
+
+# path; image, the checksum of its pixels; where the compressed file, the part of the results and
+# the optimisation record go, or None
+InputFile = collections.namedtuple("InputFile", "path image output part record")
+
+
+def part_paths(args, target, path, many):
+    """(part, optimisation record) of an image of a folder or glob; (None, record) of others."""
+    if not target:
+        return None, None
+    part = os.path.join(target + ".parts", os.path.basename(path) + ".npz") if many else None
+    record = record_path(target)
+    if many:
+        record = os.path.join(record[:-len(".npz")], os.path.basename(path) + ".npz")
+    return part, record if args.save_opt_record else None
 
 
 def memory_per_pixel(args, run):
@@ -2034,10 +2032,19 @@ def validation(build, infer, codecs, evaluate=evaluate, settings={}):
     return validate
 
 
-def compress_file(args, run, path, output, graph_for, infer, evaluate, codec):
-    """Results of one image file or .npy, arrays over its images; writes `output` if not None."""
+def compress_file(args, run, path, output, record, graph_for, infer, evaluate, codec):
+    """Results of one image file or .npy, arrays over its images.
+
+    Writes the compressed file `output` and the optimisation record to `record`, if not None; of a
+    .npy of several batches a record for each, as they may stop at different iterations.
+    """
     images = read_images(path)
-    content, result = compress_images(args, run, images, graph_for, infer, evaluate, codec)
+    content, result, records = compress_images(args, run, images, graph_for, infer, evaluate, codec)
+    if record:
+        stem = record[:-len(".npz")]
+        names = ["%s-batch=%d.npz" % (stem, k) for k in range(len(records))]
+        for name, arrays in zip(names if len(records) > 1 else [record], records):
+            write_results(name, arrays)
     if min(images.shape[1:3]) < MSSSIM_MIN_SIDE:
         note("%s: MS-SSIM is nan, as it needs sides of at least %d pixels"
              % (path, MSSSIM_MIN_SIDE))
@@ -2049,7 +2056,7 @@ def compress_file(args, run, path, output, graph_for, infer, evaluate, codec):
 
 
 def compress_images(args, run, images, graph_for, infer, evaluate, codec):
-    """The compressed file of images [num_imgs, H, W, 3], and their results."""
+    """The compressed file of images [num_imgs, H, W, 3], their results, a record per batch."""
     shape = images.shape[:3]
     batches = split_batches(images, shape[1] * shape[2])
     latents, histories, values, records = [], [], [], []
@@ -2064,21 +2071,22 @@ def compress_images(args, run, images, graph_for, infer, evaluate, codec):
         with open(args.initial_bits, "rb") as file:
             initial_bits = file.read()
     content, coded, extra = codec.encode(decoder, shape, latents, args.script, initial_bits)
+    first = 0
     for x, history, batch in zip(batches, histories, split_batches(coded, shape[1] * shape[2])):
         graph = graph_for(x.shape)
         values.append(evaluate(args, graph, decoder, x, batch))
-        if history:
-            records.append(closed_record(graph, history, x, [
-                np.concatenate(v) for v in zip(*(image.latents for image in batch))]))
+        if args.save_opt_record:
+            records.append(closed_record(graph, history, x, batch))
+            if "rate" in extra:
+                records[-1].update(rate_its=extra["rate_its"],
+                                   rate=extra["rate"][:, first:first + len(batch)])
+        first += len(batch)
     result = {field: np.concatenate([batch[field] for batch in values]) for field in values[0]}
-    result.update({name: value for name, value in extra.items()
-                   if args.save_opt_record or not name.startswith("opt_")})
+    result.update((name, extra[name]) for name in extra if name not in ("rate_its", "rate"))
     result.update(rd_cost=args.lmbda * result["mse"] + result["est_bpp"],
                   actual_bpp=np.full(shape[0], 8 * len(content) / np.prod(shape)),
                   grid_offset=np.array([image.offset for image in coded]))
-    if records:
-        result.update(join_records(records))
-    return content, result
+    return content, result, records
 
 
 def decompress(args):
@@ -2138,13 +2146,13 @@ def check_header(header, run):
         raise ValueError("of %s latents, which %s model does not have" % (header.kind, run.model))
 
 
-def shard_of(items, many, i, n):
-    """Every n-th item from the i-th on; ValueError unless they are n at least, of a folder."""
-    if not many:
-        raise ValueError("--shard %d/%d: only for a folder or glob" % (i, n))
-    if n > len(items):
-        raise ValueError("--shard %d/%d: there are only %d images" % (i, n, len(items)))
-    return items[i - 1::n]
+def shard_of(files, target, many, i, n):
+    """Every n-th file from the i-th on; ValueError unless they are n at least, of a folder."""
+    if not many or not target:
+        raise ValueError("--shard %d/%d: only for a folder or glob, with --results_dir" % (i, n))
+    if n > len(files):
+        raise ValueError("--shard %d/%d: there are only %d images" % (i, n, len(files)))
+    return files[i - 1::n]
 
 
 def output_paths(args, paths, many, suffix):
@@ -2158,31 +2166,37 @@ def output_paths(args, paths, many, suffix):
     return [os.path.join(output, os.path.basename(path) + suffix) for path in paths]
 
 
-def reusable_part(part, settings, output):
-    """The results stored in `part`, if they are of the same settings, image and model.
+def reusable_part(file, settings):
+    """The results stored of an InputFile, if they are of the same settings, pixels and model.
 
-    They must include the compressed file if `output` is not None.
+    None unless they are there, with the compressed file and the record if these are asked for.
     """
+    result = file.part and stored_results(file.part, dict(settings, image=file.image))
+    if not result or file.record and not os.path.exists(file.record):
+        return None
+    if file.output:
+        with contextlib.suppress(FileNotFoundError), open(file.output, "rb") as compressed:
+            return result if digest(compressed.read()).hex() == result.get("file_checksum") else None
+    return None if file.output else result
+
+
+def stored_results(path, settings):
+    """The results in a file, or None if it is missing, damaged, or of other settings."""
     try:
-        result = read_results(part)
-        with open(output or os.devnull, "rb") as file:
-            checksum = digest(file.read()).hex()
-    except Exception:  # missing or damaged, which raises many types: to be computed
+        result = read_results(path)
+    except Exception:  # damaged files raise many types
         return None
     same = all(np.array_equal(result.get(name), value) for name, value in settings.items())
-    return result if same and (not output or checksum == result.get("file_checksum")) else None
+    return result if same else None
 
 
 def report(results, target):
-    """Join the results of all files, print averages; save all that unless target is None.
-
-    Fields named opt_* go into a file of their own, the optimisation record.
-    """
+    """Join the results of all files, print averages; save all that unless target is None."""
     joined = {}
     for name, value in results[0].items():
         if name == "image":
             joined[name] = [str(result[name]) for result in results]
-        elif not name.startswith("opt_") and name != "file_checksum":
+        elif name != "file_checksum":
             joined[name] = np.concatenate([r[name] for r in results]) if np.ndim(value) else value
     if "batch_sizes" in joined:
         joined["avg_batch_actual_bpp"] = (np.sum(joined["batch_actual_bpp"])
@@ -2192,11 +2206,6 @@ def report(results, target):
             print("Avg %s: %.5f" % (name, joined.get("avg_" + name, np.mean(values))))
     if target:
         write_results(target, joined)
-    if target and any(name.startswith("opt_") for name in results[0]):
-        record = join_records([{name: value for name, value in result.items()
-                                if name.startswith("opt_")} for result in results])
-        write_results(record_path(target), {name[len("opt_"):]: value for name, value
-                                            in record.items() if not np.all(np.isnan(value))})
 
 
 def run_lmbda(run_name):
@@ -2383,6 +2392,8 @@ def run_or_exit(parser, function, args):
     """
     verbose = getattr(args, "verbose", False)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else "3"
+    if np.isfinite(available_memory()):  # TensorFlow's own limit is 64 GB
+        os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (available_memory() / 2 ** 20))
     tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
     try:
         function(args)

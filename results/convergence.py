@@ -48,8 +48,8 @@ def descent(run_name, options, x):
     nic.encode(graph, x)
     start, rows, elapsed, since = cost(), [], 0, time.perf_counter()
     with contextlib.redirect_stdout(None):
-        for t in nic.descend(graph, {graph.x: x}, args, args.sga_its,
-                             temperature=sga.temperature, print_every=args.sga_its):
+        for t in nic.iterations(graph, x, args, args.sga_its, temperature=sga.temperature,
+                                print_every=args.sga_its):
             if t % max(5, args.sga_its // 100) == 0 or t == args.sga_its - 1:
                 elapsed += time.perf_counter() - since  # scoring does not count
                 rows.append((t + 1, elapsed, cost(), start))

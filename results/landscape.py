@@ -36,7 +36,7 @@ def sga_path(x):
     """y [its + 1, h, w, N] from the encoder's on, temperatures [its], and (y_hat, z_hat)."""
     args, graph = method_graph(sga, RUNS[0], [], x.shape)
     path = [nic.encode(graph, x)[0]]
-    steps = nic.descend(graph, {graph.x: x}, args, args.sga_its, temperature=sga.temperature)
+    steps = nic.iterations(graph, x, args, args.sga_its, temperature=sga.temperature)
     path += [nic.current(graph)[0] for _ in steps]
     temperatures = [sga.temperature(args, t) for t in range(args.sga_its)]
     return np.concatenate(path), temperatures, nic.integers(graph, *nic.current(graph))

@@ -90,20 +90,21 @@ class Baseline:
             encoded_z = nic.hyper_analysis_transform(N, N)(encoded_y)
             self.latents = [tf.placeholder(tf.float32, v.shape) for v in (encoded_y, encoded_z)]
             self.T, self.t = tf.placeholder(tf.float32, []), tf.placeholder(tf.int64, [])
-            y, z = (sga.relax(v, self.T, nic.noise_key(args, self.t, i))
+            y, z = (sga.relax(v, self.T, nic.noise_key(args.seed, self.t, i))
                     for i, v in enumerate(self.latents))
-            mu, sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z, y.shape)
+            mu, log_sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z, y.shape)
             prior_z = tfc.EntropyBottleneck(name="entropy_bottleneck")
             prior_z(z, training=False)
-            prior_y = tfc.GaussianConditional(sigma, nic.SCALES, scale_bound=0, mean=mu)
+            prior_y = tfc.GaussianConditional(tf.exp(log_sigma), nic.SCALES, scale_bound=0,
+                                              mean=mu)
             prior_y(y, training=False)
-            bpp = sum(nic.bits_per_pixel(nic.log_likelihood(prior, v), shape)
+            bpp = sum(nic.bits_per_pixel(nic.likelihood_in_training(prior, v), shape)
                       for prior, v in [(prior_y, y), (prior_z, z)])
             x_tilde = nic.synthesis_transform(N)(y)[:, :shape[1], :shape[2]]
             self.losses = nic.rd_losses(args.lmbda, image, x_tilde, bpp)
             self.psnr = tf.image.psnr(image, x_tilde, 1)
             self.gradients = tf.gradients(tf.reduce_mean(self.losses["rd_loss"]), self.latents)
-            self.sess = nic.restored_session(self.graph, run, args.threads)
+            self.sess = nic.restored_session(self.graph, run, nic.session_config(args.threads))
             self.start = self.sess.run([encoded_y, encoded_z])
         self.restart()
 
@@ -146,8 +147,8 @@ class Ours:
         self.restart()
 
     def restart(self):
-        self.descent = nic.descend(self.graph, {self.graph.x: self.x}, self.args, 10 ** 6,
-                                   temperature=sga.temperature, print_every=10 ** 6)
+        self.descent = nic.iterations(self.graph, self.x, self.args, 10 ** 6,
+                                      temperature=sga.temperature, print_every=10 ** 6)
 
     def step(self, t):
         next(self.descent)
@@ -179,9 +180,9 @@ def train_step(side, N, batchsize, patchsize):
     args = options(num_filters=N)
     x = tf.get_local_variable("x", initializer=tf.random.uniform([batchsize, patchsize, patchsize,
                                                                   3]))
-    scalars, _, optimiser = nic.do_not_convert(mbt2018.objective)(args, x.read_value(),
-                                                                 tf.zeros([], tf.int64))
-    train_op, _ = nic.minimise(optimiser, scalars["loss"], nic.join_cluster(args))
+    scalars, _, updates = nic.do_not_convert(mbt2018.objective)(args, x.read_value(),
+                                                               tf.zeros([], tf.int64))
+    train_op, _ = nic.minimise(nic.Adam(1e-4, updates), scalars["loss"], nic.join_cluster(args))
     sess = tf.Session(config=nic.session_config(args.threads))
     sess.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
     fetches = [train_op, scalars if side == "baseline" else {}]
@@ -194,7 +195,7 @@ def train_input(side, N, batchsize, patchsize):
     for i, image in enumerate(noise(16, 512, 512)):
         nic.PIL.Image.fromarray(image).save(os.path.join(folder, "%d.png" % i))
     args = options(train_glob=os.path.join(folder, "*.png"), batchsize=batchsize,
-                   patchsize=patchsize, preprocess_threads=4)
+                   patchsize=patchsize, preprocess_threads=4, eval_glob="")
     paths, fits = nic.training_files(args)
     batch = tf.data.make_one_shot_iterator(nic.training_patches(args, paths, fits, 0)).get_next()
     sess = tf.Session(config=nic.session_config(args.threads))

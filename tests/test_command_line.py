@@ -1,6 +1,7 @@
 """Command lines: inputs, outputs, results of folders, and the one-line errors."""
 
 import importlib
+import operator
 import os
 import shutil
 
@@ -8,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import tf_boilerplate as nic
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, EACH, FAST, NPY, PNG, compress, load, run,
                       run_of, run_process, write_image)
 
@@ -109,12 +111,12 @@ def test_options_are_obeyed(script, tmp_path):
 @pytest.mark.parametrize("its", [pytest.param(20, marks=pytest.mark.slow), 21])
 def test_record(script, its, tmp_path, monkeypatch):
     """Ends with the cost of the very latents that are reported, for each image."""
-    import tf_boilerplate as nic
     costs, closed_record = [], nic.closed_record
 
-    def spy(graph, x, latents):
+    def spy(graph, record, x, images):
+        latents = map(np.concatenate, zip(*(image.latents for image in images)))
         costs.append(nic.score(graph, {graph.x: x}, *latents)["rd_loss"])
-        return closed_record(graph, x, latents)
+        return closed_record(graph, record, x, images)
     monkeypatch.setattr(nic, "closed_record", spy)
     results = compress(script, tmp_path, NPY, "--save_opt_record", "--its", its)
     (name,) = [n for n in os.listdir(tmp_path / "results") if n.startswith("opt-")]
@@ -130,18 +132,42 @@ def test_record(script, its, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("script", ["map", "ste"])
-def test_record_of_a_folder_and_early_stops(script, folder, tmp_path):
-    """Images that stop at different iterations share a record, whose last row is their result."""
-    compress(script, tmp_path, folder, "--save_opt_record", "--lr", 0.05, "--its", 60)
-    (path,) = (tmp_path / "results").glob("opt-*")
-    record = load(path)
-    assert record["rd_loss"].shape[1] == 2
-    for image in range(2):
-        losses = record["rd_loss_after_rounding"][:, image]
-        recorded = losses[np.isfinite(losses)]
-        assert np.isfinite(losses[-1]) and len(recorded) >= 2
+def test_record_of_a_folder_and_early_stops(script, folder, tmp_path, monkeypatch):
+    """Each image has a record of its own, which ends with its result; so has each batch."""
+    results = compress(script, tmp_path, folder, "--save_opt_record", "--lr", 0.05, "--its", 60)
+    (records,) = (tmp_path / "results").glob("opt-*")
+    assert sorted(os.listdir(records)) == [name + ".npz" for name in results["files"]]
+    for name, cost in zip(results["files"], results["rd_cost"]):
+        losses = load(records / (name + ".npz"))["rd_loss_after_rounding"]
+        assert losses.shape[1] == 1 and len(losses) >= 2
+        assert losses[-1, 0] == pytest.approx(cost, rel=0.05)  # of 8-bit pixels
         if script == "ste":
-            assert recorded[-1] == pytest.approx(recorded.min(), rel=1e-6)
+            assert losses[-1] == pytest.approx(losses.min(), rel=1e-6)
+    monkeypatch.setattr(nic, "BATCH_PIXELS", 192 * 256)
+    compress(script, tmp_path / "npy", NPY, "--save_opt_record", "--its", 2)
+    assert len(list((tmp_path / "npy" / "results").glob("opt-*-batch=?.npz"))) == 2
+
+
+def test_the_last_iteration_is_checked(monkeypatch):
+    """Also where it is no multiple of the iterations between checks: a worse end is not taken."""
+    monkeypatch.setattr(nic, "iterations", lambda graph, x, args, its, *_, **__: graph.run(its))
+    monkeypatch.setattr(nic, "current", lambda graph: [graph.t])
+    monkeypatch.setattr(nic, "score", lambda graph, given, t: dict(rd_loss=graph.costs[t]))
+
+    class Graph:
+        x = "x"
+
+        def __init__(self, costs):
+            self.costs = costs
+
+        def run(self, its):
+            for self.t in range(its):
+                yield self.t
+    args = type("args", (), dict(its=12, check_every=10))
+    for costs, expected in [({0: 3, 10: 2, 11: 2.5}, 10), ({0: 3, 10: 2, 11: 1}, 11),
+                            ({0: 3, 10: 4}, 0)]:
+        assert nic.optimise_until(operator.gt, Graph(costs), "x", args,
+                                  lambda graph, t: (t,)) == [expected]
 
 
 @pytest.mark.parametrize("script", ["sga", "unoise"])

@@ -1,5 +1,8 @@
-"""Training: a few steps at tiny size, continued, interrupted, and refused."""
+"""Training: its objectives, and a few steps at tiny size, continued, interrupted, and refused."""
 
+import argparse
+import collections
+import importlib
 import json
 import os
 import shutil
@@ -12,8 +15,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import tf_boilerplate as nic
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, PNG, ROOT, command, compress, run,
-                      run_process, write_image)
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, GOLDEN, NPY, PNG, ROOT, command, compress, run,
+                      run_of, run_process, write_image)
 
 SMALL = ("--batchsize", 2, "--patchsize", 64, "--logdir", "")
 
@@ -39,6 +42,125 @@ def train(tmp_path, images, *options, N=8, script="mbt2018"):
 def weights(folder):
     reader = tf.train.load_checkpoint(str(folder))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+# An objective with its golden run's weights on one batch: session, placeholder of t, scalars and
+# gradients of the loss as dicts of tensors, and the function of further updates.
+Objective = collections.namedtuple("Objective", "sess t scalars gradients updates")
+
+
+def objective_of(script, x):
+    args = argparse.Namespace(num_filters=16, lmbda=0.01, seed=0)
+    with tf.Graph().as_default() as graph:
+        t = tf.placeholder(tf.int64, [])
+        scalars, _, updates = importlib.import_module(script).objective(args, tf.constant(x), t)
+        variables = tf.trainable_variables()
+        gradients = {variable.op.name: gradient for variable, gradient in zip(
+            variables, tf.gradients(scalars["loss"], variables)) if gradient is not None}
+        sess = nic.restored_session(graph, nic.newest_run(CHECKPOINTS, run_of(script)),
+                                    nic.session_config(2))
+    return Objective(sess, t, scalars, gradients, updates)
+
+
+@pytest.fixture(scope="module", params=["mbt2018", "mbt2018_bb"])
+def objective(request):
+    """The Objective of a script on the golden batch, and what the original makes of that."""
+    with open(os.path.join(GOLDEN, "training.json")) as file:
+        expected = json.load(file)[request.param]
+    objective = objective_of(request.param, np.load(NPY).astype(np.float32) / 255)
+    with objective.sess:
+        yield objective, expected
+
+
+# Heavy-tailed in the bits-back model: standard errors are uncertain themselves.
+HEAVY_TAILED = ("bpp", "y_bpp", "hyper_analysis_transform/layer_0/bias")
+
+
+def test_objectives_and_gradients_are_the_originals(objective, draws=80):
+    """Means over draws of the noise are within 4 standard errors, or 6 where these are uncertain."""
+    (sess, t, scalars, gradients, _), expected = objective
+    gradients = {name: gradients[name] for name in expected["gradients"]}
+    expected = {**expected, **expected["gradients"]}
+    names = [name for name in {**scalars, **gradients} if name in expected]
+    assert set(names) >= {"loss", "bpp", "y_bpp", "z_bpp", "mse"} | set(gradients)
+    assert "bpp_back" in names or "bpp_back" not in expected
+    found = [sess.run({**scalars, **gradients}, {t: k}) for k in range(draws)]
+    for name in names:
+        values = np.array([np.ravel(draw[name])[:8] for draw in found], np.float64)
+        stderr = values.std(axis=0, ddof=1) / np.sqrt(draws)
+        distance = (values.mean(axis=0) - expected[name]["mean"]) / np.hypot(
+            stderr, expected[name]["stderr"])
+        assert np.abs(distance).max() < (6 if name in HEAVY_TAILED else 4), (name, distance)
+    deviation = np.std([draw["loss"] for draw in found]) / np.sqrt(400)
+    assert deviation == pytest.approx(expected["loss"]["stderr"], rel=.3)
+
+
+def test_auxiliary_loss_is_the_originals(objective, monkeypatch):
+    """What further updates minimise; the bits-back model has none."""
+    (sess, _, _, _, updates), expected = objective
+    minimised = []
+    monkeypatch.setattr(tf.train.AdamOptimizer, "minimize",
+                        lambda self, loss, **kwargs: minimised.append(loss) or tf.no_op())
+    with sess.graph.as_default():
+        updates()
+    assert sess.run(minimised) == pytest.approx(
+        [expected["aux_loss"]["mean"]] if "aux_loss" in expected else [], rel=1e-5)
+
+
+def test_bounds_of_sigma(objective):
+    """From below that of the table, from above sqrt(10) in the bits-back model only.
+
+    Beyond a bound, a gradient that leads back is kept.
+    """
+    (sess, t, scalars, gradients, _), expected = objective
+    layer = "mb_t2018hyper_synthesis_transform/layer_2/"
+    kernel, bias = ([v for v in sess.graph.get_collection("variables")
+                     if v.op.name == layer + name][0] for name in ("kernel", "bias"))
+    before = sess.run([kernel, bias])
+
+    def at(sigma):
+        """y_bpp at this sigma everywhere, and the mean gradient of the loss with respect to it."""
+        bias.load(np.repeat([0, np.log(sigma)], 16), sess)
+        y_bpp, gradient = sess.run([scalars["y_bpp"], gradients[layer + "bias"]], {t: 0})
+        return y_bpp, gradient[16:].mean() / sigma
+    kernel.load(np.zeros(kernel.shape), sess)
+    lowest, highest = nic.SCALES[0], 10 ** .5 if "bpp_back" in expected else 200
+    assert lowest == pytest.approx(.11)
+    assert at(lowest / 10) == pytest.approx(at(lowest / 1.0001), rel=1e-4)
+    assert at(lowest / 10)[0] == pytest.approx(at(lowest * 1.0001)[0], rel=1e-4)
+    assert at(lowest * 1.1)[0] < .99 * at(lowest)[0] and at(lowest / 10)[1] < 0
+    assert at(highest * .9)[0] < .99 * at(highest)[0] and at(highest * 1.0001)[1] > 0
+    if "bpp_back" in expected:
+        assert at(highest * 10) == pytest.approx(at(highest * 1.0001), rel=1e-4)
+        assert at(highest * 10)[0] == pytest.approx(at(highest / 1.0001)[0], rel=1e-4)
+    kernel.load(before[0], sess)
+    bias.load(before[1], sess)
+
+
+def test_one_step_is_one_of_adam(tmp_path):
+    """On the gradients of the objective, and of the auxiliary loss; p(z)'s table follows."""
+    image = np.load(NPY)[0, :64, :64].astype(np.float32) / 255
+    np.save(tmp_path / "image.npy", image)
+    golden_run = os.path.join(CHECKPOINTS, BASE_RUN)
+    before, after = weights(golden_run), weights(train(
+        tmp_path, tmp_path, "--batchsize", 1, "--last_step", 1, "--init_from", golden_run, N=16))
+    sess, t, scalars, gradients, _ = objective_of("mbt2018", image[None])
+    with sess:
+        scalars, gradients = sess.run([scalars, gradients], {t: 0})
+    assert scalars["psnr"] == pytest.approx(10 * np.log10(255 ** 2 / scalars["mse"]), rel=1e-5)
+    for name, gradient in gradients.items():
+        scale = np.abs(gradient).max()
+        np.testing.assert_allclose(after[name + "/Adam"], .1 * gradient, atol=1e-4 * scale)
+        np.testing.assert_allclose(after[name + "/Adam_1"], .001 * gradient ** 2,
+                                   atol=1e-4 * .001 * scale ** 2)
+    quantiles, table = "entropy_bottleneck/quantiles", "entropy_bottleneck/quantized_cdf"
+    np.testing.assert_allclose(after[table], before[table], atol=2 ** 16 / 1000)
+    assert np.abs(after[quantiles + "/Adam"]).min() > .01
+    for name in [quantiles, *gradients]:
+        gradient, rate = after[name + "/Adam"] / .1, 1e-3 if name == quantiles else 1e-4
+        step = -rate * gradient / (np.abs(gradient) + 1e-8 / np.sqrt(.001))
+        np.testing.assert_allclose(after[name] - before[name], step, err_msg=name,
+                                   atol=1e-7 * max(1, np.abs(before[name]).max()))
 
 
 def test_train_compress(tmp_path, images, capfd):
