@@ -3,9 +3,9 @@
     python results/table1.py --checkpoint_dir checkpoints --images kodak
     python results/table1.py --from-csv
 
-Results that exist, of the same model and images, are kept, so that it can be stopped and continued
-at any time; shards of results (compress --shard) are joined. Of images in a folder, glob or .npy
-called NAME, everything goes into the folder NAME of --output, results into its subfolder npz.
+Results that exist, of the same model, images and settings, are kept, so that it can be stopped and
+continued at any time. Of images in a folder, glob or .npy called NAME, everything goes into the
+folder NAME of --output, results into its subfolder npz.
 """
 
 import argparse
@@ -13,9 +13,12 @@ import collections
 import concurrent.futures
 import contextlib
 import csv
-import glob
+import ctypes
+import functools
+import importlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +28,6 @@ ROOT = os.path.dirname(RESULTS)
 sys.path.insert(0, ROOT)
 import tf_boilerplate as nic
 import numpy as np
-import scipy.interpolate
 
 # script, row of Table 1, label, colour: in the order of the table
 Method = collections.namedtuple("Method", "script row label colour")
@@ -40,105 +42,79 @@ METHODS = [Method(*values) for values in [
     ("bb_no_sga", "A5", "BB without SGA", "#17becf"),
     ("bb_plain", "A6", "BB, no iterative inference", "#8c564b")]]
 COLUMNS = ["est_bpp", "psnr", "msssim", "actual_bpp", "rd_cost"]
-MIN_POINTS = 4
+LIBC = ctypes.CDLL(None)
 
 
 # ---------------------------------------------------------------- running the scripts
 
-# script, run and path of the results of one compress; model: fingerprint of the run
-Job = collections.namedtuple("Job", "script run_name target model")
+# script and run of one compress, path of its results, all settings that these must be of (options,
+# lambda, images, fingerprint of the run), command line
+Job = collections.namedtuple("Job", "script run_name target settings argv")
 
 
-def find_jobs(args, source, folder):
+def find_jobs(args, job_for):
     """All pairs of a method and a run it can use, by lambda, then in the order of the table."""
-    runs = args.runs or sorted(
-        name for name in os.listdir(args.checkpoint_dir)
-        if nic.newest_checkpoint(os.path.join(args.checkpoint_dir, name)))
-    jobs, seen = [], {}
-    for run_name in sorted(set(runs), key=lambda name: (nic.run_lmbda(name), name)):
-        model = "bits-back" if run_name.startswith("mbt2018_bb-") else "base"
-        other = seen.setdefault((model, nic.run_lmbda(run_name)), run_name)
-        if other != run_name:
-            raise ValueError("%s and %s have the same lambda: choose by --runs" % (other, run_name))
-        run = nic.find_run(argparse.Namespace(
-            script=nic.SCRIPTS[model][0], checkpoint_dir=args.checkpoint_dir, run_name=run_name,
-            num_filters=None))
-        for method in METHODS:
-            if method.script in nic.SCRIPTS[model] and method.script in args.methods:
-                target = nic.result_path(
-                    argparse.Namespace(script=method.script, results_dir=folder, shard=None,
-                                       lmbda=nic.run_lmbda(run_name)), run, source)
-                jobs.append(Job(method.script, run_name, target, run.fingerprint.hex()))
+    runs = {}
+    for name in sorted(set(args.runs or os.listdir(args.checkpoint_dir))):
+        if args.runs or nic.newest_checkpoint(os.path.join(args.checkpoint_dir, name)):
+            run = nic.newest_run(args.checkpoint_dir, name)
+            if not re.search(r"lmbda=\.?\d", run.name):
+                raise ValueError("the run name %s has no lmbda=<number>" % run.name)
+            other = runs.setdefault((nic.run_lmbda(run.name), run.model), run)
+            if other.name != run.name:
+                raise ValueError("%s and %s have the same lambda: choose by --runs"
+                                 % (other.name, run.name))
+    jobs = [job_for(method.script, runs[key]) for key in sorted(runs) for method in METHODS
+            if method.script in nic.SCRIPTS[runs[key].model] and method.script in args.methods]
     if not jobs:
         raise ValueError("%s: no run there that one of %s can use"
                          % (args.checkpoint_dir, ", ".join(args.methods)))
     return jobs
 
 
-def is_done(job, checksums):
-    """Whether the job's results exist, of its model and of images of these checksums.
+def find_earlier_jobs(args, jobs, folder, job_for):
+    """Those of the jobs' methods with other runs and lambdas in the CSVs whose results exist."""
+    earlier = []
+    for script in {job.script for job in jobs}:
+        lmbdas = {job.settings["lmbda"] for job in jobs if job.script == script}
+        curve = read_csv(os.path.join(folder, script + ".csv")) or {}
+        for run_name in curve.get("run_name", []):
+            with contextlib.suppress(ValueError):  # no such run any more
+                job = job_for(script, nic.newest_run(args.checkpoint_dir, run_name))
+                if job.settings["lmbda"] not in lmbdas and is_done(job):
+                    earlier.append(job)
+    return earlier
 
-    Joins them from shards if there are any; ValueError unless each image is in one of those.
+
+def make_job(args, source, checksums, folder, script, run):
+    """The Job of a script and a run on images of these checksums, whose results go into `folder`.
+
+    Its settings are what the script resolves its command line to; the threads only if given.
     """
-    def done():
-        settings = dict(model=job.model, image=checksums, lmbda=nic.run_lmbda(job.run_name))
-        return nic.reusable_part(job.target, settings, None) is not None
-    stem = job.target[:-len(".npz")]
-    shards = {path: re.search(r"-shard=(\d+)-of-(\d+)\.npz$", path)
-              for path in sorted(glob.glob(glob.escape(stem) + "-shard=*.npz"))}
-    shards = {path: tuple(map(int, found.groups())) for path, found in shards.items() if found}
-    if done():
-        return True
-    if not shards:
-        return False
-    n = max(n for _, n in shards.values())
-    for path, shard in shards.items():
-        if shard[1] != n:
-            raise ValueError("%s: overlaps the shards that are one of %d" % (path, n))
-    for i in range(1, n + 1):
-        if (i, n) not in shards.values():
-            raise ValueError("%s-shard=%d-of-%d.npz: missing, but other shards are there"
-                             % (stem, i, n))
-    join_shards(sorted(shards, key=shards.get), job.target)
-    if not done():
-        os.remove(job.target)
-        raise ValueError("%s-shard=*-of-%d.npz: not of the run %s, its lambda, and all images of "
-                         "--images" % (stem, n, job.run_name))
-    return True
+    threads = args.threads or max(1, len(os.sched_getaffinity(0)) // args.jobs)
+    argv = ["--checkpoint_dir", args.checkpoint_dir, "--threads", str(threads), "compress",
+            "--results_dir", folder, run.name, args.images]
+    defaults = getattr(importlib.import_module(script), "SETTINGS", {})
+    resolved = nic.make_parser(script, None, dict(compress=make_job), defaults, {}).parse_args(argv)
+    nic.resolve(resolved, defaults)
+    resolved.lmbda = nic.run_lmbda(run.name)
+    settings = {name: getattr(resolved, name) for name in resolved.settings
+                if args.threads or name != "threads"}
+    settings.update(image=checksums, script=script, run_name=run.name, model=run.fingerprint.hex())
+    return Job(script, run.name, nic.result_path(resolved, run, source), settings, argv)
 
 
-def join_shards(paths, target):
-    """Write the results of shards 1 to n of a folder's images, whose every n-th image each has."""
-    images, owner = {}, {}
-    for i, path in enumerate(paths):
-        try:
-            result = nic.read_results(path)
-        except Exception as error:  # damaged files raise many types
-            raise ValueError("%s: not readable results (%s)" % (path, error))
-        settings = {name: value for name, value in result.items()
-                    if not value.ndim and not name.startswith("avg_")}
-        first = settings if i == 0 else first
-        for name in sorted(settings.keys() | first.keys()):
-            if settings.get(name) != first.get(name):
-                raise ValueError("%s: %s is %s, in %s %s" % (
-                    path, name, settings.get(name), paths[0], first.get(name)))
-        for k, name in enumerate(result["files"]):
-            if owner.setdefault(name, path) != path:
-                raise ValueError("%s and %s overlap: both have %s" % (owner[name], path, name))
-            images[k, i] = dict(settings, image=result["image"][k], **{
-                name: value[k:k + 1] for name, value in result.items()
-                if value.ndim and name != "image"})
-    with contextlib.redirect_stdout(None):
-        nic.report([images[key] for key in sorted(images)], target)
+def is_done(job):
+    """Whether the job's results exist, of its settings."""
+    return nic.stored_results(job.target, job.settings) is not None
 
 
-def run_job(args, folder, job):
+def run_job(job):
     """Run one script; seconds, or raise ValueError with its error."""
     start = time.time()
     done = subprocess.run(
-        [sys.executable, os.path.join(ROOT, job.script + ".py"), "--checkpoint_dir",
-         args.checkpoint_dir, "--threads", str(args.threads), "compress", "--results_dir", folder,
-         job.run_name, args.images],
+        [sys.executable, os.path.join(ROOT, job.script + ".py")] + job.argv,
+        preexec_fn=lambda: LIBC.prctl(1, signal.SIGKILL),  # PR_SET_PDEATHSIG: it ends with us
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["exit code %d" % done.returncode]
@@ -146,29 +122,25 @@ def run_job(args, folder, job):
     return time.time() - start
 
 
-def run_all(args, jobs, folder, checksums):
-    """Run the jobs whose results are missing, args.jobs at a time; shows what is left.
-
-    checksums: of the images, which with those of the model decide whether results are reused.
-    """
-    pending = [job for job in jobs if not is_done(job, checksums)]
+def run_all(args, jobs):
+    """Run the jobs whose results are missing, args.jobs at a time; shows what is left."""
+    pending = [job for job in jobs if not is_done(job)]
     print("%d of %d results exist" % (len(jobs) - len(pending), len(jobs)), flush=True)
     took = collections.defaultdict(list)
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        futures = {pool.submit(run_job, args, folder, job): job for job in pending}
-        for future in concurrent.futures.as_completed(futures):
-            job = futures.pop(future)
-            try:
+        futures = {pool.submit(run_job, job): job for job in pending}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                job = futures.pop(future)
                 took[job.script].append(future.result())
-            except ValueError:
-                for other in futures:
-                    other.cancel()
-                raise
-            average = np.mean(np.concatenate(list(took.values())))
-            left = sum(np.mean(took.get(other.script, average)) for other in futures.values())
-            print("%s on %s: %s; %d left, about %s" % (
-                job.script, job.run_name, duration(took[job.script][-1]), len(futures),
-                duration(left / args.jobs)), flush=True)
+                average = np.mean(np.concatenate(list(took.values())))
+                left = sum(np.mean(took.get(other.script, average)) for other in futures.values())
+                print("%s on %s: %s; %d left, about %s" % (
+                    job.script, job.run_name, duration(took[job.script][-1]), len(futures),
+                    duration(left / args.jobs)), flush=True)
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 def duration(seconds):
@@ -179,16 +151,14 @@ def duration(seconds):
 
 def collect(jobs, folder):
     """Write a CSV per method: averages over images, a row per run."""
-    for method in METHODS:
+    for script in {job.script for job in jobs}:
         rows = []
-        for job in jobs:
-            if job.script == method.script:
+        for job in sorted(jobs, key=lambda job: job.settings["lmbda"]):
+            if job.script == script:
                 result = nic.read_results(job.target)
-                rows.append([nic.run_lmbda(job.run_name), job.run_name]
+                rows.append([job.settings["lmbda"], job.run_name]
                             + ["%.6f" % np.mean(result[name]) for name in COLUMNS])
-        if rows:
-            write_csv(os.path.join(folder, method.script + ".csv"),
-                      ["lmbda", "run_name"] + COLUMNS, rows)
+        write_csv(os.path.join(folder, script + ".csv"), ["lmbda", "run_name"] + COLUMNS, rows)
 
 
 def write_csv(path, header, rows):
@@ -198,35 +168,41 @@ def write_csv(path, header, rows):
 
 # ---------------------------------------------------------------- table
 
-def bd_rate(rate, quality, base_rate, base_quality):
-    """Average difference in rate at equal quality, in %; nan with fewer than four points.
+# BD-rate in % (nan if there is none), overlap of the curves' qualities in dB, why not to trust it
+Saving = collections.namedtuple("Saving", "rate overlap caveats")
 
-    Bjontegaard's, with the logarithm of the rate interpolated by PCHIP over the common range.
-    """
-    if min(len(rate), len(base_rate)) < MIN_POINTS:
-        return np.nan
-    low = max(min(quality), min(base_quality))
-    high = min(max(quality), max(base_quality))
-    if low >= high:
-        return np.nan
-    areas = []
-    for bits, values in ((rate, quality), (base_rate, base_quality)):
-        order = np.argsort(values)
-        curve = scipy.interpolate.PchipInterpolator(np.asarray(values)[order],
-                                                    np.log(np.asarray(bits)[order]))
-        areas.append(curve.integrate(low, high))
-    return 100 * np.expm1((areas[0] - areas[1]) / (high - low))
+
+def bd_rate(rate, quality, base_rate, base_quality):
+    """Saving of a curve against base, by Bjontegaard's method with PCHIP."""
+    import bjontegaard  # which imports pyplot
+    base, curve = (points[:, np.argsort(points[1])] for points in
+                   (np.array([base_rate, base_quality]), np.array([rate, quality])))
+    if not np.isfinite(base).all() or not np.isfinite(curve).all():
+        return Saving(np.nan, np.nan, [])
+    overlap = max(0, min(base[1, -1], curve[1, -1]) - max(base[1, 0], curve[1, 0]))
+    steps = np.hstack([np.diff(base), np.diff(curve)])
+    caveats = [text for text, holds in [
+        ("fewer than 4 points", min(len(rate), len(base_rate)) < 4),
+        ("not monotone", (steps <= 0).any()),
+        ("overlap under half of base", overlap < np.ptp(base_quality) / 2)] if holds]
+    saved = bjontegaard.bd_rate(
+        *base, *curve, "pchip", require_matching_points=False, min_overlap=0
+    ) if overlap and (steps[1] > 0).all() else np.nan
+    return Saving(saved, overlap, caveats)
 
 
 def read_csv(path):
-    """Columns of numbers of a CSV, in the order of the rate; None if there is none."""
+    """Columns of a CSV, in the order of the rate; None if there is none."""
     if not os.path.exists(path):
         return None
-    with open(path) as file:
-        rows = list(csv.DictReader(file))
-    columns = {name: np.array([float(row[name]) for row in rows])
-               for name in rows[0] if name != "run_name"}
-    order = np.argsort(columns["est_bpp"])
+    try:
+        with open(path) as file:
+            rows = list(csv.DictReader(file))
+        columns = {name: np.array([row[name] if name == "run_name" else float(row[name])
+                                   for row in rows]) for name in rows[0]}
+        order = np.argsort(columns["est_bpp"])
+    except (LookupError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError("%s: not a CSV of R-D points (%r)" % (path, error))
     columns = {name: values[order] for name, values in columns.items()}
     if "msssim" in columns:
         columns["msssim_db"] = -10 * np.log10(1 - columns["msssim"])
@@ -234,11 +210,10 @@ def read_csv(path):
 
 
 def savings(curves, quality, rate="est_bpp"):
-    """BD-rate against base per script."""
-    base = curves.get("mbt2018")
+    """Saving per script, against base."""
+    base = curves.get("mbt2018", {})
     return {script: bd_rate(curve[rate], curve[quality], base[rate], base[quality])
-            if base is not None and quality in curve and quality in base
-            and np.isfinite(curve[quality]).all() and np.isfinite(base[quality]).all() else np.nan
+            if quality in curve and quality in base else Saving(np.nan, np.nan, [])
             for script, curve in curves.items()}
 
 
@@ -246,12 +221,18 @@ def table1_rows(curves):
     """Table 1: header, and a row per method with its BD-rates against base."""
     columns = [savings(curves, "psnr"), savings(curves, "msssim_db"),
                savings(curves, "psnr", "actual_bpp")]
-    shown = lambda value: "–" if np.isnan(value) else "%.2f" % value
-    return [["Table 1", "method", "script", "λs", "BD-rate %, PSNR", "BD-rate %, MS-SSIM",
-             "BD-rate %, PSNR, size of files"]] + [
-                 [m.row, m.label, m.script + ".py", len(curves[m.script]["est_bpp"])]
-                 + [shown(column[m.script]) for column in columns]
-                 for m in METHODS if m.script in curves]
+    shown = lambda value, mark="": "–" if np.isnan(value) else "%.2f%s" % (value, mark)
+    rows = [["Table 1", "method", "script", "λs", "BD-rate %, PSNR", "BD-rate %, MS-SSIM",
+             "BD-rate %, PSNR, size of files", "overlap dB, PSNR", "overlap dB, MS-SSIM",
+             "* not to be trusted"]]
+    for method in [method for method in METHODS if method.script in curves]:
+        cells = [column[method.script] for column in columns]
+        caveats = dict.fromkeys(caveat for cell in cells for caveat in cell.caveats)
+        rows.append([method.row, method.label, method.script + ".py",
+                     len(curves[method.script]["est_bpp"])]
+                    + [shown(cell.rate, " *" * bool(cell.caveats)) for cell in cells]
+                    + [shown(cell.overlap) for cell in cells[:2]] + ["; ".join(caveats)])
+    return rows
 
 
 def points_rows(curves):
@@ -298,11 +279,12 @@ def published(dataset):
 
 def draw(folder, curves):
     """rd-psnr.png, rd-msssim.png and bd-rate.png of a data set."""
-    import matplotlib
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    plt.switch_backend("Agg")
     dataset = os.path.basename(folder)
     for quality, label in (("psnr", "PSNR, dB"), ("msssim_db", "MS-SSIM, dB")):
+        if not any(np.isfinite(curve[quality]).all() for curve in curves.values()):
+            continue
         figure, axis = plt.subplots(figsize=(8, 5.2))
         for method in METHODS:
             curve = curves.get(method.script)
@@ -317,25 +299,25 @@ def draw(folder, curves):
         axis.grid(alpha=.25)
         if quality == "psnr" and published(dataset):
             axis.plot([], [], "--", color="#888888", label="published", linewidth=1)
-        if axis.lines:  # none if MS-SSIM is nan
-            axis.legend(fontsize=9)
+        axis.legend(fontsize=9)
         save(figure, os.path.join(folder, "rd-%s.png" % quality.replace("_db", "")))
     draw_bars(plt, folder, savings(curves, "psnr"), savings(published(dataset), "psnr"))
 
 
 def draw_bars(plt, folder, rates, papers):
     """bd-rate.png of a data set: BD-rates per script, with the published ones."""
-    shown = [m for m in METHODS if np.isfinite(rates.get(m.script, np.nan))
-             and m.script != "mbt2018"]
+    shown = [m for m in METHODS if m.script in rates and m.script != "mbt2018"
+             and np.isfinite(rates[m.script].rate)]
     if not shown:
         return
     figure, axis = plt.subplots(figsize=(8, .45 * len(shown) + 1.3))
-    bars = axis.barh([m.label for m in shown], [rates[m.script] for m in shown],
+    bars = axis.barh([m.label for m in shown], [rates[m.script].rate for m in shown],
                      color=[m.colour for m in shown])
-    axis.bar_label(bars, fmt="%.1f %%", padding=3)
+    axis.bar_label(bars, ["%.1f %%%s" % (rates[m.script].rate, " *" * bool(rates[m.script].caveats))
+                          for m in shown], padding=3)
     known = [i for i, m in enumerate(shown) if m.script in papers]
     if known:
-        axis.plot([papers[shown[i].script] for i in known], known, "D", color="white",
+        axis.plot([papers[shown[i].script].rate for i in known], known, "D", color="white",
                   markeredgecolor="#222222", label="published")
         axis.legend(loc="lower left", fontsize=9)
     axis.margins(x=.15)
@@ -391,13 +373,15 @@ def run(args):
     elif not args.images:
         raise ValueError("--images is missing")
     else:
-        args.threads = args.threads or max(1, len(os.sched_getaffinity(0)) // args.jobs)
         source, paths, many = nic.find_images(args.images)
         folders = [os.path.join(args.output, source if many else os.path.splitext(source)[0])]
-        details = os.path.join(folders[0], "npz")
-        jobs = find_jobs(args, source, details)
-        run_all(args, jobs, details, [nic.digest(nic.read_images(p)).hex() for p in paths])
-        collect(jobs, folders[0])
+        checksums = [nic.digest(nic.read_images(path)).hex() for path in paths]
+        job_for = functools.partial(make_job, args, source, checksums,
+                                    os.path.join(folders[0], "npz"))
+        jobs = find_jobs(args, job_for)
+        earlier = find_earlier_jobs(args, jobs, folders[0], job_for)
+        run_all(args, jobs)
+        collect(jobs + earlier, folders[0])
     for folder in sorted(folders):
         summarise(folder)
 

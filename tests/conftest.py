@@ -1,11 +1,14 @@
 """Fixtures: the scripts run in process (`run`) or as a user would (`run_process`)."""
 
+import collections
+import contextlib
 import functools
 import importlib
 import json
 import os
 import subprocess
 import sys
+import unittest.mock
 
 import numpy as np
 import PIL.Image
@@ -78,6 +81,31 @@ def compress(script, tmp_path, imgs, *options, output=None, run_name=None,
     return load(max(results.glob("rd-*.npz"), key=lambda path: path.stat().st_mtime_ns))
 
 
+def decompress(script, file, output, *options, run_name=None, checkpoints=CHECKPOINTS):
+    """Decompress in process; the pixels [num_imgs, H, W, 3]."""
+    run(script, "--checkpoint_dir", checkpoints, "decompress", *options,
+        run_name or run_of(script), file, output)
+    return pixels(output)
+
+
+def pixels(path):
+    path = str(path)
+    return np.load(path) if path.endswith(".npy") else np.asarray(PIL.Image.open(path))[None]
+
+
+@contextlib.contextmanager
+def reported_pixels():
+    """A list that gets, of every file that is packed, the pixels whose metrics are reported."""
+    nic, reported = importlib.import_module("tf_boilerplate"), []
+    pack = nic.pack_header
+
+    def spy(kind, script, run, body, images):
+        reported.append(np.concatenate([image.x_hat for image in images]))
+        return pack(kind, script, run, body, images)
+    with unittest.mock.patch.object(nic, "pack_header", spy):
+        yield reported
+
+
 def load(path):
     with np.load(str(path), allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
@@ -98,6 +126,25 @@ def results(tmp_path_factory):
     def computed(script, image):
         return compress(script, tmp_path_factory.mktemp(script), image)
     return computed
+
+
+# A file of each format and kind of latents, of two images, and the pixels that it stands for.
+Written = collections.namedtuple("Written", "script content pixels")
+WRITERS = {"tfci": ("mbt2018", ".tfci"), "centred": ("map", ".iinc"), "integer": ("sga", ".iinc"),
+           "bits-back": ("bb_no_sga", ".iinc")}
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """Dict of Written."""
+    folder, files = tmp_path_factory.mktemp("files"), {}
+    np.save(folder / "two.npy", np.load(NPY)[:, :80, :64])
+    for name, (script, suffix) in WRITERS.items():
+        with reported_pixels() as reported:
+            compress(script, folder, folder / "two.npy", *FAST[script],
+                     output=folder / (name + suffix))
+        files[name] = Written(script, (folder / (name + suffix)).read_bytes(), reported[0])
+    return files
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import tf_boilerplate as nic
 import tensorflow.compat.v1 as tf
 
 import bb_no_sga
-import bb_plain
 from conftest import BB_RUN, CHECKPOINTS, IMAGES, NPY, PNG, ROOT, compress, golden, load
 
 SCRIPTS = ("bb_sga", "bb_no_sga", "bb_plain")
@@ -59,32 +58,43 @@ def test_reported_rate_is_a_mean_over_draws(image, results, tmp_path):
     assert np.all((1.5 < ratio) & (ratio < 15))  # 5, but for the noise of few draws
 
 
-# ------------------------------------------------------------------------ rate phase
+# ------------------------------------------------------------------------ fit of q
 
 def arguments(**settings):
     return argparse.Namespace(script="bb_no_sga", num_filters=None, checkpoint_dir=CHECKPOINTS,
                               run_name=BB_RUN, threads=2, verbose=False, save_opt_record=False,
-                              lmbda=0.01, **dict(dict(seed=0, rate_samples=16), **settings))
+                              lmbda=0.01, **dict(dict(seed=0, its=1, lr=5e-3), **settings))
 
 
-def fit(images, its=200):
-    """y_hat, z_mean, z_logvar of images after `its` iterations, and their rates."""
-    args = arguments(its=its, lr=5e-3)
-    graph = bb_no_sga.build(args, nic.find_run(args), images.shape)
-    latents = bb_no_sga.infer(args, graph, images)
-    return latents, nic.evaluate_bits_back(args, graph, images, *latents)
+@pytest.fixture(scope="module")
+def y_hat():
+    """[2, 1, h, w, N]: of two images, each of which is fitted alone."""
+    args, images = arguments(), np.load(NPY)
+    graph = nic.bits_back_graph(args, nic.find_run(args), images.shape)
+    return bb_no_sga.infer(args, graph, images)[0][:, None]
+
+
+def decoder_of_npy(threads=2):
+    return nic.Decoder(nic.find_run(arguments()), 192, 256, threads)
+
+
+def fit(decoder, y_hat, its):
+    """q of every image, and the rates of all, means over 16 draws of z."""
+    fitted = [decoder.fit(y, nic.Fit(its, 5e-3, 0))[0] for y in y_hat]
+    rates = [decoder.rates_of(y, *q, 0, range(1000, 1016)) for y, q in zip(y_hat, fitted)]
+    return fitted, {name: np.array([rate[name].mean() for rate in rates]) for name in rates[0]}
 
 
 def fits_y_and_z(rates, start):
-    """Whether the rate phase lowered the net rate and did not give up y's bits."""
+    """Whether the fit lowered the net rate and did not give up y's bits."""
     return np.all(rates["est_bpp"] < start["est_bpp"]) and np.all(
         rates["est_y_bpp"] <= start["est_y_bpp"])
 
 
-def test_rate_phase_fits_q_to_both_priors(monkeypatch):
-    images = np.load(NPY)
-    start = plain_rates(images)
-    assert fits_y_and_z(fit(images)[1], start)
+def test_fit_of_q_lowers_the_rates_of_y_and_z(y_hat, monkeypatch):
+    decoder = decoder_of_npy()
+    _, start = fit(decoder, y_hat, 0)
+    assert fits_y_and_z(fit(decoder, y_hat, 200)[1], start)
 
     descent, rates_of = nic.descent, nic.bits_back_rates
     kept = {}
@@ -96,13 +106,7 @@ def test_rate_phase_fits_q_to_both_priors(monkeypatch):
     monkeypatch.setattr(nic, "bits_back_rates", without_y)
     monkeypatch.setattr(nic, "descent", lambda losses, free, lr: descent(
         kept["est_z_bpp"] - kept["est_bpp_back"], free, lr))
-    assert not fits_y_and_z(fit(images)[1], start)
-
-
-def plain_rates(images):
-    args = arguments()
-    graph = nic.bits_back_graph(args, nic.find_run(args), images.shape)
-    return nic.evaluate_bits_back(args, graph, images, *bb_plain.infer(args, graph, images))
+    assert not fits_y_and_z(fit(decoder_of_npy(), y_hat, 200)[1], start)
 
 
 FIT_IN_A_PROCESS = """
@@ -110,48 +114,41 @@ import sys
 import numpy as np
 sys.path[:0] = {paths!r}
 import test_bits_back as t
-stored = np.load(sys.argv[1])
-args = t.arguments(its=200, lr=5e-3)
-graph = t.bb_no_sga.build(args, t.nic.find_run(args), (1,) + tuple(stored["shape"][1:]))
-for k in (1, 0):
-    y_hat, z_mean, z_logvar = t.nic.fit_posterior(args, graph, stored["y_hat"][k:k + 1], 200)
-    np.savez("%s-%d.npz" % (sys.argv[1], k), z_mean=z_mean, z_logvar=z_logvar)
+y_hat = np.load(sys.argv[1])
+np.save(sys.argv[1], t.fit(t.decoder_of_npy(threads=1), y_hat[::-1], 100)[0][::-1])
 """
 
 
-def test_a_decoder_repeats_the_rate_phase_exactly(tmp_path):
-    """From y_hat of one image, alone, in another process, and in another order."""
-    images = np.load(NPY)
-    (y_hat, z_mean, z_logvar), _ = fit(images)
-    np.savez(tmp_path / "batch.npz", y_hat=y_hat, shape=images.shape)
+def test_a_decoder_repeats_the_fit(y_hat, tmp_path):
+    """In another process, with another number of threads, and in another order."""
+    path = str(tmp_path / "y.npy")
+    np.save(path, y_hat)
     subprocess.run([sys.executable, "-c",
-                    FIT_IN_A_PROCESS.format(paths=[ROOT, os.path.dirname(__file__)]),
-                    str(tmp_path / "batch.npz")], check=True)
-    for k in range(2):
-        alone = load(tmp_path / ("batch.npz-%d.npz" % k))
-        assert alone["z_mean"].tobytes() == z_mean[k:k + 1].tobytes()
-        assert alone["z_logvar"].tobytes() == z_logvar[k:k + 1].tobytes()
+                    FIT_IN_A_PROCESS.format(paths=[ROOT, os.path.dirname(__file__)]), path],
+                   check=True, stdout=subprocess.DEVNULL)
+    repeated = np.load(path)
+    assert repeated.dtype == np.float64 and repeated.std() > .1
+    np.testing.assert_allclose(repeated, fit(decoder_of_npy(), y_hat, 100)[0], rtol=0,
+                               atol=nic.EDGE / 100)
 
 
-def test_rate_phase_starts_from_y_hat(tmp_path):
-    """q(z|y_hat) of another image with the same y_hat is the same: nothing else is seen."""
-    images = np.load(NPY)
-    args = arguments(its=5, lr=5e-3)
-    graph = bb_no_sga.build(args, nic.find_run(args), images.shape)
-    y_hat = np.round(nic.encode(graph, images)[0])
-    first = nic.fit_posterior(args, graph, y_hat, 5)
-    nic.encode(graph, 255 - images)
-    for one, other in zip(first, nic.fit_posterior(args, graph, y_hat, 5)):
-        np.testing.assert_array_equal(one, other)
+def test_fit_sees_y_hat_alone(y_hat):
+    """Not what was fitted before it: the start is h_a(y_hat), and Adam forgets."""
+    decoder = decoder_of_npy()
+    first, second = (np.array(decoder.fit(y, nic.Fit(5, 5e-3, 0))[0]) for y in y_hat)
+    assert abs(first - second).max() > .1
+    np.testing.assert_array_equal(decoder.fit(y_hat[0], nic.Fit(5, 5e-3, 0))[0], first)
 
 
 def test_record(tmp_path):
-    compress("bb_sga", tmp_path, NPY, "--save_opt_record", "--its", 21, "--rate_its", 11)
+    np.save(tmp_path / "two.npy", np.load(NPY)[:, :80, :64])
+    compress("bb_sga", tmp_path, tmp_path / "two.npy", "--save_opt_record", "--its", 21, "--rate_its", 11)
     (path,) = (tmp_path / "results").glob("opt-*")
     record = load(path)
     assert list(record["rate_its"]) == [0, 10] and record["rate"].shape == (2, 2)
     assert list(record["its"]) == [0, 10, 20, 20] and record["rd_loss"].shape == (4, 2)
-    compress("bb_no_sga", tmp_path / "no_sga", NPY, "--save_opt_record", "--its", 21)
+    compress("bb_no_sga", tmp_path / "no_sga", tmp_path / "two.npy", "--save_opt_record",
+             "--its", 21)
     (path,) = (tmp_path / "no_sga" / "results").glob("opt-*")
     assert set(load(path)) == {"rate_its", "rate"}
 
@@ -165,8 +162,8 @@ def prior():
     run = nic.find_run(args)
     with tf.Graph().as_default() as graph:
         z = tf.placeholder(tf.float32, [None, run.num_filters])
-        values = nic.continuous_prior(run.num_filters)(z)
-        sess = nic.restored_session(graph, run, 2)
+        values = nic.factorized_prior(run.num_filters)(z)
+        sess = nic.restored_session(graph, run, nic.session_config(2))
     return lambda points: [v.astype(np.float64) for v in sess.run(values, {
         z: np.tile(np.asarray(points, np.float32)[:, None], run.num_filters)})]
 
@@ -195,7 +192,7 @@ def test_model_of_the_original_has_the_same_variables():
     """The prior's variables have no scope, and none of the bottleneck's are there."""
     names = dict(tf.train.list_variables(os.path.join(CHECKPOINTS, BB_RUN)))
     with tf.Graph().as_default():
-        nic.continuous_prior(16)
+        nic.factorized_prior(16)
         own = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
     assert own == {name: shape for name, shape in names.items() if name.split("_")[0] in
                    ("matrix", "bias", "factor") and "Adam" not in name and "/" not in name}

@@ -4,7 +4,6 @@ import importlib
 
 import numpy as np
 import pytest
-import tf_boilerplate as nic
 import tensorflow.compat.v1 as tf
 
 import danneal

@@ -1,9 +1,14 @@
 """results/: BD-rate, Table 1 and its plots, continued and redrawn."""
 
+import contextlib
 import csv
+import glob
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import PIL.Image
@@ -14,6 +19,7 @@ from conftest import BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, load, run, run_o
 sys.path.insert(0, os.path.join(ROOT, "results"))
 import landscape
 import table1
+import tf_boilerplate as nic
 
 
 @pytest.mark.parametrize("dataset, script, expected", [
@@ -21,15 +27,60 @@ import table1
     ("tecnick", "sga", -18.70), ("tecnick", "bb_sga", -20.14)])
 def test_bd_rate_of_the_published_curves(dataset, script, expected):
     curves = table1.published(dataset)
-    assert table1.savings(curves, "psnr")[script] == pytest.approx(expected, abs=.05)
+    saving = table1.savings(curves, "psnr")[script]
+    assert saving.rate == pytest.approx(expected, abs=.005) and saving.caveats == []
+    base, qualities = curves["mbt2018"]["psnr"], curves[script]["psnr"]
+    assert saving.overlap == pytest.approx(
+        min(base.max(), qualities.max()) - max(base.min(), qualities.min()))
 
 
 def test_bd_rate():
     rate, quality = np.array([.1, .2, .4, .8]), np.array([28., 31, 34, 37])
-    assert table1.bd_rate(.8 * rate, quality, rate, quality) == pytest.approx(-20)
-    assert table1.bd_rate(rate[::-1], quality[::-1], rate, quality) == pytest.approx(0)
-    assert np.isnan(table1.bd_rate(rate[1:], quality[1:], rate, quality))
-    assert np.isnan(table1.bd_rate(rate, quality + 20, rate, quality))
+    assert table1.bd_rate(.8 * rate, quality, rate, quality) == (pytest.approx(-20), 9, [])
+    assert table1.bd_rate(rate[::-1], quality[::-1], rate, quality) == (pytest.approx(0), 9, [])
+
+
+@pytest.mark.parametrize("points, overlap, expected, caveats", [
+    ([(.08, 28), (.16, 31), (.32, 34)], 6, -20, ["fewer than 4 points"]),
+    ([(.08, 28)], 0, np.nan, ["fewer than 4 points", "overlap under half of base"]),
+    ([(.08, 28), (.16, 31), (.15, 34), (.64, 37)], 9, None, ["not monotone"]),
+    ([(.08, 28), (.16, 31), (.16, 34), (.64, 37)], 9, None, ["not monotone"]),
+    ([(.08, 28), (.16, 31), (.32, 31), (.64, 37)], 9, np.nan, ["not monotone"]),
+    ([(.32, 34), (.64, 37), (1.28, 40), (2.56, 43)], 3, -20, ["overlap under half of base"]),
+    ([(.1, 48), (.2, 51), (.4, 54), (.8, 57)], 0, np.nan, ["overlap under half of base"]),
+    ([(.08, 28), (.16, np.nan), (.32, 34), (.64, 37)], np.nan, np.nan, [])])
+def test_bd_rates_that_are_not_to_be_trusted(points, overlap, expected, caveats):
+    saving = table1.bd_rate(*zip(*points), [.1, .2, .4, .8], [28, 31, 34, 37])
+    assert saving.caveats == caveats
+    assert saving.overlap == pytest.approx(overlap, nan_ok=True)
+    if expected is None:
+        assert np.isfinite(saving.rate)
+    else:
+        assert saving.rate == pytest.approx(expected, nan_ok=True)
+
+
+def write_curve(folder, script, rates, qualities):
+    """A CSV of a method with these bits per pixel and PSNRs."""
+    table1.write_csv(str(folder / (script + ".csv")), ["lmbda", "run_name"] + table1.COLUMNS,
+                     [[i, "run", rate, quality, "nan", rate, 1]
+                      for i, (rate, quality) in enumerate(zip(rates, qualities))])
+
+
+def test_one_bad_curve_is_marked_and_leaves_the_others(tmp_path):
+    rates, qualities = np.array([.1, .2, .4, .8]), np.array([28, 31, 34, 37])
+    write_curve(tmp_path, "mbt2018", rates, qualities)
+    write_curve(tmp_path, "sga", .8 * rates, [28, 31, 31, 37])
+    write_curve(tmp_path, "map", .8 * rates, qualities)
+    write_curve(tmp_path, "ste", 3.2 * rates, qualities + 6)
+    table1.main(["--from-csv", "--output", str(tmp_path)])
+    rows = {row[2]: row[4:] for row in read(tmp_path / "table1.csv")}
+    assert rows["sga.py"] == ["–", "–", "–", "9.00", "–", "not monotone"]
+    assert rows["map.py"] == ["-20.00", "–", "-20.00", "9.00", "–", ""]
+    assert rows["ste.py"] == ["-20.00 *", "–", "-20.00 *", "3.00", "–",
+                              "overlap under half of base"]
+    assert "| -20.00 * |" in (tmp_path / "table1.md").read_text()
+    assert (tmp_path / "bd-rate.png").exists() and (tmp_path / "rd-psnr.png").exists()
+    assert not (tmp_path / "rd-msssim.png").exists()
 
 
 def read(path):
@@ -52,7 +103,7 @@ def test_table1_of_the_golden_models(tmp_path, capfd):
     assert [row[:4] for row in rows[1:]] == [["M3", "base hyperprior", "mbt2018.py", "1"],
                                              ["A6", "BB, no iterative inference", "bb_plain.py",
                                               "1"]]
-    assert all(row[4:] == ["–"] * 3 for row in rows[1:])
+    assert all(row[4:] == ["–"] * 3 + ["0.00"] * 2 + ["fewer than 4 points"] for row in rows[1:])
     (npz,) = (output / "pair" / "npz").glob("rd-mbt2018*.npz")
     with np.load(str(npz), allow_pickle=False) as result:
         row = dict(zip(*read(output / "pair" / "mbt2018.csv")))
@@ -89,68 +140,175 @@ def test_results_of_another_model_or_image_are_not_reused(tmp_path, capfd):
 
 
 @pytest.fixture
-def shards(tmp_path):
-    """Images, arguments for table1, and a function: compress shard i/n for that."""
-    images = tmp_path / "trio"
+def existing(tmp_path, monkeypatch, capfd):
+    """Function: what table1 says of the results of a method on an image, without running any."""
+    write_image(tmp_path / "image.png", 64, 64)
+
+    def stop(*_):
+        raise ValueError("missing")
+    monkeypatch.setattr(table1, "run_job", stop)
+
+    def check(script, *options):
+        capfd.readouterr()
+        with contextlib.suppress(SystemExit):
+            table1.main(["--checkpoint_dir", CHECKPOINTS, "--images", str(tmp_path / "image.png"),
+                         "--output", str(tmp_path), "--methods", script, *options])
+        return capfd.readouterr().out.splitlines()[0]
+    return check
+
+
+@pytest.mark.parametrize("script, options, expected", [
+    ("sga", ["--its", 2, "--lr", .3], 0), ("ste", ["--its", 2], 0),
+    ("bb_plain", ["--seed", 1], 0), ("bb_plain", [], 1), ("mbt2018", ["--threads", 1], 1)])
+def test_only_results_of_the_default_settings_are_reused(tmp_path, existing, script, options,
+                                                         expected):
+    run(script, "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir",
+        tmp_path / "image" / "npz", run_of(script), tmp_path / "image.png", *options)
+    assert existing(script) == "%d of 1 results exist" % expected
+
+
+def test_threads_count_if_given(tmp_path, existing):
+    run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "--threads", 1, "compress", "--results_dir",
+        tmp_path / "image" / "npz", BASE_RUN, tmp_path / "image.png")
+    assert existing("mbt2018", "--threads", "1") == "1 of 1 results exist"
+    assert existing("mbt2018", "--threads", "2") == "0 of 1 results exist"
+
+
+@pytest.mark.parametrize("method", table1.METHODS, ids=lambda method: method.script)
+def test_settings_are_those_of_the_shipped_results(method):
+    folder = os.path.join(ROOT, "results", "reduced", "kodak-crops", "npz")
+    run_name = run_of(method.script, 32)
+    result = load(next(path for path in glob.glob(os.path.join(folder, "*.npz"))
+                       if run_name in path and load(path)["script"] == method.script))
+    args = table1.make_parser().parse_args(["--images", "kodak-crops.npy", "--threads", "1"])
+    job = table1.make_job(args, "kodak-crops.npy", list(result["image"]), folder, method.script,
+                          nic.newest_run(SHIPPED, run_name))
+    assert table1.is_done(job)
+    saved = {name for name, value in result.items() if not value.ndim}
+    assert saved | {"image"} == job.settings.keys() | saved & {"avg_batch_actual_bpp"}
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    """Arguments for table1: base at two lambdas on one image; the names of these runs."""
+    names = [BASE_RUN, BASE_RUN.replace("0.01", "0.02")]
+    (tmp_path / "runs").mkdir()
+    for name in names:
+        (tmp_path / "runs" / name).symlink_to(os.path.join(CHECKPOINTS, BASE_RUN))
+    write_image(tmp_path / "image.png", 64, 64)
+    return ["--checkpoint_dir", str(tmp_path / "runs"), "--images", str(tmp_path / "image.png"),
+            "--output", str(tmp_path), "--methods", "mbt2018"], names
+
+
+def test_fewer_runs_keep_the_rows_whose_results_exist(tmp_path, two_runs, capfd):
+    argv, names = two_runs
+    column = lambda: [row[1] for row in read(tmp_path / "image" / "mbt2018.csv")[1:]]
+    table1.main(argv)
+    assert column() == names and not (tmp_path / "image" / "rd-msssim.png").exists()
+    first = read(tmp_path / "image" / "mbt2018.csv")
+    capfd.readouterr()
+    for name in names:
+        table1.main(argv + ["--runs", name])
+        assert "1 of 1 results exist" in capfd.readouterr().out
+        assert read(tmp_path / "image" / "mbt2018.csv") == first
+    write_image(tmp_path / "image.png", 64, 80)
+    table1.main(argv + ["--runs", names[1]])
+    assert column() == names[1:]
+    table1.main(argv)
+    (tmp_path / "runs" / names[1]).unlink()
+    table1.main(argv + ["--runs", names[0]])
+    assert column() == names[:1]
+
+
+def children_of(pid):
+    """Command lines of the processes that this one has started and that are running, by pid."""
+    children = {}
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            with open(path) as file, open(path.replace("stat", "cmdline")) as command:
+                state, parent = file.read().rpartition(")")[2].split()[:2]
+                if int(parent) == pid and state != "Z":
+                    children[int(path.split("/")[2])] = command.read()
+    return children
+
+
+def wait_for(condition, seconds=60):
+    """The condition's value as soon as it is true."""
+    deadline = time.time() + seconds
+    while not condition() and time.time() < deadline:
+        time.sleep(.1)
+    return condition()
+
+
+@pytest.fixture
+def running(tmp_path):
+    """table1 of SGA, then unoise, as the leader of a group; the pid of the first script."""
+    process = subprocess.Popen(
+        [sys.executable, os.path.join(ROOT, "results", "table1.py"), "--checkpoint_dir",
+         CHECKPOINTS, "--images", PNG, "--output", str(tmp_path), "--methods", "sga", "unoise"],
+        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        assert wait_for(lambda: any("sga.py" in line
+                                    for line in children_of(process.pid).values()))
+        yield process, next(iter(children_of(process.pid)))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def is_running(pid):
+    with contextlib.suppress(OSError), open("/proc/%d/stat" % pid) as file:
+        return file.read().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_scripts_end_with_table1(running, number):
+    process, script = running
+    time.sleep(1)
+    process.send_signal(number)
+    assert process.wait(20) == -number
+    assert wait_for(lambda: not is_running(script), 5)
+
+
+def test_an_interrupt_starts_no_other_script(running):
+    process, script = running
+    wait_for(lambda: False, 8)  # the script has imported TensorFlow and iterates
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130 and not is_running(script)
+
+
+def test_shards(tmp_path, capfd, fails):
+    """Whichever run finds the parts of all images, with or without --shard, writes the result."""
+    images, results = tmp_path / "trio", tmp_path / "results"
     images.mkdir()
     for i in range(3):
         write_image(images / ("%d.png" % i), 64, 64 + i)
-    argv = ["--checkpoint_dir", CHECKPOINTS, "--images", str(images), "--output", str(tmp_path),
-            "--methods", "mbt2018"]
-    return tmp_path / "trio" / "npz", argv, lambda shard: run(
-        "mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir",
-        tmp_path / "trio" / "npz", BASE_RUN, images, "--threads", 1, "--write", *shard)
 
-
-def test_shards_are_joined(shards, capfd):
-    folder, argv, compress_shard = shards
-    compress_shard([])
-    (whole,) = folder.glob("*.npz")
-    expected = load(whole)
-    whole.unlink()
-    written = folder.parent.with_name("trio.tfci")
-    files = {path.name: path.read_bytes() for path in written.iterdir()}
-    shutil.rmtree(str(written))
-    for shard in ("2/2", "1/2"):
-        compress_shard(["--shard", shard])
-    assert {path.name: path.read_bytes() for path in written.iterdir()} == files
-    capfd.readouterr()
-    table1.main(argv)
-    assert "1 of 1 results exist" in capfd.readouterr().out
-    joined = load(next(folder.glob("*file=trio.npz")))
-    assert joined.keys() == expected.keys() and list(joined["files"]) == ["0.png", "1.png", "2.png"]
+    def compress_shard(*options, folder=results):
+        capfd.readouterr()
+        run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", folder,
+            BASE_RUN, images, "--threads", 1, "--write", *options)
+        return capfd.readouterr().out, [load(path) for path in folder.glob("*file=trio.npz")]
+    _, (expected,) = compress_shard(folder=tmp_path / "whole")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "trio.tfci").iterdir()}
+    shutil.rmtree(str(tmp_path / "trio.tfci"))
+    printed, joined = compress_shard("--shard", "2/2")
+    assert "1 of 3 images are done" in printed and not joined
+    compress_shard("--shard", "1/3", "--lambda", 0.5)  # of other settings, so no part of it
+    printed, (joined,) = compress_shard("--shard", "1/2")
+    assert "Avg est_bpp" in printed and list(joined["files"]) == ["0.png", "1.png", "2.png"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "trio.tfci").iterdir()} == files
+    assert joined.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_array_equal(joined[name], values)
-
-
-def test_missing_and_overlapping_shards_are_refused(shards, capfd):
-    folder, argv, compress_shard = shards
-
-    def refused():
-        capfd.readouterr()
-        with pytest.raises(SystemExit):
-            table1.main(argv)
-        return capfd.readouterr().err
-    compress_shard(["--shard", "1/2"])
-    assert "shard=2-of-2.npz: missing" in refused()
-    compress_shard(["--shard", "2/3"])
-    assert "shard=1-of-2.npz: overlaps" in refused()
-    (second,) = folder.glob("*shard=2-of-3.npz")
-    (first,) = folder.glob("*shard=1-of-2.npz")
-    second.unlink()
-    first_again = str(first).replace("=1-of-2", "=2-of-2")
-    os.symlink(str(first), first_again)
-    assert "overlap: both have 0.png" in refused()
-    os.remove(first_again)
-    compress_shard(["--shard", "2/2", "--lambda", "0.5"])
-    assert "lmbda is 0.5" in refused()
-    assert not list(folder.glob("*file=trio.npz"))
-    (second,) = folder.glob("*shard=2-of-2.npz")
-    second.write_bytes(second.read_bytes()[:500])
-    assert "not readable results" in refused()
-    compress_shard(["--shard", "2/2"])
-    write_image(folder.parent / "3.png", 64, 64)
-    assert "all images of --images" in refused()
+    next(results.glob("*file=trio.npz")).unlink()
+    _, (again,) = compress_shard()
+    assert again.keys() == expected.keys()
+    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, images, "--shard"]
+    assert "only 3 images" in fails("mbt2018", *argv, "1/4", "--results_dir", results)
+    assert "--results_dir" in fails("mbt2018", *argv, "1/2", "--results_dir", "")
 
 
 def test_runs_of_the_same_lambda_are_to_be_chosen_from(tmp_path, capfd):
@@ -178,12 +336,29 @@ def test_published_curves_are_drawn(tmp_path):
     (["--images", "gone"], "gone"), ([], "--images is missing"),
     (["--images", PNG, "--checkpoint_dir", "gone"], "gone"),
     (["--images", PNG, "--methods", "vae"], "vae"),
+    (["--images", PNG, "--checkpoint_dir", CHECKPOINTS, "--runs", "foo"],
+     "foo; runs in %s: %s" % (CHECKPOINTS, BASE_RUN)),
     (["--from-csv", "--output", CHECKPOINTS], "no CSV")])
 def test_bad_arguments_are_one_line(argv, message, capfd):
     with pytest.raises(SystemExit) as exit_info:
         table1.main(argv)
     lines = capfd.readouterr().err.splitlines()
     assert exit_info.value.code == 2 and len(lines) == 1 and message in lines[0], lines
+
+
+def test_runs_and_csvs_that_cannot_be_used_are_one_line(tmp_path, capfd):
+    (tmp_path / "lmbda=foo").symlink_to(os.path.join(CHECKPOINTS, BASE_RUN))
+    argv = ["--checkpoint_dir", str(tmp_path), "--images", PNG, "--output", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        table1.main(argv)
+    line = capfd.readouterr().err
+    assert "the run name lmbda=foo has no lmbda=<number>" in line and "--lambda" not in line
+    for content in ("", "est_bpp,psnr\n", "est_bpp,psnr\n1\n", "a,b\n1,2\n", "est_bpp\nx\n"):
+        (tmp_path / "sga.csv").write_text(content)
+        with pytest.raises(SystemExit) as exit_info:
+            table1.main(["--from-csv", "--output", str(tmp_path)])
+        lines = capfd.readouterr().err.splitlines()
+        assert exit_info.value.code == 2 and len(lines) == 1 and "sga.csv: not" in lines[0], lines
 
 
 def test_landscape_of_a_quadratic_cost():

@@ -112,6 +112,21 @@ def test_killed_table1_ends_as_if_it_had_not_been(tmp_path, folder):
     assert tables["killed"] == tables["whole"]
 
 
+def test_what_killed_processes_left_is_removed(tmp_path):
+    """Temporary files of processes that are gone, but not those of others."""
+    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path, BASE_RUN, PNG]
+    run("mbt2018", *argv)
+    (npz,) = tmp_path.iterdir()
+    gone, alive = ("%s.%d.tmp" % (npz, pid) for pid in (2 ** 30, os.getppid()))
+    half_saved = tmp_path / TRAINED / "model.ckpt-1_temp_0123"
+    half_saved.mkdir(parents=True)
+    for path in (gone, alive, half_saved / "part-00000"):
+        open(str(path), "w").close()
+    run("mbt2018", *argv)
+    run("mbt2018", "--checkpoint_dir", tmp_path, *TRAIN, "--last_step", 1)
+    assert os.path.exists(alive) and not os.path.exists(gone) and not half_saved.exists()
+
+
 # ---------------------------------------------------------------- full disk
 
 def fails_with_small_files(num_bytes, script, *argv):
@@ -193,8 +208,13 @@ def test_images_that_do_not_fit_are_refused(script, tmp_path, fails, monkeypatch
     run(script, *argv, folder / "1.png")
 
 
-def test_memory_is_limited():
+def test_memory_is_limited(monkeypatch):
+    """By what there is, which TensorFlow learns, too."""
     assert 10 ** 8 < nic.available_memory() < 10 ** 14
+    monkeypatch.delenv("TF_CPU_BFC_MEM_LIMIT_IN_MB", raising=False)
+    monkeypatch.setattr(nic, "available_memory", lambda: 300 * 2 ** 30)
+    run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", "", BASE_RUN, PNG)
+    assert os.environ["TF_CPU_BFC_MEM_LIMIT_IN_MB"] == str(300 * 2 ** 10)
 
 
 # ---------------------------------------------------------------- hostile files

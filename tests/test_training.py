@@ -16,7 +16,7 @@ import tensorflow.compat.v1 as tf
 
 import tf_boilerplate as nic
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, GOLDEN, NPY, PNG, ROOT, command, compress, run,
-                      run_of, run_process, write_image)
+                      run_of, write_image)
 
 SMALL = ("--batchsize", 2, "--patchsize", 64, "--logdir", "")
 

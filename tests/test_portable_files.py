@@ -1,0 +1,196 @@
+"""A file decodes to the same pixels on other machines, and by another program."""
+
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+import tf_boilerplate as nic
+
+import second_decoder
+from conftest import (CHECKPOINTS, FAST, NPY, command, compress, decompress, pixels,
+                      reported_pixels, run_of, write_image)
+
+IINC = [("centred", "map"), ("integer", "sga"), ("bits-back", "bb_no_sga")]
+
+
+# ------------------------------------------------------------------------ the grid
+
+def test_nearest_point_of_the_grid():
+    """Points are step * (k + offset / 256)."""
+    values = np.array([-1.3, -.2, 0, .1, .74, .76, 5])
+    np.testing.assert_array_equal(nic.nearest(values, .5, 0, 0), [-3, 0, 0, 0, 1, 2, 10])
+    np.testing.assert_array_equal(nic.nearest(values, .5, 128, 0), [-3, -1, 0, 0, 1, 1, 10])
+    for offset in (0, 1, 100, 255):
+        points = .5 * (nic.nearest(values, .5, offset, 0) + offset / 256)
+        assert abs(points - values).max() <= .25
+
+
+@pytest.mark.parametrize("away", [0, 1e-12, -1e-12, 9e-11, -9e-11])
+def test_the_grid_moves_where_a_number_is_near_an_edge(away):
+    """The edge of an offset lies well within a cell of the next."""
+    for k in (-3, 0, 1000):
+        values = np.array([0., nic.GRID * (k + .5) + away])
+        nic.nearest(values, nic.GRID, 0, 0)
+        with pytest.raises(nic.NearEdge):
+            nic.nearest(values, nic.GRID, 0, nic.EDGE)
+        tried = []
+
+        def attempt(offset):
+            tried.append(offset)
+            return nic.nearest(values, nic.GRID, offset, nic.EDGE)
+        nic.first_offset(attempt)
+        assert tried == [0, 1]
+
+
+def test_no_offset_and_numbers_that_are_not_finite():
+    edges = nic.GRID * (np.arange(256) / 256 + .5)
+    with pytest.raises(ValueError, match="no grid"):
+        nic.first_offset(lambda offset: nic.nearest(edges, nic.GRID, offset, nic.EDGE))
+    for value in (np.nan, np.inf, -np.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            nic.nearest([0., value], nic.GRID, 0, 0)
+
+
+@pytest.mark.parametrize("suffix,script,margin", [
+    (".iinc", "sga", 5e-6), (".iinc", "bb_no_sga", 1e-6),
+    pytest.param(".iinc", "map", 5e-6, marks=pytest.mark.slow),
+    pytest.param(".tfci", "map", 5e-6, marks=pytest.mark.slow)])
+def test_images_whose_first_offset_fails(suffix, script, margin, tmp_path, monkeypatch):
+    """With a wide margin most do; each image has its own offset, and results say which."""
+    monkeypatch.setattr(nic, "EDGE", margin)
+    monkeypatch.setattr(nic, "PIXEL_EDGE", 1e-5)
+    images = np.load(NPY)[:, :80, :64]
+    np.save(tmp_path / "four.npy", np.concatenate([images, images[:, ::-1]]))
+    with reported_pixels() as reported:
+        results = compress(script, tmp_path, tmp_path / "four.npy", *FAST[script],
+                           output=tmp_path / ("file" + suffix))
+    offsets = results["grid_offset"]
+    assert offsets.shape == (4,) and len(set(offsets)) > 1, offsets
+    monkeypatch.undo()
+    np.testing.assert_array_equal(
+        decompress(script, tmp_path / ("file" + suffix), tmp_path / "out.npy"), reported[0])
+
+
+# ------------------------------------------------------------------------ other machines
+
+@pytest.fixture
+def on_another_machine(monkeypatch):
+    """Function: what decoders compute is moved by as much as that, up or down, from now on."""
+    def move(size):
+        noise, make = np.random.RandomState(0), nic.Decoder.__init__
+
+        def moved(value):
+            if getattr(value, "dtype", None) != np.float64:
+                return value
+            return value + size * noise.choice([-1, 1], np.shape(value))
+
+        def initialise(decoder, *args, **kwargs):
+            make(decoder, *args, **kwargs)
+            compute = decoder.sess.run
+            decoder.sess.run = lambda *args: tf.nest.map_structure(moved, compute(*args))
+        monkeypatch.setattr(nic.Decoder, "__init__", initialise)
+    return move
+
+
+@pytest.mark.parametrize("name", ["tfci", "centred", "integer", "bits-back"])
+def test_numbers_that_differ_by_rounding(name, files, tmp_path, on_another_machine):
+    """Pixels, mu, log sigma, p(z) and q may all be off by 1e-12."""
+    (tmp_path / "file").write_bytes(files[name].content)
+    on_another_machine(1e-12)
+    np.testing.assert_array_equal(
+        decompress(files[name].script, tmp_path / "file", tmp_path / "out.npy"),
+        files[name].pixels)
+
+
+@pytest.mark.parametrize("kind,script", [
+    pytest.param(*item, marks=() if item[0] == "integer" else pytest.mark.slow) for item in IINC])
+def test_numbers_that_differ_by_more_are_noticed(kind, script, tmp_path, fails,
+                                                 on_another_machine):
+    """The margin of a large image's many numbers is hardly ever 1e-6."""
+    image = np.asarray(pixels(write_image(tmp_path / "x.png", 512, 512)))
+    np.save(tmp_path / "x.npy", np.concatenate([image, image[:, ::-1]]))
+    with reported_pixels() as reported:
+        compress(script, tmp_path, tmp_path / "x.npy", *FAST[script], output=tmp_path / "x.iinc")
+    on_another_machine(1e-12)
+    np.testing.assert_array_equal(
+        decompress(script, tmp_path / "x.iinc", tmp_path / "out.npy"), reported[0])
+    on_another_machine(1e-6)
+    assert "other latents" in fails(script, "--checkpoint_dir", CHECKPOINTS, "decompress",
+                                    run_of(script), tmp_path / "x.iinc", tmp_path / "out.npy")
+
+
+def on_cpu(cpu, *argv):
+    """Run a command on this machine, or on an emulated processor if `cpu` is not None."""
+    subprocess.run((["qemu-x86_64", "-cpu", cpu] if cpu else []) + command(*argv), check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("qemu-x86_64"),
+                    reason="emulated processors: apt-get install qemu-user")
+@pytest.mark.parametrize("kind,script", IINC)
+def test_other_processors(kind, script, tmp_path):
+    """AVX2 or AVX instead of what is here: files from here, and back to here; a chain is fitted."""
+    images = np.load(NPY)[:, :128, :128]
+    np.save(tmp_path / "x.npy", images if kind == "bits-back" else images[:1])
+    decoded = {}
+    for writer in (None, "Haswell") if kind == "integer" else (None,):
+        file = tmp_path / ("%s.iinc" % writer)
+        on_cpu(writer, script, "--checkpoint_dir", CHECKPOINTS, "compress", *FAST[script],
+               "--results_dir", "", run_of(script), tmp_path / "x.npy", file)
+        for reader in (None, "Haswell", "SandyBridge"):
+            output = tmp_path / ("%s-%s%s" % (writer, reader, ".npy"))
+            on_cpu(reader, script, "--checkpoint_dir", CHECKPOINTS, "decompress", run_of(script),
+                   file, output)
+            decoded[writer, reader] = output.read_bytes()
+        assert len({decoded[writer, reader] for reader in (None, "Haswell", "SandyBridge")}) == 1
+
+
+# ------------------------------------------------------------------------ another program
+
+@pytest.fixture(scope="module")
+def second():
+    """Function: pixels of an .iinc by the second decoder, and the noise that it asked for."""
+    def decode(content, run_name):
+        reader = tf.train.load_checkpoint(os.path.join(CHECKPOINTS, run_name))
+        weights = {name: np.float64(reader.get_tensor(name))
+                   for name in reader.get_variable_to_shape_map() if name != "global_step"}
+        asked = []
+
+        def noise(shape, seed, number):
+            asked.append((seed, number))
+            with tf.Graph().as_default(), tf.Session() as sess:
+                return sess.run(tf.random.stateless_normal(shape, [seed, number], dtype=tf.float64))
+        return second_decoder.decode(content, weights, noise), asked
+    return decode
+
+
+@pytest.mark.parametrize("name", ["centred", "integer", "bits-back"])
+def test_second_decoder(name, files, second):
+    decoded, _ = second(files[name].content, run_of(files[name].script))
+    np.testing.assert_array_equal(decoded, files[name].pixels)
+
+
+def test_second_decoder_repeats_the_fit(second, tmp_path):
+    """Of every image but the first, with the seed of the file."""
+    images = np.load(NPY)[:, :70, :33]
+    np.save(tmp_path / "three.npy", np.concatenate([images, images[:1, ::-1]]))
+    with reported_pixels() as reported:
+        compress("bb_no_sga", tmp_path, tmp_path / "three.npy", "--its", 3, "--seed", 7,
+                 "--rate_samples", 2, "--lr", .03, output=tmp_path / "file")
+    decoded, asked = second((tmp_path / "file").read_bytes(), run_of("bb_no_sga"))
+    np.testing.assert_array_equal(decoded, reported[0])
+    assert asked == 2 * [(7, 1), (7, 3), (7, 5)]
+
+
+@pytest.mark.slow
+def test_second_decoder_of_a_tall_image(second, tmp_path):
+    """Which our decoder has in strips."""
+    image = write_image(tmp_path / "x.png", 600, 40)
+    with reported_pixels() as reported:
+        compress("sga", tmp_path, image, *FAST["sga"], output=tmp_path / "file")
+    decoded, _ = second((tmp_path / "file").read_bytes(), run_of("sga"))
+    np.testing.assert_array_equal(decoded, reported[0])
