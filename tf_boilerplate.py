@@ -2178,9 +2178,11 @@ def reusable_part(file, settings):
     if not result or file.record and not os.path.exists(file.record):
         return None
     if file.output:
+        checksum = None
         with contextlib.suppress(FileNotFoundError), open(file.output, "rb") as compressed:
-            return result if digest(compressed.read()).hex() == result.get("file_checksum") else None
-    return None if file.output else result
+            checksum = digest(compressed.read()).hex()
+        return result if checksum == result.get("file_checksum", "") else None
+    return result
 
 
 def stored_results(path, settings):
