@@ -1969,7 +1969,7 @@ def memory_per_pixel(args, run):
     With gradients if the method has a learning rate of the latents.
     """
     N = run.num_filters
-    return (165 + 8.9 * N if getattr(args, "lr", None) else 95 + 5.3 * N), 3.8e8 + 3000 * N ** 2
+    return (200 + 9.2 * N if getattr(args, "lr", None) else 100 + 5.7 * N), 3.8e8 + 3000 * N ** 2
 
 
 def available_memory():
