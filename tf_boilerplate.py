@@ -2275,8 +2275,8 @@ def add_global_options(parser, **default):
     parser.add_argument("--checkpoint_dir", metavar="DIR", **default,
                         help="folder of all runs (default: ./checkpoints)")
     parser.add_argument("--threads", type=number(int, 1, high=1024), metavar="N", **default,
-                        help="threads of an operation (default: one per core); results and files "
-                        "depend on it by rounding errors, and a file is decoded with its own")
+                        help="threads of an operation (default: one per core); results depend on "
+                        "it by rounding errors")
 
 
 def add_train_options(parser):
@@ -2332,7 +2332,7 @@ def add_compress_options(parser, settings, presets):
         flags = ["--sga_its", "--its"] if name == "sga_its" else ["--" + name]
         shown = default.__doc__ if callable(default) else default
         parser.add_argument(*flags, type=kind, metavar="N", help="%s (default: %s)" % (text, shown))
-    group = parser.add_mutually_exclusive_group()
+    group = parser.add_mutually_exclusive_group() if presets else None  # else help would fail
     for name, values in presets.items():
         group.add_argument("--" + name, dest="preset", action="store_const", const=values,
                            help=" ".join("--%s %s" % item for item in values.items()))

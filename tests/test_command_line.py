@@ -406,3 +406,20 @@ def test_unknown_options_and_subcommands(fails):
     assert "--seed" in fails("danneal", "compress", "--seed", 3, BASE_RUN, PNG)
     assert "train" in fails("sga", "train")
     fails("sga")
+
+
+@pytest.mark.parametrize("script", SCRIPTS + ["mbt2018_bb"])
+def test_help(script, capfd):
+    """Of the script and of each of its commands, with every option."""
+    module = importlib.import_module(script)
+    options = set(getattr(module, "SETTINGS", {}))
+    for command in ["train"] * (script in ("mbt2018", "mbt2018_bb")) + (
+            ["compress", "decompress"] if script != "mbt2018_bb" else []):
+        with pytest.raises(SystemExit) as exit_info:
+            run(script, command, "--help")
+        shown = capfd.readouterr().out
+        assert exit_info.value.code == 0 and "--threads" in shown
+        assert command != "compress" or all("--" + option in shown for option in options)
+    with pytest.raises(SystemExit):
+        run(script, "--help")
+    assert "Table 1" in capfd.readouterr().out
