@@ -28,6 +28,8 @@ NPY = os.path.join(GOLDEN, "images", "face-2x192x256.npy")
 IMAGES = [pytest.param(NPY, id="npy", marks=pytest.mark.slow), pytest.param(PNG, id="png")]
 
 sys.path.insert(0, ROOT)
+# Before the first session, after which TensorFlow heeds it no more: scripts set it themselves.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def pytest_configure(config):

@@ -246,7 +246,8 @@ def running(tmp_path):
     process = subprocess.Popen(
         [sys.executable, os.path.join(ROOT, "results", "table1.py"), "--checkpoint_dir",
          CHECKPOINTS, "--images", PNG, "--output", str(tmp_path), "--methods", "sga", "unoise"],
-        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored in background
     try:
         assert wait_for(lambda: any("sga.py" in line
                                     for line in children_of(process.pid).values()))
