@@ -491,8 +491,9 @@ def print_losses(prefix, losses):
 
 def print_line(line):
     """Print a line on stdout at once, above a progress bar if there is one."""
-    tqdm.tqdm.write(line)
-    sys.stdout.flush()
+    if sys.stdout:  # None where output is redirected to nowhere
+        tqdm.tqdm.write(line)
+        sys.stdout.flush()
 
 
 # ---------------------------------------------------------------- 4. decoder
