@@ -544,13 +544,12 @@ Fit = collections.namedtuple("Fit", "its lr seed")
 class Decoder:
     """The model for images of height x width, one at a time, in double precision.
 
-    is_encoder: raise NearEdge. dtype: tf.float32 for files of the original, pixel for pixel. For
-    `descend`, a decoder of the bits-back model has the fields of a graph whose free latents are
-    z_mean, z_logvar and whose loss is the rate `bpp`.
+    is_encoder: raise NearEdge. For `descend`, a decoder of the bits-back model has the fields of a
+    graph whose free latents are z_mean, z_logvar and whose loss is the rate `bpp`.
     """
 
     @do_not_convert
-    def __init__(self, run, height, width, threads, is_encoder=False, dtype=tf.float64):
+    def __init__(self, run, height, width, threads, is_encoder=False):
         self.edge, self.pixel_edge = (EDGE, PIXEL_EDGE) if is_encoder else (0, 0)
         self.run, self.base = run, run.model == "base"
         self.median = medians(run).astype(np.float64) if self.base else None
@@ -558,17 +557,17 @@ class Decoder:
         self.x_shape = 1, height, width
         self.y_shape, self.z_shape = (1,) + y_shape + (N,), (1,) + z_shape + (N,)
         with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
-            self.y_hat = tf.placeholder(dtype, self.y_shape)
-            self.points = tf.placeholder(dtype, [None, N])
-            self.width = tf.placeholder(dtype, [])
+            self.y_hat = tf.placeholder(tf.float64, self.y_shape)
+            self.points = tf.placeholder(tf.float64, [None, N])
+            self.width = tf.placeholder(tf.float64, [])
             if self.base:
-                self.z = tf.placeholder(dtype, self.z_shape)
-                prior = factorized_prior(N, PRIOR_SCOPE, dtype)
+                self.z = tf.placeholder(tf.float64, self.z_shape)
+                prior = factorized_prior(N, PRIOR_SCOPE, tf.float64)
                 self.mu, self.log_sigma = gaussian_parameters(
                     hyper_synthesis_transform(N), self.z, self.y_hat.shape)
             else:
                 self.t, self.seed = (tf.placeholder(tf.int64, []) for _ in range(2))
-                self.lr = tf.placeholder(dtype, [])
+                self.lr = tf.placeholder(tf.float64, [])
                 variables = [free_variable(v) for v in posterior(N, self.y_hat)]
                 self.free = [v.read_value() for v in variables]
                 self.rates, prior, self.z, self.mu, self.log_sigma = bits_back_rates(
@@ -576,7 +575,7 @@ class Decoder:
                     (1, height, width, 3))
                 self.losses = dict(bpp=self.rates["est_bpp"])
             self.log2_mass = log_likelihood(bin_mass(prior, self.points, self.width)) / np.log(2)
-            self.strip = tf.placeholder(dtype, (1, None) + self.y_shape[2:])
+            self.strip = tf.placeholder(tf.float64, (1, None) + self.y_shape[2:])
             self.x_hat = 255 * synthesis_transform(N)(self.strip)
             self.sess = restored_session(graph, run, session_config(threads, gpu=False))
             if not self.base:
@@ -2125,8 +2124,8 @@ def decompress(args):
     for path in filter(None, (output, initial_bits)):
         require_writable(path)
     require_memory(args, run, args.input_file, (1,) + shape[1:])
-    decoder = Decoder(run, *shape[1:], args.threads, dtype=tf.float64 if header else tf.float32)
-    images, payload = codec.decode(decoder, file, bool(initial_bits))
+    images, payload = codec.decode(Decoder(run, *shape[1:], args.threads), file,
+                                   bool(initial_bits))
     if header and digest_symbols(images) != header.latents:
         raise ValueError("%s: decodes to other latents than were encoded" % args.input_file)
     if initial_bits:
@@ -2261,10 +2260,11 @@ METHOD_OPTIONS = dict(
 
 
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser whose errors are one line."""
+    """ArgumentParser whose errors are one line, which can't do anything to a terminal."""
 
     def error(self, message):
-        self.exit(2, "%s: error: %s\n" % (self.prog.split()[0], " ".join(message.split())))
+        line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+        self.exit(2, "%s: error: %s\n" % (self.prog.split()[0], line))
 
 
 def add_global_options(parser, **default):

@@ -43,10 +43,10 @@ def decode(content, weights, noise):
     medians = weights[scope + "quantiles"][:, 0, 1] if kind == "centred" else 0.
     y_shape = [-(-side // 16) for side in file["size"]]
     z_shape = [-(-side // 4) for side in y_shape] + list(weights[scope + "matrix_0"].shape[:1])
+    origin, width = (0., Z_WIDTH) if bits_back else (medians, 1.)
     latents, pictures = [], []
-    for k, offset in reversed(list(enumerate(file["offsets"]))) if bits_back else list(
-            enumerate(file["offsets"])):
-        origin, width = (0., Z_WIDTH) if bits_back else (medians, 1.)
+    order = list(enumerate(file["offsets"]))[::-1 if bits_back else 1]
+    for k, offset in order:
         z = pop_z(coder, z_shape, file["z_range"],
                   prior_masses(weights, scope, file["z_range"], origin, width, offset))
         mu, log_sigma = np.split(hyper_synthesis(weights, width * z + origin, y_shape)[0], 2, -1)
@@ -59,9 +59,9 @@ def decode(content, weights, noise):
         pictures.append(picture(weights, y + mu if kind == "centred" else y, file["size"], offset))
         if bits_back and k > 0:
             push_back(coder, z, file, *fit(weights, y, file, noise), offset)
-    if bits_back:
-        latents, pictures = latents[::-1], pictures[::-1]
-    if checksum != blake2b(*(part for pair in latents for part in map(with_type, pair))):
+    latents, pictures = ([item for _, item in sorted(zip(order, items), key=lambda pair: pair[0])]
+                         for items in (latents, pictures))
+    if checksum != blake2b(*(with_type(v) for pair in latents for v in pair)):
         raise ValueError("other latents than were encoded")
     return pictures
 
@@ -240,7 +240,8 @@ def prior(weights, scope, z):
     value, slope, bend = z[..., None], np.ones(z.shape + (1,)), np.zeros(z.shape + (1,))
     for i in range(4):
         matrix = np.logaddexp(0, weights[scope + "matrix_%d" % i])
-        value, slope, bend = (np.einsum("nrc,...nc->...nr", matrix, v) for v in (value, slope, bend))
+        value, slope, bend = (np.einsum("nrc,...nc->...nr", matrix, v)
+                              for v in (value, slope, bend))
         value = value + weights[scope + "bias_%d" % i][..., 0]
         if i < 3:
             factor, bent = np.tanh(weights[scope + "factor_%d" % i][..., 0]), np.tanh(value)

@@ -115,7 +115,7 @@ import numpy as np
 sys.path[:0] = {paths!r}
 import test_bits_back as t
 y_hat = np.load(sys.argv[1])
-np.save(sys.argv[1], t.fit(t.decoder_of_npy(threads=1), y_hat[::-1], 100)[0][::-1])
+np.save(sys.argv[1], t.fit(t.decoder_of_npy(threads=1), y_hat[::-1], 30)[0][::-1])
 """
 
 
@@ -128,7 +128,7 @@ def test_a_decoder_repeats_the_fit(y_hat, tmp_path):
                    check=True, stdout=subprocess.DEVNULL)
     repeated = np.load(path)
     assert repeated.dtype == np.float64 and repeated.std() > .1
-    np.testing.assert_allclose(repeated, fit(decoder_of_npy(), y_hat, 100)[0], rtol=0,
+    np.testing.assert_allclose(repeated, fit(decoder_of_npy(), y_hat, 30)[0], rtol=0,
                                atol=nic.EDGE / 100)
 
 
@@ -142,7 +142,8 @@ def test_fit_sees_y_hat_alone(y_hat):
 
 def test_record(tmp_path):
     np.save(tmp_path / "two.npy", np.load(NPY)[:, :80, :64])
-    compress("bb_sga", tmp_path, tmp_path / "two.npy", "--save_opt_record", "--its", 21, "--rate_its", 11)
+    compress("bb_sga", tmp_path, tmp_path / "two.npy", "--save_opt_record", "--its", 21,
+             "--rate_its", 11)
     (path,) = (tmp_path / "results").glob("opt-*")
     record = load(path)
     assert list(record["rate_its"]) == [0, 10] and record["rate"].shape == (2, 2)

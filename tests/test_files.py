@@ -1,5 +1,6 @@
 """Compressed files: what compress wrote, decompress turns back into what was evaluated."""
 
+import functools
 import os
 import random
 import shutil
@@ -11,13 +12,13 @@ import pytest
 import tf_boilerplate as nic
 import tensorflow.compat.v1 as tf
 
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, NPY, PNG, ROOT, SHIPPED,
-                      compress, decompress, pixels, reported_pixels, run, run_of, write_image)
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT,
+                      SHIPPED, compress, decompress, pixels, reported_pixels, run, run_of,
+                      write_image)
 
 ORIGINAL = os.path.join(GOLDEN, "tfci", "face-197x251.tfci")
 DECODED = os.path.join(GOLDEN, "tfci", "face-197x251-decoded.png")
 CENTRED = ("mbt2018", "map", "unoise")
-INTEGER = ("sga", "ste", "danneal")
 BITS_BACK = ("bb_sga", "bb_no_sga", "bb_plain")
 SUFFIXES = [(script, suffix) for script in FAST
             for suffix in ((".tfci", ".iinc") if script in CENTRED else (".iinc",))]
@@ -33,33 +34,33 @@ for script, run_name, path in zip(*[iter(sys.argv[3:])] * 3):
 """
 
 
-def decode_in_processes(checkpoints, items):
-    """Decode (script, run name, path) with 1, 2 and 4 threads, each in a process of its own.
+def decode_in_processes(checkpoints, items, threads=(1, 2, 4)):
+    """Decode all (script, run name, path), with each number of threads in a process of its own.
 
-    A list over the items of the bytes of the three decoded files. A process has the threads of its
-    first session.
+    A process has the threads of its first session. Returns a list over the items of sets of what
+    the decoded files are, bytes.
     """
-    for threads in (1, 2, 4):
-        subprocess.run(
-            [sys.executable, "-c", DECODE_ALL.format(root=ROOT), str(threads), checkpoints]
-            + [str(word) for item in items for word in item], check=True,
-            stdout=subprocess.DEVNULL)
+    processes = [subprocess.Popen(
+        [sys.executable, "-c", DECODE_ALL.format(root=ROOT), str(number), checkpoints]
+        + [str(word) for item in items for word in item], stdout=subprocess.DEVNULL)
+        for number in threads]
+    assert not any([process.wait() for process in processes])
     decoded = []
     for _, _, path in items:
-        decoded.append([])
-        for threads in (1, 2, 4):
-            with open("%s-%d.npy" % (path, threads), "rb") as file:
-                decoded[-1].append(file.read())
+        decoded.append(set())
+        for number in threads:
+            with open("%s-%d.npy" % (path, number), "rb") as file:
+                decoded[-1].add(file.read())
     return decoded
 
 
-def check_size(script, size, results, run_name):
+def check_size(script, size, results, run_name, suffix=".iinc"):
     """The file is as small as its coder promises."""
     pixels_each = 8 * size / results["actual_bpp"][0] / len(results["est_bpp"])
     estimate = results["est_bpp"].sum() * pixels_each / 8
-    if script in CENTRED:
+    if suffix == ".tfci":
         limit = estimate * 1.02 + 192
-    elif script in INTEGER:
+    elif script not in BITS_BACK:
         limit = estimate * 1.005 + 96
     else:
         net = results["net_bpp"][0] * len(results["est_bpp"]) * pixels_each / 8
@@ -72,22 +73,23 @@ def test_threads_do_not_matter(files, tmp_path):
     for name, written in files.items():
         (tmp_path / name).write_bytes(written.content)
         items.append((written.script, run_of(written.script), tmp_path / name))
-    for decoded, path, written in zip(decode_in_processes(CHECKPOINTS, items), files,
-                                      files.values()):
-        assert len(set(decoded)) == 1
-        np.testing.assert_array_equal(pixels("%s-1.npy" % (tmp_path / path)), written.pixels)
+    for decoded, (name, written) in zip(decode_in_processes(CHECKPOINTS, items, (1, 4)),
+                                        files.items()):
+        assert len(decoded) == 1
+        np.testing.assert_array_equal(pixels("%s-1.npy" % (tmp_path / name)), written.pixels)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_filters,checkpoints,sizes", [
-    pytest.param(16, CHECKPOINTS, [(1, 1), (128, 128), (197, 251), (512, 768)], id="golden"),
-    pytest.param(32, SHIPPED, [(128, 128), (197, 251)], id="shipped")])
+@pytest.mark.parametrize("num_filters,checkpoints", [
+    pytest.param(16, CHECKPOINTS, id="golden"), pytest.param(32, SHIPPED, id="shipped")])
 @pytest.mark.parametrize("script,suffix", SUFFIXES)
-def test_round_trip(script, suffix, num_filters, checkpoints, sizes, tmp_path):
+def test_round_trip(script, suffix, num_filters, checkpoints, tmp_path):
     """In fresh processes, from the file and the model alone: the pixels that were evaluated."""
-    images = [write_image(tmp_path / ("%dx%d.png" % size), *size) for size in sizes]
-    np.save(tmp_path / "four.npy", np.load(NPY)[:, :80, :64].repeat(2, axis=0))
-    images.append(tmp_path / "four.npy")
+    images = [write_image(tmp_path / ("%dx%d.png" % size), *size)
+              for size in ((128, 128), (197, 251))]
+    if num_filters == 16:
+        np.save(tmp_path / "four.npy", np.load(NPY)[:, :80, :64].repeat(2, axis=0))
+        images.append(tmp_path / "four.npy")
     run_name, items, expected = run_of(script, num_filters), [], []
     for image in images:
         file = tmp_path / (image.name + suffix)
@@ -101,28 +103,42 @@ def test_round_trip(script, suffix, num_filters, checkpoints, sizes, tmp_path):
                                    results["mse"], rtol=1e-6)
         assert results["actual_bpp"][0] == 8 * size / x[..., 0].size
         assert len(results["grid_offset"]) == len(x)
-        check_size(script, size, results, run_name)
+        check_size(script, size, results, run_name, suffix)
     for decoded, (_, _, file), x_hat in zip(decode_in_processes(checkpoints, items), items,
                                             expected):
-        assert len(set(decoded)) == 1
+        assert len(decoded) == 1
         np.testing.assert_array_equal(pixels("%s-1.npy" % file), x_hat)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("script", KINDS)
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (512, 768)])
+def test_small_and_large_images(script, size, tmp_path):
+    with reported_pixels() as reported:
+        results = compress(script, tmp_path, write_image(tmp_path / "x.png", *size),
+                           *FAST[script], output=tmp_path / "file.iinc")
+    check_size(script, os.path.getsize(str(tmp_path / "file.iinc")), results, run_of(script))
+    np.testing.assert_array_equal(
+        decompress(script, tmp_path / "file.iinc", tmp_path / "out.png"), reported[0])
+
+
 @pytest.mark.parametrize("script,reader", [
-    ("unoise", "mbt2018"), ("ste", "danneal"), ("bb_plain", "bb_sga")])
-def test_any_script_of_the_model_decodes(script, reader, tmp_path):
-    """Sizes and pixels of a single image; one script's files are no business of another's."""
+    ("ste", "mbt2018"), ("bb_plain", "bb_sga"),
+    pytest.param("unoise", "danneal", marks=pytest.mark.slow)])
+def test_any_script_of_the_model_decodes(script, reader, tmp_path, monkeypatch):
+    """A single image, without any fit of q."""
     with reported_pixels() as reported:
         results = compress(script, tmp_path, write_image(tmp_path / "x.png", 65, 33),
                            *FAST[script], output=tmp_path / "file")
-    check_size(script, os.path.getsize(str(tmp_path / "file")), results, run_of(script))
+    check_size(script, os.path.getsize(str(tmp_path / "file")), results, run_of(script),
+               ".tfci" if script in CENTRED else ".iinc")
+    monkeypatch.delattr(nic.Decoder, "fit")
     np.testing.assert_array_equal(
         decompress(reader, tmp_path / "file", tmp_path / "out.png"), reported[0])
 
 
-@pytest.mark.parametrize("script", [
-    "mbt2018", pytest.param("sga", marks=pytest.mark.slow),
-    pytest.param("bb_no_sga", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["mbt2018", "sga", "bb_no_sga"])
 def test_npy_of_several_batches(script, tmp_path, monkeypatch):
     """One file for all of them."""
     images = np.load(NPY)[:, :80, :64].repeat(2, axis=0)
@@ -145,20 +161,11 @@ def test_write_names_the_file(tmp_path):
     assert os.listdir(tmp_path / "images.tfci") == ["a.png.tfci"]
 
 
-def test_long_names_of_runs(tmp_path, fails):
-    """The header has room for 255 bytes of script and run; more is an error."""
-    image = write_image(tmp_path / "x.png", 16, 16)
-    for length in (244, 248):
-        name = "lmbda=1".ljust(length, "x")
-        os.symlink(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / name))
-        argv = ["--checkpoint_dir", tmp_path, "compress", "--results_dir", "", name, image,
-                tmp_path / "x.iinc"]
-        if length == 244:
-            run("map", *argv, *FAST["map"])
-            decompress("map", tmp_path / "x.iinc", tmp_path / "out.png", run_name=name,
-                       checkpoints=tmp_path)
-        else:
-            assert "name" in fails("mbt2018", *argv)
+def test_names_that_the_header_has_no_room_for():
+    run = nic.newest_run(CHECKPOINTS, BASE_RUN)
+    nic.pack_header("integer", "sga", run._replace(name="x" * 251), b"", [])
+    with pytest.raises(ValueError, match="256"):
+        nic.pack_header("integer", "sga", run._replace(name="x" * 252), b"", [])
 
 
 # ------------------------------------------------------------------------ the decoder
@@ -187,34 +194,13 @@ def test_a_decoder_is_the_decoder_alone(script, files, tmp_path, monkeypatch):
 
 # ------------------------------------------------------------------------ bits-back chains
 
-def count_fits(monkeypatch):
-    """A list that grows with every call of Decoder.fit."""
+def test_no_needless_fits(files, tmp_path, monkeypatch):
+    """Of n images n - 1 have a q that the decoding of others depends on."""
     fits, fit = [], nic.Decoder.fit
     monkeypatch.setattr(nic.Decoder, "fit", lambda *args: fits.append(1) or fit(*args))
-    return fits
-
-
-def move_first_fit(monkeypatch, move):
-    """Move z_mean of the first image of a chain of two, which a decoder comes to last."""
-    fits, fit = [], nic.Decoder.fit
-
-    def moved(decoder, y_hat, settings):
-        (z_mean, z_logvar), record = fit(decoder, y_hat, settings)
-        fits.append(1)
-        return (z_mean + move * (len(fits) == 2), z_logvar), record
-    monkeypatch.setattr(nic.Decoder, "fit", moved)
-
-
-def test_no_needless_fits(files, tmp_path, monkeypatch):
-    """n images have n - 1 that the decoding of others depends on."""
-    compress("bb_no_sga", tmp_path, write_image(tmp_path / "x.png", 32, 32), "--its", 2,
-             output=tmp_path / "one")
-    (tmp_path / "two").write_bytes(files["bits-back"].content)
-    fits = count_fits(monkeypatch)
-    decompress("bb_no_sga", tmp_path / "one", tmp_path / "out.png")
-    assert not fits
-    decompress("bb_no_sga", tmp_path / "two", tmp_path / "out.npy")
-    assert len(fits) == 1
+    (tmp_path / "file").write_bytes(files["bits-back"].content)
+    decompress("bb_no_sga", tmp_path / "file", tmp_path / "out.npy")
+    assert len(fits) == len(files["bits-back"].pixels) - 1
 
 
 @pytest.mark.slow
@@ -250,16 +236,21 @@ def payload(tmp_path_factory):
 
 @pytest.mark.parametrize("length", [1000, pytest.param(1001, marks=pytest.mark.slow)])
 def test_initial_bits_are_a_payload(length, payload, tmp_path, fails, monkeypatch):
-    """They come back, or with a fit that is off by a step of the grid nothing is written."""
+    """They come back; if the last fit of q is off by a step of the grid, nothing is written."""
     bits, file = payload(length)
+    decoder_class, fit, fits = nic.Decoder, nic.Decoder.fit, []
+    monkeypatch.setattr(nic, "Decoder", functools.lru_cache(maxsize=None)(decoder_class))
     decompress("bb_no_sga", file, tmp_path / "x.npy", "--initial_bits", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == bits.read_bytes()
     for move in (nic.GRID, 1.):
-        with monkeypatch.context() as patch:
-            move_first_fit(patch, move)
-            assert "other initial bits" in fails(
-                "bb_no_sga", "--checkpoint_dir", CHECKPOINTS, "decompress", "--initial_bits",
-                tmp_path / "no", BB_RUN, file, tmp_path / "no.npy")
+        def moved(decoder, y_hat, settings):
+            (z_mean, z_logvar), record = fit(decoder, y_hat, settings)
+            fits.append(1)
+            return (z_mean + move * (len(fits) % 2 == 0), z_logvar), record
+        monkeypatch.setattr(decoder_class, "fit", moved)
+        assert "other initial bits" in fails(
+            "bb_no_sga", "--checkpoint_dir", CHECKPOINTS, "decompress", "--initial_bits",
+            tmp_path / "no", BB_RUN, file, tmp_path / "no.npy")
     assert sorted(os.listdir(str(tmp_path))) == ["out", "x.npy"]
 
 
@@ -278,9 +269,9 @@ def test_errors_of_initial_bits(files, tmp_path, fails):
 # ------------------------------------------------------------------------ the original's files
 
 def differs_by_rounding(one, other):
-    """Whether at most 5 values differ, by 1: single precision rounds otherwise, as machines do."""
+    """Whether at most 20 values differ, by 1: single precision rounds otherwise, as machines do."""
     difference = abs(np.int32(one) - np.int32(other))
-    return difference.max() <= 1 and np.count_nonzero(difference) <= 5
+    return difference.max() <= 1 and np.count_nonzero(difference) <= 20
 
 
 def test_file_of_the_original(tmp_path, capfd, fails):
@@ -294,9 +285,8 @@ def test_file_of_the_original(tmp_path, capfd, fails):
                                  ORIGINAL)
 
 
-@pytest.mark.parametrize("script", [
-    pytest.param(script, marks=() if script == "mbt2018" else pytest.mark.slow)
-    for script in CENTRED])
+@pytest.mark.slow
+@pytest.mark.parametrize("script", CENTRED)
 def test_the_original_reads_ours(script, tmp_path):
     """What its decoder does, which knows the five features alone and is in single precision."""
     with reported_pixels() as ours:
