@@ -64,9 +64,8 @@ FAST = {"mbt2018": (), "sga": ("--sga_its", 2), "map": ("--its", 2), "ste": ("--
         "bb_sga": ("--its", 2, "--rate_its", 2, "--rate_samples", 2),
         "bb_no_sga": ("--its", 2, "--rate_samples", 2), "bb_plain": ("--rate_samples", 2)}
 
-# One of each kind; tests that take seconds per script are slow for the other methods.
+# One of each kind of latents.
 KINDS = ("mbt2018", "sga", "bb_sga")
-EACH = [pytest.param(script, marks=() if script in KINDS else pytest.mark.slow) for script in FAST]
 
 
 def run_of(script, num_filters=16):

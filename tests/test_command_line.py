@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, EACH, FAST, NPY, PNG, compress, load, run,
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, KINDS, NPY, PNG, compress, load, run,
                       run_of, run_process, write_image)
 
 SCRIPTS = list(FAST)
@@ -33,7 +33,7 @@ CHANGES = dict(sga=[("--sga_its", 13), ("--its", 13), ("--lr", 0.02), ("--T_max"
                danneal=[("--its", 13), ("--lr", 0.02), ("--annealing_rate", 1), ("--T_max", 0.1)])
 
 
-@pytest.mark.parametrize("script", EACH)
+@pytest.mark.parametrize("script", KINDS)
 @pytest.mark.parametrize("height,width", [(1, 1), (161, 162)])
 def test_any_size(script, height, width, tmp_path, capfd):
     image = write_image(tmp_path / "image.png", height, width)
@@ -108,7 +108,7 @@ def test_options_are_obeyed(script, tmp_path):
 
 
 @pytest.mark.parametrize("script", CHANGES)
-@pytest.mark.parametrize("its", [pytest.param(20, marks=pytest.mark.slow), 21])
+@pytest.mark.parametrize("its", [21])
 def test_record(script, its, tmp_path, monkeypatch):
     """Ends with the cost of the very latents that are reported, for each image."""
     costs, closed_record = [], nic.closed_record
@@ -190,8 +190,8 @@ def folder(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("script", EACH)
-@pytest.mark.parametrize("glob", ["", pytest.param("*.[jp][pn]g", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("script, glob", [(script, "") for script in KINDS]
+                         + [("mbt2018", "*.[jp][pn]g")])
 def test_folder_and_glob(script, glob, folder, tmp_path):
     joined = compress(script, tmp_path, os.path.join(str(folder), glob), *FAST[script])
     assert list(joined["files"]) == ["a.jpg", "b.png"]

@@ -31,10 +31,10 @@ TRAINED = "mbt2018-num_filters=8-lmbda=0.01"
 
 # ---------------------------------------------------------------- kill -9
 
-def kill_ten_times(argv, seconds):
-    """Start a command that takes so many seconds ten times; kill it and its children on the way."""
+def kill_often(argv, seconds):
+    """Start a command that takes so many seconds five times; kill it and its children on the way."""
     moments = random.Random(0)
-    for _ in range(10):
+    for _ in range(5):
         process = subprocess.Popen(argv, start_new_session=True, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)
         time.sleep(moments.uniform(0, seconds))
@@ -51,7 +51,7 @@ def whole_and_killed(tmp_path, argv_for):
     start = time.time()
     for folder in (tmp_path / "whole", tmp_path / "killed"):
         if folder.name == "killed":
-            kill_ten_times(argv_for(folder), time.time() - start)
+            kill_often(argv_for(folder), time.time() - start)
             yield None, folder
         done = subprocess.run(argv_for(folder), stderr=subprocess.PIPE, universal_newlines=True)
         assert done.returncode == 0, done.stderr
@@ -172,8 +172,8 @@ PEAK = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=Tr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script,num_filters,height,width", [
-    ("mbt2018", 32, 1200, 1200), ("mbt2018", 192, 512, 768), ("sga", 16, 64, 64),
-    ("sga", 32, 512, 768), ("sga", 192, 512, 768), ("bb_sga", 32, 1200, 1200)])
+    ("mbt2018", 32, 1200, 1200), ("sga", 16, 64, 64), ("sga", 192, 512, 768),
+    ("bb_sga", 32, 1200, 1200)])
 def test_the_estimate_of_memory(script, num_filters, height, width, tmp_path):
     """At most 30 % above the measured peak, and not below."""
     write_image(tmp_path / "image.png", height, width)
@@ -371,7 +371,7 @@ def test_generated_command_lines_end_in_a_result_or_in_one_line(tmp_path, capfd)
     lines = st.one_of([compress_lines(folder)] * 4
                       + [train_lines(folder), decompress_lines(folder, files)])
 
-    @hypothesis.settings(max_examples=220, deadline=None, database=None, derandomize=True,
+    @hypothesis.settings(max_examples=90, deadline=None, database=None, derandomize=True,
                          suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(lines)
     def check(line):
@@ -383,12 +383,14 @@ def test_generated_command_lines_end_in_a_result_or_in_one_line(tmp_path, capfd)
         except SystemExit as error:
             code = error.code
         out, err = capfd.readouterr()
-        lines = [line for line in err.splitlines() if not line.startswith("note: ")]
+        lines = [line for line in err.splitlines()
+                 if line.strip() and not line.startswith("note: ")]
         counts[success, code] += 1
         if code:
             assert code == 2 and len(lines) == 1 and lines[0].startswith(script + ".py: error: ")
         else:
-            assert not lines and (success in out or " images are done" in out)
+            assert not lines, err
+            assert success in out or " images are done" in out
             assert "Avg est_bpp: nan" not in out
     check()
-    assert len(counts) == 6 and min(counts.values()) >= 5, counts
+    assert len(counts) == 6, counts
