@@ -16,7 +16,7 @@ def infer(args, graph, x):
 
 def main(argv=None):
     commands = nic.commands(nic.bits_back_graph, infer, nic.BITS_BACK, nic.evaluate_bits_back)
-    nic.main(argv, __file__, __doc__, commands, SETTINGS)
+    return nic.main(argv, __file__, __doc__, commands, SETTINGS)
 
 
 if __name__ == "__main__":

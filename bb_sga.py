@@ -23,7 +23,7 @@ def infer(args, graph, x):
 def main(argv=None):
     build = functools.partial(nic.bits_back_graph, relax=sga.relax)
     commands = nic.commands(build, infer, nic.BITS_BACK, nic.evaluate_bits_back)
-    nic.main(argv, __file__, __doc__, commands, SETTINGS, PRESETS)
+    return nic.main(argv, __file__, __doc__, commands, SETTINGS, PRESETS)
 
 
 if __name__ == "__main__":

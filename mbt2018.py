@@ -74,7 +74,8 @@ def per_batch(codec):
 
 def main(argv=None):
     codecs = tuple(map(per_batch, nic.CENTRED))
-    nic.main(argv, __file__, __doc__, dict(train=train, **nic.commands(build, infer, codecs)))
+    return nic.main(argv, __file__, __doc__,
+                    dict(train=train, **nic.commands(build, infer, codecs)))
 
 
 if __name__ == "__main__":

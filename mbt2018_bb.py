@@ -48,7 +48,7 @@ def train(args):
 
 
 def main(argv=None):
-    nic.main(argv, __file__, __doc__, dict(train=train))
+    return nic.main(argv, __file__, __doc__, dict(train=train))
 
 
 if __name__ == "__main__":

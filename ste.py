@@ -26,7 +26,7 @@ def infer(args, graph, x):
 
 def main(argv=None):
     build = functools.partial(nic.base_graph, relax=relax)
-    nic.main(argv, __file__, __doc__, nic.commands(build, infer, nic.INTEGER), SETTINGS)
+    return nic.main(argv, __file__, __doc__, nic.commands(build, infer, nic.INTEGER), SETTINGS)
 
 
 if __name__ == "__main__":

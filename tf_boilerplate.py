@@ -33,6 +33,10 @@ os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 warnings.filterwarnings("ignore", category=FutureWarning)  # TF 1.15's import, under numpy >= 1.17
 warnings.filterwarnings("ignore", category=RuntimeWarning)  # protobuf's, of damaged files
 import constriction
+try:
+    import pillow_avif  # with it, Pillow reads AVIF
+except ImportError:
+    pass
 import google.protobuf.message
 import numpy as np
 import PIL.Image
@@ -48,6 +52,8 @@ IMAGE_CACHE_BYTES = 2 ** 31
 # Pixels that one batch of a .npy has at most, unless a single image has more.
 BATCH_PIXELS = 10 ** 7
 MSSSIM_MIN_SIDE = 161
+# What Pillow lacks to read files of these names.
+PLUGINS = {".avif": "pillow-avif-plugin", ".heic": "pillow-heif", ".heif": "pillow-heif"}
 # Iterations between two entries of an optimisation record.
 RECORD_EVERY = 10
 # For what builds a graph: AutoGraph would take seconds to convert tfc's layers.
@@ -269,14 +275,18 @@ OPTIMISER_VARIABLES = re.compile(r".*/Adam(_1)?|beta[12]_power(_1)?")
 
 
 def newest_checkpoint(folder):
-    """Path prefix of the newest checkpoint in `folder`, or None."""
-    try:
+    """Path prefix of the newest checkpoint in `folder`, or None.
+
+    It is in the file `checkpoint`; where that is missing, the one of the most steps.
+    """
+    state = None
+    with contextlib.suppress(UnicodeDecodeError):
         state = tf.train.get_checkpoint_state(folder)
-    except UnicodeDecodeError:
-        state = None
-    if not state or not state.model_checkpoint_path:
-        return None
-    return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
+    if state and state.model_checkpoint_path:
+        return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
+    names = [re.fullmatch(r"model\.ckpt-(\d+)\.index", name) for name in _listdir(folder)]
+    steps = [int(name.group(1)) for name in names if name]
+    return os.path.join(folder, "model.ckpt-%d" % max(steps)) if steps else None
 
 
 def find_run(args):
@@ -326,6 +336,14 @@ def read_run(checkpoint):
     step = int(reader.get_tensor("global_step")) if "global_step" in shapes else 0
     return Run(os.path.basename(os.path.dirname(checkpoint)), checkpoint, width[0], step,
                fingerprint, bool(slots), model)
+
+
+def run_lmbda(run_name):
+    """The lambda in a run's name; ValueError if there is none."""
+    found = re.search(r"lmbda=([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)", run_name)
+    if not found:
+        raise ValueError("the run name %s has no lmbda=<number>; give --lambda" % run_name)
+    return float(found.group(1))
 
 
 def medians(run):
@@ -1357,6 +1375,8 @@ def read_image(path):
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # decoders raise many types on damaged files
         reason = "" if isinstance(error, PIL.UnidentifiedImageError) else " (%s)" % error
+        if path.lower().endswith(tuple(PLUGINS)):
+            reason = " (Pillow needs %s)" % PLUGINS[os.path.splitext(path.lower())[1]]
         raise ValueError("%s: not a readable image of 8 bits per channel%s" % (path, reason))
 
 
@@ -1398,9 +1418,16 @@ def find_images(imgs):
     if os.path.isdir(imgs):
         extensions = tuple(extension for extension, kind in
                            PIL.Image.registered_extensions().items() if kind in PIL.Image.OPEN)
-        paths = [os.path.join(imgs, name) for name in os.listdir(imgs)
-                 if name.lower().endswith(extensions) and not name.startswith(".")]
-        paths = [path for path in paths if os.path.isfile(path)]
+        names = [name for name in os.listdir(imgs) if not name.startswith(".")
+                 and os.path.isfile(os.path.join(imgs, name))]
+        paths = [os.path.join(imgs, name) for name in names if name.lower().endswith(extensions)]
+        skipped = [name for name in sorted(names) if not name.lower().endswith(extensions)]
+        if skipped:
+            missing = {plugin for suffix, plugin in PLUGINS.items()
+                       if any(name.lower().endswith(suffix) for name in skipped)}
+            note("%d of %d files in %s are skipped, which Pillow does not read%s: %s" % (
+                len(skipped), len(names), imgs, " without " * bool(missing)
+                + " or ".join(sorted(missing)), ", ".join(skipped)))
         name = os.path.basename(os.path.abspath(imgs))
     elif os.path.exists(imgs):
         return os.path.basename(imgs), [imgs], False
@@ -1419,17 +1446,31 @@ def find_images(imgs):
     return name, sorted(paths), True
 
 
-def result_path(args, run, source):
-    """Where the results of a run of this script on `source` go; None with an empty results_dir."""
+def result_path(args, run, source, images):
+    """Where the results of a run of this script on `source` go; None with an empty results_dir.
+
+    The original's name, and what it lacks: the options that differ from their defaults and, where
+    results of other images have that name, a digest of `images`, the checksums of their pixels.
+    """
     if not args.results_dir:
         return None
-    if args.script == "mbt2018":
-        name = "rd-%s-file=%s.npz" % (run.name, source)
-    elif args.script in ("bb_no_sga", "bb_plain"):
-        name = "rd-%s+%s-input=%s.npz" % (args.script, run.name, source)
+    changed = dict(args.changed)
+    if args.script in ("mbt2018", "bb_no_sga", "bb_plain"):
+        name = "rd-%s-file=%s" if args.script == "mbt2018" else "rd-" + args.script + "+%s-input=%s"
+        changed["lmbda"] = args.lmbda
+        with contextlib.suppress(ValueError):
+            if run_lmbda(run.name) == args.lmbda:
+                del changed["lmbda"]
     else:
-        name = "rd-%s-lmbda=%g+%s-input=%s.npz" % (args.script, args.lmbda, run.name, source)
-    return os.path.join(args.results_dir, name)
+        name = "rd-%s-lmbda=%g" % (args.script, args.lmbda) + "+%s-input=%s"
+    name = name % (run.name, source) + "".join("-%s=%g" % item for item in sorted(changed.items()))
+    path = os.path.join(args.results_dir, name + ".npz")
+    if os.path.exists(path):
+        with contextlib.suppress(Exception):  # a damaged file can be replaced
+            if list(read_results(path).get("image", [])) != images:
+                path = os.path.join(args.results_dir, "%s-%s.npz" % (
+                    name, digest("".join(images).encode()).hex()[:8]))
+    return path
 
 
 def record_path(target):
@@ -1453,6 +1494,11 @@ def replacing(path):
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def read_bytes(path):
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def write_bytes(path, content):
@@ -1481,12 +1527,17 @@ def read_results(path):
         return {field: stored[field] for field in stored.files}
 
 
-def require_writable(path):
-    """Create the folder of a file to be written; raise OSError if it can't be written there.
+def require_writable(path, missing=0):
+    """Raise OSError if a file can't be written there; `missing` folders, the last, may be created.
 
     Removes what processes that were killed left of it.
     """
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    folder = existing = os.path.dirname(os.path.abspath(path))
+    for _ in range(missing):
+        existing = os.path.dirname(existing)
+    if not os.path.exists(existing):
+        raise FileNotFoundError(errno.ENOENT, "no such folder", existing)
+    os.makedirs(folder, exist_ok=True)
     for leftover in glob.glob(glob.escape(path) + ".*.tmp"):
         if not os.path.exists("/proc/" + leftover.split(".")[-2]):
             os.remove(leftover)
@@ -1499,6 +1550,28 @@ def require_writable(path):
     except OSError as error:
         raise OSError(error.errno, error.strerror, path)
     os.remove(probe)
+
+
+def require_replaceable(path):
+    """ValueError if `path` is something that can't be made again: no compressed file."""
+    if not os.path.isfile(path) or not os.path.getsize(path):
+        return
+    content = read_bytes(path)
+    with contextlib.suppress(google.protobuf.message.DecodeError), quiet_stderr():
+        if content[8:12] == MAGIC or set(TFCI_FEATURES) <= set(
+                tf.train.Example.FromString(content).features.feature):
+            return
+    raise ValueError("%s: is there and not a compressed file; if it comes from a glob, quote that, "
+                     "as '*.png'" % path)
+
+
+def require_unchanged(path, is_same):
+    """ValueError if `path` is there, unless it is_same() as what replaces it."""
+    if os.path.exists(path):
+        with contextlib.suppress(ValueError):
+            if is_same():
+                return
+        raise ValueError("%s: is there and something else; --force replaces it" % path)
 
 
 @functools.lru_cache(maxsize=None)
@@ -1529,7 +1602,7 @@ class GaussianConditional(tfc.GaussianConditional):
 def training_files(args):
     """Paths that match --train_glob and hold at least a patch; whether all fit in memory."""
     held_out = set(map(os.path.realpath, validation_files(args)))
-    paths = [path for path in sorted(glob.glob(args.train_glob))
+    paths = [path for path in expand(args.train_glob)
              if os.path.realpath(path) not in held_out]
     if not paths:
         raise ValueError("--train_glob %s: no file matches" % args.train_glob
@@ -1549,10 +1622,19 @@ def training_files(args):
 
 def validation_files(args):
     """Paths that match --eval_glob; none without it."""
-    paths = sorted(glob.glob(args.eval_glob))
+    paths = expand(args.eval_glob)
     if args.eval_glob and not paths:
         raise ValueError("--eval_glob %s: no file matches" % args.eval_glob)
     return paths
+
+
+def expand(pattern):
+    """Sorted paths of a glob, or of the images and .npy in a folder."""
+    if not os.path.isdir(pattern):
+        return sorted(glob.glob(pattern))
+    endings = tuple(PIL.Image.registered_extensions()) + (".npy",)
+    return [os.path.join(pattern, name) for name in sorted(os.listdir(pattern))
+            if name.lower().endswith(endings) and not name.startswith(".")]
 
 
 def training_image_size(path):
@@ -1647,8 +1729,10 @@ def train_replica(args, objective, validate, cluster):
         source = newest_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
                             args.init_from)
     paths, fits = training_files(args)
+    if is_chief and run and not args.force:
+        require_same_training(args, folder)
     if is_chief:
-        require_writable(os.path.join(folder, "args.json"))
+        require_writable(os.path.join(folder, "args.json"), 2)
         for leftover in glob.glob(os.path.join(glob.escape(folder), "*_temp_*")):
             shutil.rmtree(leftover)  # of a process that was killed while it saved
     with tf.Graph().as_default(), tf.device(cluster.device):
@@ -1693,6 +1777,19 @@ def train_replica(args, objective, validate, cluster):
                 raise
             raise ValueError("the loss turned NaN or infinite; %s keeps the last good checkpoint"
                              % folder)
+
+
+def require_same_training(args, folder):
+    """ValueError if a run in `folder` was begun with other settings that change what it becomes."""
+    begun = {}
+    with contextlib.suppress(OSError, ValueError):  # it may be missing, or a stranger's
+        begun = dict(json.loads(read_bytes(os.path.join(folder, "args.json")).decode()))
+    differ = ["--%s %s (now %s)" % (name, begun[name], getattr(args, name)) for name in (
+        "batchsize", "patchsize", "train_glob", "eval_glob", "lr", "lr_warmup", "lr_decay", "seed")
+        if name in begun and begun[name] != getattr(args, name)]
+    if differ:
+        raise ValueError("%s was begun with %s; --force continues it with the new ones"
+                         % (folder, ", ".join(differ)))
 
 
 def initialiser(run):
@@ -1784,11 +1881,11 @@ def training_loop(sess, scalars, next_step, last_step, print_every=100):
     # Not sess.run, which would call hooks: that of summaries takes a batch.
     step = sess.run_step_fn(
         lambda step_context: step_context.session.run(tf.train.get_global_step()))
-    since, previous = time.time(), step
+    since, previous, first = time.time(), step, step
     with tqdm.tqdm(total=last_step, initial=step, disable=None, leave=False) as bar:
         while step < last_step and not sess.should_stop():
             # With several replicas, a step can be seen twice or not at all.
-            printing = step + 1 >= min(
+            printing = previous == first or step + 1 >= min(
                 last_step, ((previous + 1) // print_every + 1) * print_every)
             step, values = sess.run([next_step, scalars if printing else {}])
             if printing:
@@ -1911,20 +2008,24 @@ def compress(args, build, infer, evaluate, codec):
     build(args, run, shape) makes the graph for a batch of static shape [B, H, W, 3]; infer(args,
     graph, x) gives its latents, evaluate their metrics. Of a folder or glob, each image's results
     are kept as a part as soon as they are there. With args.shard, only some images are processed;
-    whoever finds the parts of all joins them.
+    whoever finds the parts of all joins them. Returns the results, None if some are missing.
     """
     run = find_run(args)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
     source, paths, many = find_images(args.imgs)
-    target = result_path(args, run, source)
-    files = [InputFile(path, digest(read_images(path)).hex(), output, *part_paths(
-        args, target, path, many)) for path, output in zip(
-            paths, output_paths(args, paths, many, codec.suffix))]
+    images = [digest(read_images(path)).hex() for path in paths]
+    target = result_path(args, run, source, images)
+    files = [InputFile(path, image, output, *part_paths(args, target, path, many))
+             for path, image, output in zip(
+                 paths, images, output_paths(args, paths, many, codec.suffix))]
     mine = shard_of(files, target, many, *args.shard) if args.shard else files
     for file in mine:
         require_memory(args, run, file.path, read_images(file.path).shape[:3])
-        for path in filter(None, (target, file.output, file.part, file.record)):
-            require_writable(path)
+        for path in filter(None, (target, file.part, file.record)):
+            require_writable(path, missing=1)
+        if file.output:
+            require_writable(file.output, missing=int(many))
+            require_replaceable(file.output)
 
     settings = dict({name: getattr(args, name) for name in args.settings}, script=args.script,
                     run_name=run.name, model=run.fingerprint.hex())
@@ -1932,19 +2033,22 @@ def compress(args, build, infer, evaluate, codec):
     results = {}
     for k, file in enumerate(mine):
         results[file] = reusable_part(file, settings)
+        if many:
+            print("%s (%d of %d)%s" % (file.path, k + 1, len(mine), results[file] and
+                                       ": from " + file.part or ""), flush=True)
         if not results[file]:
-            if many:
-                print("%s (%d of %d)" % (file.path, k + 1, len(mine)), flush=True)
             results[file] = dict(compress_file(args, run, file.path, file.output, file.record,
                                                graph_for, infer, evaluate, codec),
                                  **settings, image=file.image)
             if file.part:
                 write_results(file.part, results[file])
+    if mine[0].output:
+        print("compressed: %s" % (os.path.dirname(mine[0].output) if many else mine[0].output))
     others = [results.get(file) or reusable_part(file, settings) for file in files]
     if all(others):
-        report(others, target)
-    else:
-        print("%d of %d images are done" % (sum(map(bool, others)), len(files)))
+        return report(others, target)
+    print("%d of %d images are done" % (sum(map(bool, others)), len(files)))
+    return None
 
 
 # path; image, the checksum of its pixels; where the compressed file, the part of the results and
@@ -2011,7 +2115,7 @@ def commands(build, infer, codecs, evaluate=evaluate):
         """compress images and evaluate the result"""
         output = args.output_file or ""
         codec = next((codec for codec in codecs if output.endswith(codec.suffix)), codecs[0])
-        compress(args, build, infer, evaluate, codec)
+        return compress(args, build, infer, evaluate, codec)
 
     def decompress_file(args):
         """decode a compressed file"""
@@ -2071,8 +2175,7 @@ def compress_images(args, run, images, graph_for, infer, evaluate, codec):
     decoder = Decoder(run, *shape[1:], args.threads, is_encoder=True)
     initial_bits = b""
     if getattr(args, "initial_bits", ""):
-        with open(args.initial_bits, "rb") as file:
-            initial_bits = file.read()
+        initial_bits = read_bytes(args.initial_bits)
     content, coded, extra = codec.encode(decoder, shape, latents, args.script, initial_bits)
     first = 0
     for x, history, batch in zip(batches, histories, split_batches(coded, shape[1] * shape[2])):
@@ -2095,8 +2198,7 @@ def compress_images(args, run, images, graph_for, infer, evaluate, codec):
 def decompress(args):
     """Decode args.input_file to args.output_file; ValueError if it is not what it should be."""
     run = find_run(args)
-    with open(args.input_file, "rb") as file:
-        content = file.read()
+    content = read_bytes(args.input_file)
     try:
         header, body = unpack(content)
         if header:
@@ -2130,11 +2232,18 @@ def decompress(args):
         raise ValueError("%s: decodes to other latents than were encoded" % args.input_file)
     if initial_bits:
         num_bytes, checksum = file.initial
-        if digest(payload[:num_bytes]) != checksum:
+        payload = payload[:num_bytes]
+        if digest(payload) != checksum:
             raise ValueError("%s: decodes to other initial bits than were encoded"
                              % args.input_file)
-        write_bytes(initial_bits, payload[:num_bytes])
-    write_images(output, np.concatenate([image.x_hat for image in images]))
+    x_hat = np.concatenate([image.x_hat for image in images])
+    if not args.force:
+        require_unchanged(output, lambda: np.array_equal(read_images(output), x_hat))
+        require_unchanged(initial_bits, lambda: read_bytes(initial_bits) == payload)
+    if initial_bits:
+        write_bytes(initial_bits, payload)
+    write_images(output, x_hat)
+    print("decoded: %s" % output)
 
 
 def check_header(header, run):
@@ -2179,8 +2288,8 @@ def reusable_part(file, settings):
         return None
     if file.output:
         checksum = None
-        with contextlib.suppress(FileNotFoundError), open(file.output, "rb") as compressed:
-            checksum = digest(compressed.read()).hex()
+        with contextlib.suppress(FileNotFoundError):
+            checksum = digest(read_bytes(file.output)).hex()
         return result if checksum == result.get("file_checksum", "") else None
     return result
 
@@ -2196,7 +2305,7 @@ def stored_results(path, settings):
 
 
 def report(results, target):
-    """Join the results of all files, print averages; save all that unless target is None."""
+    """Join the results of all files, print averages, save and return it; not if target is None."""
     joined = {}
     for name, value in results[0].items():
         if name == "image":
@@ -2208,17 +2317,20 @@ def report(results, target):
                                           / np.sum(joined["batch_sizes"]))
     for name, values in joined.items():
         if np.ndim(values) and np.asarray(values).dtype.kind == "f":
-            print("Avg %s: %.5f" % (name, joined.get("avg_" + name, np.mean(values))))
+            defined = np.isfinite(values)
+            some = " (of %d of %d images)" % (defined.sum(), len(values))
+            print("Avg %s: %.5f%s" % (name, joined.get("avg_" + name, mean(values)),
+                                      some * (0 < defined.sum() < len(values))))
     if target:
         write_results(target, joined)
+        print("results: %s" % target)
+    return joined
 
 
-def run_lmbda(run_name):
-    """The lambda in a run's name; ValueError if there is none."""
-    found = re.search(r"lmbda=([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)", run_name)
-    if not found:
-        raise ValueError("the run name %s has no lmbda=<number>; give --lambda" % run_name)
-    return float(found.group(1))
+def mean(values):
+    """Mean of those that are finite, as MS-SSIM of small images is not; nan if none is."""
+    values = np.asarray(values)[np.isfinite(values)]
+    return values.mean() if values.size else np.nan
 
 
 def number(kind, low, exclusive=False, high=2 ** 31 - 1):
@@ -2283,7 +2395,8 @@ def add_global_options(parser, **default):
 def add_train_options(parser):
     positive = number(int, 1)
     parser.add_argument("--train_glob", required=True,
-                        help="quoted glob of png, jpg or float32 .npy (H, W, 3) in [0, 1]")
+                        help="folder or quoted glob of png, jpg or float32 .npy (H, W, 3) in "
+                        "[0, 1]")
     parser.add_argument("--lambda", dest="lmbda", type=number(float, 0), default=0.01,
                         help="weight of the distortion (default: %(default)s)")
     for name, default, text in [
@@ -2308,6 +2421,8 @@ def add_train_options(parser):
     parser.add_argument("--init_from", metavar="RUN",
                         help="run of checkpoint_dir, or folder of a run of either model, whose "
                         "weights a new run starts from, as far as it has the same")
+    parser.add_argument("--force", action="store_true",
+                        help="continue a run with other settings than it was begun with")
     parser.add_argument("--logdir", default="/tmp/tf_logs",
                         help="folder for TensorBoard, none if empty (default: %(default)s)")
     parser.add_argument("--seed", type=number(int, 0), default=0,
@@ -2351,6 +2466,8 @@ def add_decompress_options(parser):
     parser.add_argument("input_file", help="file written by compress")
     parser.add_argument("output_file", nargs="?",
                         help=".png or .npy to write (default: input_file + that)")
+    parser.add_argument("--force", action="store_true",
+                        help="replace what is there and not the same picture")
 
 
 def make_parser(script, doc, commands, settings, presets):
@@ -2380,19 +2497,25 @@ def make_parser(script, doc, commands, settings, presets):
 
 
 def resolve(args, settings):
-    """Fill in the options of compress that were not given, from the preset or the defaults."""
+    """Fill in the options of compress that were not given, from the preset or the defaults.
+
+    args.changed are those that differ from the defaults.
+    """
     if not hasattr(args, "preset"):
         return
-    defaults = dict(settings, **args.preset)
-    for name in sorted(defaults, key=lambda name: callable(defaults[name])):  # functions last
+    args.changed = {}
+    for name in sorted(settings, key=lambda name: callable(settings[name])):  # functions last
+        default = settings[name]
+        if callable(default):
+            default = default(getattr(args, "sga_its", getattr(args, "its", None)))
         if getattr(args, name) is None:
-            value = defaults[name]
-            its = getattr(args, "sga_its", getattr(args, "its", None))
-            setattr(args, name, value(its) if callable(value) else value)
+            setattr(args, name, args.preset.get(name, default))
+        if getattr(args, name) != default:
+            args.changed[name] = getattr(args, name)
 
 
 def run_or_exit(parser, function, args):
-    """function(args); an error of the user or the system ends in one line and exit code 2.
+    """What function(args) returns; errors of the user or the system end in a line and exit code 2.
 
     TensorFlow's own messages are shown with args.verbose only.
     """
@@ -2402,7 +2525,7 @@ def run_or_exit(parser, function, args):
         os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (available_memory() / 2 ** 20))
     tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
     try:
-        function(args)
+        return function(args)
     except OSError as error:
         parser.error("%s: %s" % (error.filename, error.strerror) if error.filename else str(error))
     except tf.errors.OpError as error:
@@ -2416,12 +2539,19 @@ def run_or_exit(parser, function, args):
 def main(argv, file, doc, commands, settings={}, presets={}):
     """Run a script: commands maps subcommands to functions of the parsed arguments.
 
+    Returns what the function of the subcommand does; of compress, the dict of arrays that it saves.
+
     settings maps options of compress to their defaults, which may be functions of the number of
     iterations; presets maps names of flags to the options that they set.
     """
     script = os.path.splitext(os.path.basename(file))[0]
     parser = make_parser(script, doc, commands, settings, presets)
-    args = parser.parse_args(argv)
+    args, others = parser.parse_known_args(argv)
+    if len(others) == 1 and others[0][:1] != "-" and getattr(args, "output_file", "") is None:
+        args.output_file = others[0]  # after an option
+    elif others:
+        parser.error("unrecognized arguments: %s%s" % (" ".join(others), (
+            "; quote a glob, as '*.png'" if getattr(args, "output_file", None) else "")))
     resolve(args, settings)
     function = args.__dict__.pop("function")
-    run_or_exit(parser, function, args)
+    return run_or_exit(parser, function, args)

@@ -22,7 +22,7 @@ def infer(args, graph, x):
 
 def main(argv=None):
     build = functools.partial(nic.base_graph, relax=relax)
-    nic.main(argv, __file__, __doc__, nic.commands(build, infer, nic.CENTRED), SETTINGS)
+    return nic.main(argv, __file__, __doc__, nic.commands(build, infer, nic.CENTRED), SETTINGS)
 
 
 if __name__ == "__main__":

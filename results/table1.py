@@ -101,7 +101,8 @@ def make_job(args, source, checksums, folder, script, run):
     settings = {name: getattr(resolved, name) for name in resolved.settings
                 if args.threads or name != "threads"}
     settings.update(image=checksums, script=script, run_name=run.name, model=run.fingerprint.hex())
-    return Job(script, run.name, nic.result_path(resolved, run, source), settings, argv)
+    return Job(script, run.name, nic.result_path(resolved, run, source, checksums),
+               settings, argv)
 
 
 def is_done(job):
@@ -157,7 +158,7 @@ def collect(jobs, folder):
             if job.script == script:
                 result = nic.read_results(job.target)
                 rows.append([job.settings["lmbda"], job.run_name]
-                            + ["%.6f" % np.mean(result[name]) for name in COLUMNS])
+                            + ["%.6f" % nic.mean(result[name]) for name in COLUMNS])
         write_csv(os.path.join(folder, script + ".csv"), ["lmbda", "run_name"] + COLUMNS, rows)
 
 

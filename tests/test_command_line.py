@@ -62,12 +62,15 @@ def test_modes_are_converted(mode, tmp_path, capfd):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_result_names_and_settings(script, tmp_path):
     results = compress(script, tmp_path, NPY, *FAST[script], "--lambda", 1e-5)
-    name = "rd-%s-lmbda=1e-05+%s-input=face-2x192x256.npy.npz" % (script, run_of(script))
+    name = "rd-%s-lmbda=1e-05+%s-input=face-2x192x256.npy" % (script, run_of(script))
     if script == "mbt2018":
-        name = "rd-%s-file=face-2x192x256.npy.npz" % BASE_RUN
+        name = "rd-%s-file=face-2x192x256.npy-lmbda=1e-05" % BASE_RUN
     if script in ("bb_no_sga", "bb_plain"):
-        name = "rd-%s+%s-input=face-2x192x256.npy.npz" % (script, BB_RUN)
-    assert os.listdir(tmp_path / "results") == [name]
+        name = "rd-%s+%s-input=face-2x192x256.npy" % (script, BB_RUN)
+    changed = {"bb_sga": "-rate_its=2-rate_samples=2-sga_its=2", "sga": "-sga_its=2", "mbt2018": "",
+               "bb_no_sga": "-its=2-lmbda=1e-05-rate_samples=2",
+               "bb_plain": "-lmbda=1e-05-rate_samples=2"}.get(script, "-its=2")
+    assert os.listdir(tmp_path / "results") == [name + changed + ".npz"]
     assert results["lmbda"] == 1e-5 and results["run_name"] == run_of(script)
     assert results["est_bpp"].shape == results["files"].shape == (2,)
     np.testing.assert_allclose(results["rd_cost"], 1e-5 * results["mse"] + results["est_bpp"])
@@ -196,7 +199,7 @@ def test_folder_and_glob(script, glob, folder, tmp_path):
     joined = compress(script, tmp_path, os.path.join(str(folder), glob), *FAST[script])
     assert list(joined["files"]) == ["a.jpg", "b.png"]
     (name,) = [n for n in os.listdir(tmp_path / "results") if n.endswith(".npz")]
-    assert name.endswith("=some images.npz")
+    assert "=some images" in name
     assert sorted(os.listdir(tmp_path / "results" / (name + ".parts"))) == [
         "a.jpg.npz", "b.png.npz"]
     alone = compress(script, tmp_path / "alone", folder / "b.png", *FAST[script])
@@ -238,7 +241,7 @@ def test_parts_are_recomputed_when_the_compressed_file_is_gone(folder, tmp_path)
     run("mbt2018", *command)
     assert sorted(os.listdir(tmp_path / "files")) == ["a.jpg.tfci", "b.png.tfci"]
     original = (tmp_path / "files" / "b.png.tfci").read_bytes()
-    (tmp_path / "files" / "b.png.tfci").write_bytes(b"altered")
+    (tmp_path / "files" / "b.png.tfci").write_bytes(original[:-1] + b"x")
     run("mbt2018", *command)
     assert (tmp_path / "files" / "b.png.tfci").read_bytes() == original
 
@@ -273,13 +276,149 @@ def test_large_npy_is_processed_in_batches(tmp_path, monkeypatch):
 
 
 def test_quiet_and_as_a_process(tmp_path):
-    """Nothing but the averages on stdout, and nothing on stderr."""
+    """Nothing but the averages and where they are on stdout, and nothing on stderr."""
     done = run_process("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG,
                        "--results_dir", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert all(line.startswith("Avg ") for line in done.stdout.splitlines())
+    assert all(line.startswith(("Avg ", "results: ")) for line in done.stdout.splitlines())
     done = run_process("sga", "compress", "nothing", PNG)
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+
+
+# ------------------------------------------------------------------------------ nothing is lost
+
+def test_compress_overwrites_nothing_but_compressed_files(tmp_path, fails):
+    """As when the shell expands a glob of two images, or more."""
+    first, second, third = (write_image(tmp_path / name, 48, 48) for name in
+                            ("a.png", "b.png", "c.png"))
+    np.save(tmp_path / "d.npy", np.zeros((1, 8, 8, 3), np.uint8))
+    (tmp_path / "notes").write_text("kept")
+    argv = ["mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir",
+            tmp_path / "results", BASE_RUN]
+    for target in (second, tmp_path / "d.npy", tmp_path / "notes"):
+        before = target.read_bytes()
+        assert "quote that, as '*.png'" in fails(*argv, first, target)
+        assert target.read_bytes() == before
+    assert "quote a glob" in fails(*argv, first, second, third)
+    (tmp_path / "many").mkdir()
+    write_image(tmp_path / "many" / "a.png", 48, 48)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png.tfci").write_text("kept")
+    assert "a.png.tfci" in fails(*argv, tmp_path / "many", tmp_path / "out")
+    assert not list(tmp_path.glob("results/*.npz"))
+    for output in ("x.tfci", "x.iinc"):
+        (tmp_path / output).touch()
+        for _ in range(2):
+            run(*argv, first, tmp_path / output)
+
+
+def test_decompress_overwrites_only_what_it_wrote(tmp_path, fails):
+    image = write_image(tmp_path / "a.png", 48, 48)
+    compress("bb_plain", tmp_path, image, "--initial_bits", image, output=tmp_path / "a.iinc")
+    before = image.read_bytes()
+    argv = ["bb_plain", "--checkpoint_dir", CHECKPOINTS, "decompress", BB_RUN, tmp_path / "a.iinc"]
+    assert "--force" in fails(*argv, image)
+    (tmp_path / "bits").write_text("kept")
+    assert "--force" in fails(*argv, tmp_path / "new.png", "--initial_bits", tmp_path / "bits")
+    assert image.read_bytes() == before and not (tmp_path / "new.png").exists()
+    assert (tmp_path / "bits").read_text() == "kept"
+    for _ in range(2):
+        run(*argv, tmp_path / "new.png", "--initial_bits", tmp_path / "new.bits")
+    assert (tmp_path / "new.bits").read_bytes() == before
+    run(*argv, image, "--force")
+    assert image.read_bytes() == (tmp_path / "new.png").read_bytes()
+
+
+def test_results_of_other_settings_or_images_have_other_names(tmp_path, folder):
+    names = lambda: {path.name: path.read_bytes() for path in tmp_path.glob("results/*.npz")}
+    for options in (["--its", 2], ["--its", 3], ["--its", 3, "--lr", .1]):
+        before = names()
+        compress("sga", tmp_path, PNG, *options)
+        assert len(names()) == len(before) + 1 and before.items() <= names().items()
+    assert {name[name.index(".png") + 4:] for name in names()} == {
+        "-sga_its=2.npz", "-sga_its=3.npz", "-lr=0.1-sga_its=3.npz"}
+    compress("mbt2018", tmp_path, PNG, "--lambda", .5)
+    for imgs in (folder, folder / "*.jpg", folder / "*.png", folder):
+        compress("mbt2018", tmp_path, imgs)
+    selections = sorted(tuple(load(path)["files"]) for path in
+                        tmp_path.glob("results/*images*.npz"))
+    assert selections == [("a.jpg",), ("a.jpg", "b.png"), ("b.png",)]
+    for source in ("some images", "face-197x251.png-lmbda=0.5"):
+        assert "rd-%s-file=%s.npz" % (BASE_RUN, source) in names()
+
+
+def test_only_the_last_folder_is_created(tmp_path, fails):
+    argv = ["mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG]
+    for options in ([tmp_path / "a" / "x.tfci", "--results_dir", ""],
+                    ["--results_dir", tmp_path / "a" / "b"]):
+        assert "no such folder" in fails(*argv, *options)
+    assert "no such folder" in fails(
+        "mbt2018", "--checkpoint_dir", tmp_path / "a" / "b", "--num_filters", 2, "train",
+        "--train_glob", PNG, "--patchsize", 64, "--last_step", 1, "--logdir", "")
+    assert os.listdir(tmp_path) == []
+    run(*argv, tmp_path / "x.tfci", "--results_dir", tmp_path / "a")
+    assert sorted(os.listdir(tmp_path)) == ["a", "x.tfci"]
+    assert "no such folder" in fails("mbt2018", "--checkpoint_dir", CHECKPOINTS, "decompress",
+                                     BASE_RUN, tmp_path / "x.tfci", tmp_path / "b" / "x.png")
+
+
+# ------------------------------------------------------------------------------ what is expected
+
+def test_output_after_options_and_what_is_printed(tmp_path, capfd):
+    results = tmp_path / "results"
+    run("sga", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG, "--its", 2,
+        "--results_dir", results, tmp_path / "out.iinc")
+    (npz,) = results.glob("*.npz")
+    printed = capfd.readouterr().out
+    assert "compressed: %s\n" % (tmp_path / "out.iinc") in printed
+    assert "results: %s\n" % npz in printed
+    run("sga", "--checkpoint_dir", CHECKPOINTS, "decompress", BASE_RUN, tmp_path / "out.iinc")
+    assert "decoded: %s\n" % (tmp_path / "out.iinc.png") in capfd.readouterr().out
+
+
+def test_main_returns_what_it_saves(tmp_path):
+    """As in a notebook, repeatedly in one process."""
+    main = importlib.import_module("sga").main
+    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG, "--its", "2",
+            "--results_dir"]
+    first, second = main(argv + [str(tmp_path)]), main(argv + [""])
+    (npz,) = tmp_path.glob("*.npz")
+    assert load(npz).keys() == first.keys() == second.keys()
+    for name, values in load(npz).items():
+        np.testing.assert_array_equal(first[name], values)
+        np.testing.assert_array_equal(second[name], values)
+
+
+def test_msssim_is_an_average_of_those_that_have_one(tmp_path, capfd):
+    (tmp_path / "images").mkdir()
+    write_image(tmp_path / "images" / "a.png", 40, 40)
+    write_image(tmp_path / "images" / "b.png", 170, 170)
+    results = compress("mbt2018", tmp_path, tmp_path / "images")
+    assert np.isnan(results["msssim"][0]) and np.isfinite(results["msssim"][1])
+    assert "Avg msssim: %.5f (of 1 of 2 images)" % results["msssim"][1] in capfd.readouterr().out
+
+
+def test_files_that_pillow_does_not_read_are_named(tmp_path, folder, fails, capfd):
+    (folder / "c.heic").write_bytes(b"\0\0\0\x1cftypheic")
+    (folder / "d.avif").write_bytes(b"\0\0\0\x1cftypavif")
+    compress("mbt2018", tmp_path, folder)
+    plugins = " or ".join(nic.PLUGINS[suffix] for suffix in (".avif", ".heic")
+                          if suffix not in PIL.Image.registered_extensions())
+    error = capfd.readouterr().err
+    assert "files in %s are skipped" % folder in error and "c.heic" in error and plugins in error
+    assert "pillow-heif" in fails("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN,
+                                  folder / "c.heic")
+
+
+def test_a_checkpoint_without_its_index_file(tmp_path):
+    shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / BASE_RUN))
+    expected = compress("mbt2018", tmp_path / "expected", PNG)
+    (tmp_path / BASE_RUN / "checkpoint").unlink()
+    for name in os.listdir(tmp_path / BASE_RUN):  # an older one
+        if name.startswith("model.ckpt-3000"):
+            (tmp_path / BASE_RUN / name.replace("3000", "999")).write_bytes(b"")
+    results = compress("mbt2018", tmp_path, PNG, checkpoints=tmp_path)
+    assert results["rd_cost"] == expected["rd_cost"]
 
 
 # ------------------------------------------------------------------------------ bad input
