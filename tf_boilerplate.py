@@ -1446,11 +1446,10 @@ def find_images(imgs):
     return name, sorted(paths), True
 
 
-def result_path(args, run, source, images):
+def result_path(args, run, source):
     """Where the results of a run of this script on `source` go; None with an empty results_dir.
 
-    The original's name, and what it lacks: the options that differ from their defaults and, where
-    results of other images have that name, a digest of `images`, the checksums of their pixels.
+    The original's name and, what that lacks, the options that differ from their defaults.
     """
     if not args.results_dir:
         return None
@@ -1463,13 +1462,18 @@ def result_path(args, run, source, images):
                 del changed["lmbda"]
     else:
         name = "rd-%s-lmbda=%g" % (args.script, args.lmbda) + "+%s-input=%s"
-    name = name % (run.name, source) + "".join("-%s=%g" % item for item in sorted(changed.items()))
-    path = os.path.join(args.results_dir, name + ".npz")
-    if os.path.exists(path):
-        with contextlib.suppress(Exception):  # a damaged file can be replaced
-            if list(read_results(path).get("image", [])) != images:
-                path = os.path.join(args.results_dir, "%s-%s.npz" % (
-                    name, digest("".join(images).encode()).hex()[:8]))
+    changes = "".join("-%s=%g" % item for item in sorted(changed.items()))
+    return os.path.join(args.results_dir, name % (run.name, source) + changes + ".npz")
+
+
+def path_for(images, path):
+    """A result_path or, where results of other images have that name, one with a digest of these.
+
+    images: the checksums of their pixels.
+    """
+    with contextlib.suppress(Exception):  # there is none, or it is damaged and can be replaced
+        if list(read_results(path)["image"]) != images:
+            return "%s-%s.npz" % (path[:-len(".npz")], digest("".join(images).encode()).hex()[:8])
     return path
 
 
@@ -2014,8 +2018,9 @@ def compress(args, build, infer, evaluate, codec):
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
     source, paths, many = find_images(args.imgs)
     images = [digest(read_images(path)).hex() for path in paths]
-    target = result_path(args, run, source, images)
-    files = [InputFile(path, image, output, *part_paths(args, target, path, many))
+    base = result_path(args, run, source)
+    target = path_for(images, base)
+    files = [InputFile(path, image, output, *part_paths(args, base if many else target, path, many))
              for path, image, output in zip(
                  paths, images, output_paths(args, paths, many, codec.suffix))]
     mine = shard_of(files, target, many, *args.shard) if args.shard else files

@@ -101,8 +101,8 @@ def make_job(args, source, checksums, folder, script, run):
     settings = {name: getattr(resolved, name) for name in resolved.settings
                 if args.threads or name != "threads"}
     settings.update(image=checksums, script=script, run_name=run.name, model=run.fingerprint.hex())
-    return Job(script, run.name, nic.result_path(resolved, run, source, checksums),
-               settings, argv)
+    return Job(script, run.name, nic.path_for(checksums, nic.result_path(
+        resolved, run, source)), settings, argv)
 
 
 def is_done(job):
@@ -376,6 +376,7 @@ def run(args):
     else:
         source, paths, many = nic.find_images(args.images)
         folders = [os.path.join(args.output, source if many else os.path.splitext(source)[0])]
+        nic.require_writable(os.path.join(folders[0], "npz", "results"), missing=3)
         checksums = [nic.digest(nic.read_images(path)).hex() for path in paths]
         job_for = functools.partial(make_job, args, source, checksums,
                                     os.path.join(folders[0], "npz"))

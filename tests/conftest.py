@@ -77,6 +77,7 @@ def compress(script, tmp_path, imgs, *options, output=None, run_name=None,
              checkpoints=CHECKPOINTS):
     """Compress in process; the saved results as a dict."""
     results = tmp_path / "results"
+    results.mkdir(parents=True, exist_ok=True)
     run(script, "--checkpoint_dir", checkpoints, "compress", "--results_dir", results, *options,
         run_name or run_of(script), imgs, *([output] if output else []))
     return load(max(results.glob("rd-*.npz"), key=lambda path: path.stat().st_mtime_ns))

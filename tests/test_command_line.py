@@ -223,7 +223,7 @@ def test_finished_parts_are_reused_only_if_nothing_changed(folder, tmp_path, cap
         capfd.readouterr()
         compress("sga", tmp_path, folder, "--sga_its", 2, *options)
         return [line.split(" (")[0][-5:] for line in capfd.readouterr().out.splitlines()
-                if " of 2)" in line]
+                if line.endswith(" of 2)")]
     assert computed() == ["a.jpg", "b.png"]
     assert computed() == []
     (parts,) = (tmp_path / "results").glob("*.parts")

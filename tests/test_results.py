@@ -143,6 +143,7 @@ def test_results_of_another_model_or_image_are_not_reused(tmp_path, capfd):
 def existing(tmp_path, monkeypatch, capfd):
     """Function: what table1 says of the results of a method on an image, without running any."""
     write_image(tmp_path / "image.png", 64, 64)
+    (tmp_path / "image" / "npz").mkdir(parents=True)
 
     def stop(*_):
         raise ValueError("missing")
