@@ -1789,7 +1789,7 @@ def require_same_training(args, folder):
     with contextlib.suppress(OSError, ValueError):  # it may be missing, or a stranger's
         begun = dict(json.loads(read_bytes(os.path.join(folder, "args.json")).decode()))
     differ = ["--%s %s (now %s)" % (name, begun[name], getattr(args, name)) for name in (
-        "batchsize", "patchsize", "train_glob", "eval_glob", "lr", "lr_warmup", "lr_decay", "seed")
+        "batchsize", "patchsize", "train_glob", "lr", "lr_warmup", "lr_decay", "seed")
         if name in begun and begun[name] != getattr(args, name)]
     if differ:
         raise ValueError("%s was begun with %s; --force continues it with the new ones"

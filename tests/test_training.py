@@ -34,6 +34,7 @@ def images(tmp_path):
 
 
 def train(tmp_path, images, *options, N=8, script="mbt2018"):
+    os.makedirs(str(tmp_path), exist_ok=True)
     run(script, "--checkpoint_dir", tmp_path / "runs", "--num_filters", N, "train",
         "--train_glob", os.path.join(str(images), "*"), *SMALL, *options)
     return tmp_path / "runs" / ("%s-num_filters=%d-lmbda=0.01" % (script, N))
@@ -221,9 +222,24 @@ def test_a_moved_run_continues_where_it_is_now(tmp_path, images):
     assert str(tmp_path) not in (folder / "checkpoint").read_text()
 
 
+def test_a_run_continues_with_the_settings_it_began_with(tmp_path, images, fails):
+    """Unless it is to; and a folder stands for the images in it."""
+    folder = train(tmp_path, images, "--last_step", 1)
+    argv = ["--checkpoint_dir", tmp_path / "runs", "--num_filters", 8, "train", *SMALL]
+    every = os.path.join(str(images), "*")
+    for options, named in (([every, "--batchsize", 1], "--batchsize 2 (now 1)"),
+                           ([every, "--seed", 3], "--seed 0 (now 3)"),
+                           ([images], "--train_glob")):
+        line = fails("mbt2018", *argv, "--last_step", 2, "--train_glob", *options)
+        assert named in line and "--force" in line
+    assert weights(folder)["global_step"] == 1
+    run("mbt2018", *argv, "--last_step", 2, "--train_glob", images, "--force")
+    assert weights(folder)["global_step"] == 2
+
+
 def test_continue_the_original(tmp_path, images):
     shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / "runs" / BASE_RUN))
-    folder = train(tmp_path, images, "--last_step", 3002, N=16)
+    folder = train(tmp_path, images, "--last_step", 3002, "--force", N=16)
     assert weights(folder)["global_step"] == 3002
 
 
