@@ -3,7 +3,7 @@
     python results/convergence.py [<image>]
 
 For the shipped base models at two lambdas, with the paper's setting, --fast and --thorough. Writes
-results/convergence.csv and results/convergence.png; --from-csv only draws.
+convergence.csv and convergence.png in --output; --from-csv only draws.
 """
 
 import argparse
@@ -97,17 +97,24 @@ def draw(path, picture):
     table1.save(figure, picture)
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("image", nargs="?",
-                        default=os.path.join(RESULTS, "images", "face-384x384.png"))
-    parser.add_argument("--from-csv", action="store_true", help="only draw")
-    args = parser.parse_args(argv)
-    path = os.path.join(RESULTS, "convergence.csv")
+def run(args):
+    path = os.path.join(args.output, "convergence.csv")
+    for written in (path, path[:-len("csv")] + "png"):
+        nic.require_writable(written)
     if not args.from_csv:
         measure(args.image, path)
     draw(path, path[:-len("csv")] + "png")
+
+
+def main(argv=None):
+    parser = nic.Parser(prog="convergence.py", description=__doc__,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("image", nargs="?",
+                        default=os.path.join(RESULTS, "images", "face-384x384.png"))
+    parser.add_argument("--from-csv", action="store_true", help="only draw")
+    parser.add_argument("--output", default=".", metavar="DIR",
+                        help="folder of convergence.csv and convergence.png (default: %(default)s)")
+    nic.run_or_exit(parser, run, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def main(argv=None):
                         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?",
                         default=os.path.join(RESULTS, "images", "face-384x384.png"))
-    parser.add_argument("--output", default=os.path.join(RESULTS, "landscape.png"),
+    parser.add_argument("--output", default="landscape.png",
                         help="picture to write (default: %(default)s)")
     nic.run_or_exit(parser, run, parser.parse_args(argv))
 

@@ -17,6 +17,7 @@ import pytest
 from conftest import BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, load, run, run_of, write_image
 
 sys.path.insert(0, os.path.join(ROOT, "results"))
+import convergence
 import landscape
 import table1
 import tf_boilerplate as nic
@@ -373,6 +374,20 @@ def test_landscape_of_a_quadratic_cost():
     np.testing.assert_array_equal(plane[:, 1, 1, 2], [0, 1, 0, 1])
     np.testing.assert_array_equal(plane[:, 1, 1, 1], [2, 2, 3, 3])
     assert not plane[:, 0].any()
+
+
+def test_plots_are_written_to_the_current_folder(tmp_path, monkeypatch, capfd):
+    """Not over those that ship."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        convergence.main(["--from-csv"])
+    assert "convergence.csv" in capfd.readouterr().err
+    shutil.copy(os.path.join(ROOT, "results", "convergence.csv"), str(tmp_path))
+    convergence.main(["--from-csv"])
+    assert sorted(os.listdir(tmp_path)) == ["convergence.csv", "convergence.png"]
+    with pytest.raises(SystemExit):
+        landscape.main(["--help"])
+    assert "(default: landscape.png)" in capfd.readouterr().out
 
 
 @pytest.mark.slow
