@@ -5,18 +5,26 @@
 
 import tf_boilerplate as nic
 
-SETTINGS = dict(its=1000, lr=5e-3, rate_samples=16, seed=0)
+import bb_plain
+
+OPTIONS = bb_plain.OPTIONS + [
+    nic.Option("--rate_its --its", nic.number(int, 1, high=nic.MAX_ITS), 1000,
+               "iterations on the rate"),
+    nic.Option("--rate_lr --lr", nic.positive, 5e-3,
+               "learning rate of Adam on the rate")]
 
 
-def infer(args, graph, x):
+def infer(graph, x, args):
     """The encoder's y, rounded, and how q(z|y_hat) is then fitted to it alone."""
     y_hat, _, _ = nic.integer_y(graph, *nic.encode(graph, x))
-    return y_hat, nic.Fit(args.its, args.lr, args.seed)
+    return y_hat, nic.Fit(args.rate_its, args.rate_lr, args.seed)
+
+
+METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS)
 
 
 def main(argv=None):
-    commands = nic.commands(nic.bits_back_graph, infer, nic.BITS_BACK, nic.evaluate_bits_back)
-    return nic.main(argv, __file__, __doc__, commands, SETTINGS)
+    return nic.main(argv, __file__, __doc__, METHOD)
 
 
 if __name__ == "__main__":

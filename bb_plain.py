@@ -5,18 +5,22 @@
 
 import tf_boilerplate as nic
 
-SETTINGS = dict(rate_samples=16, seed=0)
+OPTIONS = [nic.Option("--rate_samples", nic.number(int, 2), 16,
+                      "draws of z that reported rates are means over"),
+           nic.Option("--seed", nic.natural, 0, "seed of the noise and of random initial bits")]
 
 
-def infer(args, graph, x):
+def infer(graph, x, args):
     """The encoder's y, rounded, and the q(z|y_hat) that h_a gives, without iterations."""
     y_hat, _, _ = nic.integer_y(graph, *nic.encode(graph, x))
     return y_hat, nic.Fit(its=0, lr=0, seed=args.seed)
 
 
+METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS)
+
+
 def main(argv=None):
-    commands = nic.commands(nic.bits_back_graph, infer, nic.BITS_BACK, nic.evaluate_bits_back)
-    return nic.main(argv, __file__, __doc__, commands, SETTINGS)
+    return nic.main(argv, __file__, __doc__, METHOD)
 
 
 if __name__ == "__main__":

@@ -7,23 +7,31 @@ import functools
 
 import tf_boilerplate as nic
 
+import bb_plain
 import sga
 
-SETTINGS = dict(sga.SETTINGS, rate_its=2000, rate_lr=3e-3, rate_samples=16)
+OPTIONS = sga.OPTIONS[:-1] + bb_plain.OPTIONS + [
+    nic.Option("--rate_its", nic.number(int, 1, high=nic.MAX_ITS), 2000,
+               "iterations of the second phase, on the rate alone"),
+    nic.Option("--rate_lr", nic.positive, 3e-3,
+               "learning rate of Adam in the second phase")]
 PRESETS = dict(fast=dict(sga.PRESETS["fast"], rate_its=200, rate_lr=0.06),
                thorough=dict(sga.PRESETS["thorough"], rate_lr=0.01))
 
 
-def infer(args, graph, x):
+def infer(graph, x, args):
     """y annealed to integers, jointly with q(z|y); how q(z|y_hat) is then fitted to it alone."""
-    y_hat, _, _ = nic.optimise(graph, x, args, args.sga_its, nic.integer_y, sga.temperature)
+    latents = nic.optimise(graph, x, args.sga_its, nic.integer_y,
+                           functools.partial(sga.temperature, args))
+    y_hat, _, _ = nic.integer_y(graph, *latents)
     return y_hat, nic.Fit(args.rate_its, args.rate_lr, args.seed)
 
 
+METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS, sga.relax, sga.resolve, PRESETS)
+
+
 def main(argv=None):
-    build = functools.partial(nic.bits_back_graph, relax=sga.relax)
-    commands = nic.commands(build, infer, nic.BITS_BACK, nic.evaluate_bits_back)
-    return nic.main(argv, __file__, __doc__, commands, SETTINGS, PRESETS)
+    return nic.main(argv, __file__, __doc__, METHOD)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,17 @@ import functools
 import tf_boilerplate as nic  # before TensorFlow, whose import it keeps quiet
 import numpy as np
 
-def annealing_rate(its):
-    """8 / its"""
-    return 8 / its
+OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
+           nic.Option("--lr", nic.positive, 5e-3, "learning rate of Adam"),
+           nic.Option("--annealing_rate", nic.number(float, 0), None,
+                      "decay of the temperature per iteration (default: 8 / its)"),
+           nic.Option("--T_max", nic.positive, 0.2, "highest temperature")]
 
 
-SETTINGS = dict(its=2000, lr=5e-3, annealing_rate=annealing_rate, T_max=0.2)
+def resolve(args):
+    """The schedule's default, which depends on the number of iterations."""
+    if args.annealing_rate is None:
+        args.annealing_rate = 8 / args.its
 
 
 def relax(v, T, key):
@@ -26,14 +31,17 @@ def temperature(args, t):
     return np.clip(np.exp(-args.annealing_rate * t), 1e-8, args.T_max)
 
 
-def infer(args, graph, x):
+def infer(graph, x, args):
     """Latents annealed to integers."""
-    return nic.optimise(graph, x, args, args.its, nic.integers, temperature)
+    return nic.integers(graph, *nic.optimise(graph, x, args.its, nic.integers,
+                                             functools.partial(temperature, args)))
+
+
+METHOD = nic.Method(infer, nic.INTEGER, OPTIONS, relax, resolve)
 
 
 def main(argv=None):
-    build = functools.partial(nic.base_graph, relax=relax)
-    return nic.main(argv, __file__, __doc__, nic.commands(build, infer, nic.INTEGER), SETTINGS)
+    return nic.main(argv, __file__, __doc__, METHOD)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
     python map.py compress <run_name> <imgs>
 """
 
-import functools
 import operator
 
 import tf_boilerplate as nic
 
-SETTINGS = dict(its=2000, lr=5e-3, check_every=10)
+OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
+           nic.Option("--lr", nic.positive, 5e-3, "learning rate of Adam"),
+           nic.Option("--check_every", nic.count, 10, "iterations between checks when to stop")]
 
 
 def relax(v, T, key):
@@ -21,19 +22,22 @@ def round_at_once(graph, y, z):
 
     With the decodable rounding in its place MAP would stop much earlier, at up to 14 % more cost.
     """
-    mu = graph.sess.run(graph.mu, {graph.relaxed[1]: z})
-    return nic.round_around(mu, y), nic.round_around(graph.median, z)
+    mu, median = graph.centres
+    return (nic.round_around(graph.sess.run(mu, {graph.relaxed[1]: z}), y),
+            nic.round_around(median, z))
 
 
-def infer(args, graph, x):
+def infer(graph, x, args):
     """Latents of the last check before the loss after rounding rises, rounded z first, then y."""
-    y, z = nic.optimise_until(operator.gt, graph, x, args, round_at_once)
-    return nic.centred(graph, y, z)
+    return nic.centred(graph, *nic.optimise(graph, x, args.its, round_at_once, stop=operator.gt,
+                                            check_every=args.check_every))
+
+
+METHOD = nic.Method(infer, nic.CENTRED, OPTIONS, relax)
 
 
 def main(argv=None):
-    build = functools.partial(nic.base_graph, relax=relax)
-    return nic.main(argv, __file__, __doc__, nic.commands(build, infer, nic.CENTRED), SETTINGS)
+    return nic.main(argv, __file__, __doc__, METHOD)
 
 
 if __name__ == "__main__":

@@ -13,31 +13,27 @@ import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
 
-build = functools.partial(nic.base_graph, scale_bound=nic.SCALES[0])  # sigma bounded as in training
-
-
-def objective(args, x, t):
+def objective(x, t, N, lmbda, seed):
     """Scalars to report, reconstruction and further updates for batch t, x [B, H, W, 3] in [0, 1].
 
     The loss is lmbda * 255^2 * MSE + bpp, with uniform noise in place of rounding.
     """
-    N = args.num_filters
     y = nic.analysis_transform(N)(x)
     z = nic.hyper_analysis_transform(N, N)(y)
     prior_z = tfc.EntropyBottleneck(name="entropy_bottleneck")
     prior_z(z, training=True)
-    z_tilde = z + nic.uniform_noise(z.shape, nic.noise_key(args.seed, t, 1))
+    z_tilde = z + nic.uniform_noise(z.shape, nic.noise_key(seed, t, 1))
     mu, log_sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
     prior_y = nic.GaussianConditional(tf.exp(log_sigma), nic.SCALES, mean=mu,
                                       name="gaussian_conditional")
     prior_y(y, training=True)
-    y_tilde = y + nic.uniform_noise(y.shape, nic.noise_key(args.seed, t, 0))
+    y_tilde = y + nic.uniform_noise(y.shape, nic.noise_key(seed, t, 0))
     x_tilde = nic.synthesis_transform(N)(y_tilde)
 
     y_bpp, z_bpp = (tf.reduce_mean(nic.bits_per_pixel(nic.likelihood_in_training(*pair), x.shape))
                     for pair in ((prior_y, y_tilde), (prior_z, z_tilde)))
     mse = tf.reduce_mean(nic.mean_squared_error(x, x_tilde))
-    loss = args.lmbda * mse + y_bpp + z_bpp
+    loss = lmbda * mse + y_bpp + z_bpp
     scalars = dict(loss=loss, bpp=y_bpp + z_bpp, y_bpp=y_bpp, z_bpp=z_bpp, mse=mse,
                    psnr=tf.reduce_mean(tf.image.psnr(x, x_tilde, 1, name="psnr_db")))
 
@@ -46,36 +42,35 @@ def objective(args, x, t):
     return scalars, x_tilde, update_prior
 
 
-def train(args):
-    """train or continue a run"""
-    nic.train(args, objective, nic.validation(build, infer, nic.CENTRED))
-
-
-def infer(args, graph, x):
+def infer(graph, x, args):
     """The encoder's latents, rounded."""
     return nic.centred(graph, *nic.encode(graph, x))
 
 
-def per_batch(codec):
+def batch_rates(codec):
     """The codec, which also reports, as the original does, bits of a batch's file per pixel of one
     of its images."""
     def encode(decoder, shape, latents, script, initial_bits=b""):
         content, images, _ = codec.encode(decoder, shape, latents, script)
-        batches, y, z = (nic.split_batches(items, shape[1] * shape[2])
-                         for items in (images, *latents))
-        files = [content] if len(batches) == 1 else [
-            codec.encode(decoder, (len(batch[0]),) + shape[1:], batch, script)[0]
-            for batch in zip(y, z)]
-        bits = 8 * np.array([len(file) for file in files])
+        batches = [content], [shape[0]]
+        parts = list(zip(*(nic.split_batches(v, shape[1] * shape[2]) for v in latents)))
+        if len(parts) > 1:
+            sizes = [len(y) for y, _ in parts]
+            batches = [codec.encode(decoder, (size,) + shape[1:], part, script)[0]
+                       for size, part in zip(sizes, parts)], sizes
+        bits = 8 * np.array([len(file) for file in batches[0]])
         return content, images, dict(batch_actual_bpp=bits / (shape[1] * shape[2]),
-                                     batch_sizes=[len(batch) for batch in batches])
+                                     batch_sizes=batches[1])
     return codec._replace(encode=encode)
 
 
+# sigma of p(y|z) is bounded as in training
+METHOD = nic.Method(infer, tuple(map(batch_rates, nic.CENTRED)), scale_bound=nic.SCALES[0])
+
+
 def main(argv=None):
-    codecs = tuple(map(per_batch, nic.CENTRED))
-    return nic.main(argv, __file__, __doc__,
-                    dict(train=train, **nic.commands(build, infer, codecs)))
+    train = functools.partial(nic.train, objective=objective, method=METHOD)
+    return nic.main(argv, __file__, __doc__, METHOD, train)
 
 
 if __name__ == "__main__":

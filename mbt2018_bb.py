@@ -3,6 +3,8 @@
     python mbt2018_bb.py --num_filters 192 train --train_glob '<glob>' --lambda 0.01
 """
 
+import functools
+
 import tf_boilerplate as nic  # before TensorFlow, whose import it keeps quiet
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
@@ -10,23 +12,22 @@ import tensorflow_compression as tfc
 import bb_plain
 
 
-def objective(args, x, t):
+def objective(x, t, N, lmbda, seed):
     """Scalars to report, reconstruction and further updates for batch t, x [B, H, W, 3] in [0, 1].
 
     The loss is lmbda * 255^2 * MSE + bpp, where bpp is net of the bits that z gives back; z is
     sampled from q(z|y), and uniform noise replaces the rounding of y.
     """
-    N = args.num_filters
     y = nic.analysis_transform(N)(x)
     z_mean, z_logvar = tf.split(nic.hyper_analysis_transform(N, 2 * N)(y), 2, axis=-1)
     z_tilde, log_q = nic.sample(z_mean, z_logvar, tf.random.stateless_normal(
-        z_mean.shape, nic.noise_key(args.seed, t, 1)))
+        z_mean.shape, nic.noise_key(seed, t, 1)))
     _, p_z = nic.factorized_prior(N)(z_tilde)
     mu, log_sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
     prior_y = nic.GaussianConditional(tfc.upper_bound(tf.exp(log_sigma), 10 ** .5), nic.SCALES,
                                       mean=mu, name="gaussian_conditional")
     prior_y(y, training=True)
-    y_tilde = y + nic.uniform_noise(y.shape, nic.noise_key(args.seed, t, 0))
+    y_tilde = y + nic.uniform_noise(y.shape, nic.noise_key(seed, t, 0))
     x_tilde = nic.synthesis_transform(N)(y_tilde)
 
     y_bpp, z_bpp, bpp_back = (tf.reduce_mean(nic.bits_per_pixel(log_p, x.shape))
@@ -34,21 +35,15 @@ def objective(args, x, t):
                                             tf.log(p_z), log_q))
     bpp = y_bpp + z_bpp - bpp_back
     mse = tf.reduce_mean(nic.mean_squared_error(x, x_tilde))
-    loss = args.lmbda * mse + bpp
+    loss = lmbda * mse + bpp
     scalars = dict(loss=loss, bpp=bpp, y_bpp=y_bpp, z_bpp=z_bpp, bpp_back=bpp_back, mse=mse,
                    psnr=tf.reduce_mean(tf.image.psnr(x, x_tilde, 1, name="psnr_db")))
     return scalars, x_tilde, lambda: []
 
 
-def train(args):
-    """train or continue a run"""
-    nic.train(args, objective, nic.validation(
-        nic.bits_back_graph, bb_plain.infer, nic.BITS_BACK, nic.evaluate_bits_back,
-        bb_plain.SETTINGS))
-
-
 def main(argv=None):
-    return nic.main(argv, __file__, __doc__, dict(train=train))
+    train = functools.partial(nic.train, objective=objective, method=bb_plain.METHOD)
+    return nic.main(argv, __file__, __doc__, train=train)
 
 
 if __name__ == "__main__":

@@ -10,27 +10,31 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 import tensorflow_probability as tfp
 
-def annealing_rate(its):
-    """2 / sga_its"""
-    return 2 / its
-
-
-def t0(its):
-    """0.35 * sga_its"""
-    return 0.35 * its
-
-
-SETTINGS = dict(sga_its=2000, lr=5e-3, annealing_rate=annealing_rate, t0=t0, T_max=0.5, seed=0)
+OPTIONS = [nic.Option("--sga_its --its", nic.count, 2000, "iterations of SGA"),
+           nic.Option("--lr", nic.positive, 5e-3, "learning rate of Adam"),
+           nic.Option("--annealing_rate", nic.number(float, 0), None,
+                      "decay of the temperature per iteration (default: 2 / sga_its)"),
+           nic.Option("--t0", nic.number(float, 0), None,
+                      "iteration from which the temperature decays (default: 0.35 * sga_its)"),
+           nic.Option("--T_max", nic.positive, 0.5, "highest temperature"),
+           nic.Option("--seed", nic.natural, 0, "seed of the noise")]
 # fast: the same R-D cost, to 0.3 %, after a fifth of the iterations; thorough: the lowest in 2000.
 PRESETS = dict(fast=dict(sga_its=400, lr=0.04), thorough=dict(lr=0.02))
 
 
-def relax(v, T, key):
+def resolve(args):
+    """The schedule's defaults, which depend on the number of iterations."""
+    args.t0 = 0.35 * args.sga_its if args.t0 is None else args.t0
+    if args.annealing_rate is None:
+        args.annealing_rate = 2 / args.sga_its
+
+
+def relax(v, T, key, logits=nic.atanh_logits):
     """Gumbel-softmax sample between floor(v) and ceil(v), with the same noise for every image."""
     shape = v.shape[1:].concatenate(2)
     uniform = tf.random.stateless_uniform(shape, key, minval=np.finfo(np.float32).tiny)
     gumbel = tfp.distributions.Gumbel(0., 1.).quantile(uniform)
-    return nic.two_way(v, T, lambda logits: tf.nn.softmax((logits + gumbel) / T))
+    return nic.two_way(v, T, lambda scores: tf.nn.softmax((scores + gumbel) / T), logits)
 
 
 def temperature(args, t):
@@ -38,15 +42,17 @@ def temperature(args, t):
     return np.clip(args.T_max * np.exp(-args.annealing_rate * (t - args.t0)), 1e-8, args.T_max)
 
 
-def infer(args, graph, x):
+def infer(graph, x, args):
     """Latents annealed to integers."""
-    return nic.optimise(graph, x, args, args.sga_its, nic.integers, temperature)
+    return nic.integers(graph, *nic.optimise(graph, x, args.sga_its, nic.integers,
+                                             functools.partial(temperature, args)))
+
+
+METHOD = nic.Method(infer, nic.INTEGER, OPTIONS, relax, resolve, PRESETS)
 
 
 def main(argv=None):
-    build = functools.partial(nic.base_graph, relax=relax)
-    return nic.main(argv, __file__, __doc__, nic.commands(build, infer, nic.INTEGER), SETTINGS,
-                    PRESETS)
+    return nic.main(argv, __file__, __doc__, METHOD)
 
 
 if __name__ == "__main__":

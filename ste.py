@@ -3,13 +3,14 @@
     python ste.py compress <run_name> <imgs>
 """
 
-import functools
 import operator
 
 import tf_boilerplate as nic  # before TensorFlow, whose import it keeps quiet
 import tensorflow.compat.v1 as tf
 
-SETTINGS = dict(its=2000, lr=1e-4, check_every=10)
+OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
+           nic.Option("--lr", nic.positive, 1e-4, "learning rate of Adam"),
+           nic.Option("--check_every", nic.count, 10, "iterations between checks when to stop")]
 
 
 def relax(v, T, key):
@@ -18,15 +19,17 @@ def relax(v, T, key):
     return tf.stop_gradient(tf.round(v)) + (v - tf.stop_gradient(v))
 
 
-def infer(args, graph, x):
+def infer(graph, x, args):
     """Integers of the last check before the loss stops falling."""
-    y, z = nic.optimise_until(operator.ge, graph, x, args, nic.integers)
-    return nic.integers(graph, y, z)
+    return nic.integers(graph, *nic.optimise(graph, x, args.its, nic.integers, stop=operator.ge,
+                                             check_every=args.check_every))
+
+
+METHOD = nic.Method(infer, nic.INTEGER, OPTIONS, relax)
 
 
 def main(argv=None):
-    build = functools.partial(nic.base_graph, relax=relax)
-    return nic.main(argv, __file__, __doc__, nic.commands(build, infer, nic.INTEGER), SETTINGS)
+    return nic.main(argv, __file__, __doc__, METHOD)
 
 
 if __name__ == "__main__":

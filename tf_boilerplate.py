@@ -1,8 +1,7 @@
 """Everything that two scripts share, in reading order; a room uses those above it.
 
-1. model, runs          2. rate, distortion    3. descent     4. decoder
-5. files                6. inference           7. images in, results out
-8. training             9. compress, command line
+1. model            2. rate, distortion, descent      3. decoder        4. files
+5. inference        6. images in, results out         7. training       8. command line
 
 Notation: x image; g_a, g_s analysis and synthesis transform; h_a, h_s their hyper versions;
 y, z continuous latents and hyperlatents; y_tilde, z_tilde relaxed; y_hat, z_hat discrete (what
@@ -31,7 +30,6 @@ import warnings
 # the kernel, whose zeroing of new pages takes several times as long as an element-wise operation.
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 warnings.filterwarnings("ignore", category=FutureWarning)  # TF 1.15's import, under numpy >= 1.17
-warnings.filterwarnings("ignore", category=RuntimeWarning)  # protobuf's, of damaged files
 import constriction
 try:
     import pillow_avif  # with it, Pillow reads AVIF
@@ -44,27 +42,22 @@ import tqdm
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
-# Constants of the trained models: p(y|z)'s table of scales for range coding, floor of likelihoods.
-SCALES = np.exp(np.linspace(np.log(.11), np.log(256), 64))
-LIKELIHOOD_BOUND = 1e-9
-# Decoded training images are kept in memory up to this many bytes in all.
-IMAGE_CACHE_BYTES = 2 ** 31
-# Pixels that one batch of a .npy has at most, unless a single image has more.
-BATCH_PIXELS = 10 ** 7
-MSSSIM_MIN_SIDE = 161
-# What Pillow lacks to read files of these names.
-PLUGINS = {".avif": "pillow-avif-plugin", ".heic": "pillow-heif", ".heif": "pillow-heif"}
-# Iterations between two entries of an optimisation record.
-RECORD_EVERY = 10
 # For what builds a graph: AutoGraph would take seconds to convert tfc's layers.
 do_not_convert = tf.autograph.experimental.do_not_convert
 
 
-# ---------------------------------------------------------------- 1. model, runs
+# ---------------------------------------------------------------- 1. model
 #
 # The transforms and priors, whose variables have the names of the authors' checkpoints, and the
 # runs: folders of checkpoints with their weights. Transforms and priors compute in the precision of
 # their input.
+
+# Constants of the trained models: p(y|z)'s table of scales for range coding, floor of likelihoods.
+SCALES = np.exp(np.linspace(np.log(.11), np.log(256), 64))
+LIKELIHOOD_BOUND = 1e-9
+PRIOR_SCOPE = "entropy_bottleneck"
+OPTIMISER_VARIABLES = re.compile(r".*/Adam(_1)?|beta[12]_power(_1)?")
+
 
 class Transform(tf.keras.layers.Layer):
     """A chain of layers; its name is the scope of their variables in a checkpoint."""
@@ -268,12 +261,6 @@ def factorized_prior(num_channels, scope="", dtype=tf.float32):
 Run = collections.namedtuple("Run", "name checkpoint num_filters step fingerprint resumable model")
 
 
-PRIOR_SCOPE = "entropy_bottleneck"
-SCRIPTS = {"base": ("mbt2018", "sga", "map", "ste", "unoise", "danneal"),
-           "bits-back": ("mbt2018_bb", "bb_sga", "bb_no_sga", "bb_plain")}
-OPTIMISER_VARIABLES = re.compile(r".*/Adam(_1)?|beta[12]_power(_1)?")
-
-
 def newest_checkpoint(folder):
     """Path prefix of the newest checkpoint in `folder`, or None.
 
@@ -284,31 +271,19 @@ def newest_checkpoint(folder):
         state = tf.train.get_checkpoint_state(folder)
     if state and state.model_checkpoint_path:
         return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
-    names = [re.fullmatch(r"model\.ckpt-(\d+)\.index", name) for name in _listdir(folder)]
-    steps = [int(name.group(1)) for name in names if name]
+    steps = [int(re.search(r"(\d+)\.index$", path).group(1)) for path in
+             glob.glob(os.path.join(glob.escape(folder), "model.ckpt-*[0-9].index"))]
     return os.path.join(folder, "model.ckpt-%d" % max(steps)) if steps else None
 
 
-def find_run(args):
-    """The run that the arguments name; ValueError if there is none or it is of another model."""
-    run = newest_run(args.checkpoint_dir, args.run_name)
-    if args.script not in SCRIPTS[run.model]:
-        raise ValueError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
-            run.checkpoint, run.model, args.script,
-            ", ".join(s + ".py" for s in SCRIPTS[run.model])))
-    if args.num_filters not in (None, run.num_filters):
-        raise ValueError("--num_filters %d: the model %s has %d"
-                         % (args.num_filters, run.checkpoint, run.num_filters))
-    return run
-
-
-def newest_run(checkpoint_dir, run_name):
+def find_run(checkpoint_dir, run_name):
     """The Run in a folder of checkpoint_dir; ValueError if there is no readable checkpoint."""
     folder = os.path.join(checkpoint_dir, run_name)
     checkpoint = newest_checkpoint(folder)
     if not checkpoint:
-        runs = sorted(name for name in _listdir(checkpoint_dir)
-                      if newest_checkpoint(os.path.join(checkpoint_dir, name)))
+        runs = sorted(os.path.basename(other) for other in
+                      glob.glob(os.path.join(glob.escape(checkpoint_dir), "*"))
+                      if newest_checkpoint(other))
         raise ValueError("no checkpoint in %s; runs in %s: %s"
                          % (folder, checkpoint_dir, ", ".join(runs) or "none"))
     try:
@@ -317,15 +292,11 @@ def newest_run(checkpoint_dir, run_name):
         raise ValueError("%s: not a readable checkpoint (%s)" % (checkpoint, error.message))
 
 
-def _listdir(folder):
-    return os.listdir(folder) if os.path.isdir(folder) else []
-
-
 def read_run(checkpoint):
     """Run of a checkpoint; ValueError if it is not one of these models."""
     reader = tf.train.NewCheckpointReader(checkpoint)
     shapes = reader.get_variable_to_shape_map()
-    model = "base" if "entropy_bottleneck/matrix_0" in shapes else "bits-back"
+    model = "base" if PRIOR_SCOPE + "/matrix_0" in shapes else "bits-back"
     width = shapes.get("analysis_transform/layer_0/bias")
     if not width or model == "bits-back" and "matrix_0" not in shapes:
         raise ValueError("%s: not a checkpoint of mbt2018.py or mbt2018_bb.py" % checkpoint)
@@ -336,6 +307,17 @@ def read_run(checkpoint):
     step = int(reader.get_tensor("global_step")) if "global_step" in shapes else 0
     return Run(os.path.basename(os.path.dirname(checkpoint)), checkpoint, width[0], step,
                fingerprint, bool(slots), model)
+
+
+def digest(*chunks):
+    """8-byte checksum of bytes or arrays, with their types and shapes."""
+    checksum = hashlib.blake2b(digest_size=8)
+    for chunk in chunks:
+        if not isinstance(chunk, bytes):
+            checksum.update(repr((chunk.dtype.str, chunk.shape)).encode())
+            chunk = np.ascontiguousarray(chunk)
+        checksum.update(chunk)
+    return checksum.digest()
 
 
 def run_lmbda(run_name):
@@ -371,9 +353,13 @@ def restored_session(graph, run, config):
     return sess
 
 
-# ---------------------------------------------------------------- 2. rate, distortion
+# ---------------------------------------------------------------- 2. rate, distortion, descent
 #
-# Losses and metrics as tensors: bits per pixel and squared errors of relaxed or discrete latents.
+# Losses and metrics: bits per pixel and squared errors of relaxed or discrete latents. And Adam on
+# free latents, which all iterative methods use, and a decoder for q(z|y_hat).
+
+MSSSIM_MIN_SIDE = 161
+
 
 def gaussian_mass(y, mu, sigma):
     """p(y|z): probability under N(mu, sigma^2) of the unit-width bin around each element of y."""
@@ -406,6 +392,18 @@ def bits_per_pixel(log_p, x_shape):
     return nats / (np.log(2) * int(x_shape[1]) * int(x_shape[2]))
 
 
+def base_rates(y, z, x_shape, scale_bound=0.):
+    """Rates of the base model as a dict of [B], est_y_bpp under p(y|z), est_z_bpp under p(z) and
+    their sum est_bpp; and mu of p(y|z). scale_bound is sigma's, from below."""
+    N = int(y.shape[-1])
+    mu, log_sigma = gaussian_parameters(hyper_synthesis_transform(N), z, y.shape)
+    y_mass = gaussian_mass(y, mu, tf.maximum(tf.exp(log_sigma), scale_bound))
+    z_mass = bin_mass(factorized_prior(N, PRIOR_SCOPE), z)
+    rates = dict(est_y_bpp=bits_per_pixel(log_likelihood(y_mass), x_shape),
+                 est_z_bpp=bits_per_pixel(log_likelihood(z_mass), x_shape))
+    return dict(rates, est_bpp=rates["est_y_bpp"] + rates["est_z_bpp"]), mu
+
+
 def bits_back_rates(y, z_mean, z_logvar, key, x_shape):
     """Rates of the bits-back model, p(z), z_tilde ~ q(z|y), and mu, log sigma of p(y|z_tilde).
 
@@ -436,38 +434,19 @@ def rd_losses(lmbda, x, x_tilde, bpp):
     mse = mean_squared_error(x, x_tilde)
     return dict(rd_loss=lmbda * mse + bpp, mse=mse, bpp=bpp)
 
-
-def quality(x, x_hat):
-    """Metrics of 8-bit reconstructions x_hat of x, both uint8 [B, H, W, 3]: each a [B] tensor."""
-    original, decoded = tf.cast(x, tf.float32), tf.cast(x_hat, tf.float32)
-    if min(int(side) for side in x.shape[1:3]) < MSSSIM_MIN_SIDE:
-        msssim = tf.fill([int(x.shape[0])], np.nan)
-    else:
-        msssim = tf.image.ssim_multiscale(decoded, original, 255)
-    return dict(
-        mse=tf.reduce_mean(tf.squared_difference(original, decoded), axis=[1, 2, 3]),
-        psnr=tf.image.psnr(decoded, original, 255),
-        msssim=msssim,
-        msssim_db=-10 * tf.log(1 - msssim) / np.log(10))
-
-
-# ---------------------------------------------------------------- 3. descent
-#
-# Free latents and Adam on them: what all iterative methods do, and a decoder for q(z|y_hat).
-
-def free_variable(encoded):
-    """Variable to optimise, initialised by the encoder; no part of the model or a checkpoint."""
-    return tf.Variable(encoded, trainable=False, use_resource=True,
-                       collections=[tf.GraphKeys.LOCAL_VARIABLES])
-
-
-def descent(losses, free, lr):
-    """Ops: one step of Adam on the mean of `losses` [B], None if lr is; a restart of it all."""
-    if lr is None:
-        return None, tf.variables_initializer(free)
-    optimiser = tf.train.AdamOptimizer(lr)
-    step = optimiser.minimize(tf.reduce_mean(losses), var_list=free)
-    return step, tf.variables_initializer(free + optimiser.variables())
+def quality(x, x_hat, threads):
+    """Metrics of 8-bit reconstructions x_hat of x, both uint8 [B, H, W, 3]: each an array [B]."""
+    with tf.Graph().as_default(), tf.Session(config=session_config(threads)) as sess:
+        inputs = tf.placeholder(tf.uint8, x.shape), tf.placeholder(tf.uint8, x.shape)
+        original, decoded = (tf.cast(images, tf.float32) for images in inputs)
+        msssim = tf.fill([len(x)], np.nan)
+        if min(x.shape[1:3]) >= MSSSIM_MIN_SIDE:
+            msssim = tf.image.ssim_multiscale(decoded, original, 255)
+        return sess.run(dict(
+            mse=tf.reduce_mean(tf.squared_difference(original, decoded), axis=[1, 2, 3]),
+            psnr=tf.image.psnr(decoded, original, 255),
+            msssim=msssim,
+            msssim_db=-10 * tf.log(1 - msssim) / np.log(10)), dict(zip(inputs, (x, x_hat))))
 
 
 def noise_key(seed, t, i):
@@ -480,41 +459,55 @@ def uniform_noise(shape, key):
     return tf.random.stateless_uniform(shape, key, -.5, .5)
 
 
-def descend(graph, given, its, temperature=None, print_every=100):
+def free_variable(encoded):
+    """Variable to optimise, initialised by the encoder; no part of the model or a checkpoint."""
+    return tf.Variable(encoded, trainable=False, use_resource=True,
+                       collections=[tf.GraphKeys.LOCAL_VARIABLES])
+
+
+def adam_ops(losses, free, lr):
+    """Ops: one step of Adam on the mean of `losses` [B], None if lr is; a restart of it all."""
+    if lr is None:
+        return None, tf.variables_initializer(free)
+    optimiser = tf.train.AdamOptimizer(lr)
+    step = optimiser.minimize(tf.reduce_mean(losses), var_list=free)
+    return step, tf.variables_initializer(free + optimiser.variables())
+
+
+def descend(graph, feed, its, temperature=None, print_every=100):
     """Optimise the free latents from the encoder's output; yield t, T, losses after update t.
 
-    graph has sess, t, T, step, restart, losses, as in Graph. `given` is the feed without t and T;
-    temperature(t) is T, where the relaxation has one. The losses are those before the update.
+    graph has sess, t, T, step, restart, losses, as in Graph. `feed` is what they need beside t and
+    T; temperature(t) is T, where the relaxation has one. The losses, a dict of [B], are those
+    before the update; ValueError if one is not finite.
     """
-    graph.sess.run(graph.restart, given)
+    graph.sess.run(graph.restart, feed)
     for t in tqdm.trange(its, disable=None, leave=False):  # None: where stderr is no terminal
         T = temperature(t) if temperature else np.nan
-        feed = {**given, graph.t: t, **({graph.T: T} if temperature else {})}
-        _, losses = graph.sess.run([graph.step, graph.losses], feed)
+        _, losses = graph.sess.run([graph.step, graph.losses], {**feed, graph.t: t, graph.T: T})
         if t % print_every == 0 or t == its - 1:
-            print_losses("it=%d," % t + (" T=%.4f" % T if temperature else ""), losses)
+            if not np.isfinite(list(losses.values())).all():
+                raise ValueError("it=%d: the loss is not finite: the optimisation diverged" % t)
+            print_line("it=%d,%s %s" % (t, " T=%.4f" % T if temperature else "", shown(losses)))
         yield t, T, losses
 
 
-def print_losses(prefix, losses):
-    """Print batch averages of the losses; ValueError if they are not finite."""
-    if not all(np.isfinite(values).all() for values in losses.values()):
-        raise ValueError("%s the loss is not finite: the optimisation diverged" % prefix)
-    line = [prefix] + ["%s=%.*f" % (name, 3 if name == "mse" else 4, np.mean(losses[name]))
-                       for name in ("rd_loss", "mse", "bpp") if name in losses]
+def shown(losses):
+    """Averages over the batch, as text."""
+    terms = ["%s=%.*f" % (name, 3 if name == "mse" else 4, np.mean(losses[name]))
+             for name in ("rd_loss", "mse", "bpp") if name in losses]
     if "mse" in losses:
-        line.append("psnr=%.4f" % np.mean(20 * np.log10(255) - 10 * np.log10(losses["mse"])))
-    print_line(" ".join(line))
+        terms.append("psnr=%.4f" % np.mean(20 * np.log10(255) - 10 * np.log10(losses["mse"])))
+    return " ".join(terms)
 
 
 def print_line(line):
     """Print a line on stdout at once, above a progress bar if there is one."""
-    if sys.stdout:  # None where output is redirected to nowhere
-        tqdm.tqdm.write(line)
-        sys.stdout.flush()
+    tqdm.tqdm.write(line)
+    sys.stdout.flush()
 
 
-# ---------------------------------------------------------------- 4. decoder
+# ---------------------------------------------------------------- 3. decoder
 #
 # What a file and a checkpoint determine, and all that must come out the same on every machine: in
 # double precision, on the CPU. Numbers that an entropy coder sees, and pixels, are then rounded to
@@ -555,7 +548,10 @@ def first_offset(attempt):
     raise ValueError("no grid suits the numbers of the model")
 
 
-# Settings of the fit of q(z|y_hat), which a decoder repeats: iterations and rate of Adam, seed.
+# Settings of the fit of q(z|y_hat), which a decoder repeats: iterations (at most MAX_ITS) and rate
+# of Adam, seed.
+MAX_ITS = 10 ** 5
+RECORD_EVERY = 10  # iterations between two entries of an optimisation record
 Fit = collections.namedtuple("Fit", "its lr seed")
 
 
@@ -585,7 +581,7 @@ class Decoder:
                     hyper_synthesis_transform(N), self.z, self.y_hat.shape)
             else:
                 self.t, self.seed = (tf.placeholder(tf.int64, []) for _ in range(2))
-                self.lr = tf.placeholder(tf.float64, [])
+                self.T, self.lr = (tf.placeholder(tf.float64, []) for _ in range(2))
                 variables = [free_variable(v) for v in posterior(N, self.y_hat)]
                 self.free = [v.read_value() for v in variables]
                 self.rates, prior, self.z, self.mu, self.log_sigma = bits_back_rates(
@@ -597,7 +593,8 @@ class Decoder:
             self.x_hat = 255 * synthesis_transform(N)(self.strip)
             self.sess = restored_session(graph, run, session_config(threads, gpu=False))
             if not self.base:
-                self.step, self.restart = descent(self.rates["est_bpp"], variables, self.lr)
+                self.step, self.restart = adam_ops(
+                    self.rates["est_bpp"], variables, self.lr)
             graph.finalize()
 
     def snap(self, values, offset):
@@ -611,10 +608,10 @@ class Decoder:
         log2_mass = self.sess.run(self.log2_mass, {self.points: points, self.width: width})
         return np.asfortranarray(as_single(np.exp2(self.snap(log2_mass, offset))))
 
-    def parameters(self, z_hat, offset, centred=False):
-        """shift, mean, std: y_hat = shift + an integer, which is coded under N(mean, std^2)."""
+    def conditional(self, z_hat, offset, centred=False):
+        """p(y|z_hat) as shift, mean, std: y_hat = shift + an integer, which is N(mean, std^2)."""
         mu, log_sigma = self.sess.run([self.mu, self.log_sigma], {self.z: z_hat})
-        std = np.clip(as_single(np.exp(self.snap(log_sigma, offset))), *STD_RANGE)
+        std = as_std(self.snap(log_sigma, offset))
         if centred:  # mu reaches no coder
             return mu, np.zeros_like(mu), std
         return 0., np.clip(self.snap(mu, offset), *MEAN_RANGE), std
@@ -624,17 +621,16 @@ class Decoder:
 
         From y_hat [1, h, w, N] alone, by descent on the net rate, from h_a(y_hat).
         """
-        given, record = {self.y_hat: y_hat, self.lr: settings.lr, self.seed: settings.seed}, []
-        self.sess.run(self.restart, given)
-        for t, _, losses in descend(self, given, settings.its):
+        feed, record = {self.y_hat: y_hat, self.lr: settings.lr, self.seed: settings.seed}, []
+        for t, _, losses in descend(self, feed, settings.its):
             if t % RECORD_EVERY == 0 or t == settings.its - 1:
                 record.append((t, losses["bpp"][0]))
         return self.sess.run(self.free), record
 
-    def rates_of(self, y_hat, z_mean, z_logvar, seed, draws):
-        """Dict of [draws]: the rates for draws of z from q, the iterations `draws` of `seed`."""
+    def sampled_rates(self, y_hat, z_mean, z_logvar, seed, draws):
+        """Dict of [draws]: the rates for so many draws of z from q, with noise that no fit had."""
         feed = {self.y_hat: y_hat, self.seed: seed, self.free[0]: z_mean, self.free[1]: z_logvar}
-        rates = [self.sess.run(self.rates, {**feed, self.t: t}) for t in draws]
+        rates = [self.sess.run(self.rates, {**feed, self.t: MAX_ITS + i}) for i in range(draws)]
         return {name: np.array([rate[name][0] for rate in rates]) for name in self.rates}
 
     def picture(self, y_hat, offset):
@@ -654,9 +650,15 @@ def as_single(values):
     return np.float64(np.float32(values))
 
 
-# ---------------------------------------------------------------- 5. files
+def as_std(log_std):
+    """Standard deviations, single numbers in STD_RANGE."""
+    return np.clip(as_single(np.exp(np.minimum(log_std, 20))), *STD_RANGE)
+
+
+# ---------------------------------------------------------------- 4. files
 #
-# Compressed files as bytes: three kinds of latents, each coded by the decoder's numbers.
+# Compressed files as bytes, and back: three kinds of latents, each coded by the decoder's numbers,
+# in two formats. What can be in a file is bounded before it is used, as anybody can make one.
 
 # An image as a file has it, in integers: the grid's offset, y and z [1, h, w, N]; and what the
 # decoder makes of these: latents (y_hat, z_hat; of bits-back y_hat, z_mean, z_logvar), x_hat.
@@ -685,32 +687,8 @@ BODY, FIT = struct.Struct("<IHH4h"), struct.Struct("<IfII")
 # What is in a file, checked: shape (num_imgs, H, W); ranges of y and z; the grid's offset of every
 # image; Fit; length and checksum of --initial_bits; words of the coder, or strings of a .tfci.
 File = collections.namedtuple("File", "shape y_range z_range offsets fit initial payload")
-MAX_FILE_PIXELS, MAX_SYMBOL, MAX_Z_VALUES, MAX_ITS, MAX_SEED = (
-    2 ** 28, 2 ** 15 - 1, 2 ** 13, 10 ** 5, 2 ** 31 - 1)
-
-
-def digest(*chunks):
-    """8-byte checksum of bytes or arrays, with their types and shapes."""
-    checksum = hashlib.blake2b(digest_size=8)
-    for chunk in chunks:
-        if not isinstance(chunk, bytes):
-            checksum.update(repr((chunk.dtype.str, chunk.shape)).encode())
-            chunk = np.ascontiguousarray(chunk)
-        checksum.update(chunk)
-    return checksum.digest()
-
-
-@contextlib.contextmanager
-def quiet_stderr():
-    """Drop what C++ libraries write to stderr, such as protobuf about a damaged file."""
-    saved = os.dup(2)
-    with open(os.devnull, "w") as null:
-        os.dup2(null.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+BATCH_PIXELS = 10 ** 7  # of a batch of a .npy at most, unless a single image has more
+MAX_FILE_PIXELS, MAX_SYMBOL, MAX_Z_VALUES, MAX_SEED = 2 ** 28, 2 ** 15 - 1, 2 ** 13, 2 ** 31 - 1
 
 
 def bounded(name, value, low, high):
@@ -741,6 +719,20 @@ def digest_symbols(images):
         (image.y.astype("<i4"), image.z.astype("<i4")) for image in images))
 
 
+def parse_example(content):
+    """tf.train.Example of bytes, or DecodeError; drops what C++ and Python print about damage."""
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 2)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return tf.train.Example.FromString(content)
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
 def unpack(content):
     """Header and body of a file: of a .tfci a tf.train.Example, else bytes.
 
@@ -751,8 +743,7 @@ def unpack(content):
         end = HEADER.size + content[HEADER.size - 1]
         return unpack_header(content[:end], content[end:]), content[end:]
     try:
-        with quiet_stderr():
-            example = tf.train.Example.FromString(content)
+        example = parse_example(content)
     except google.protobuf.message.DecodeError:
         raise ValueError("not a compressed file of these scripts, or a damaged one")
     feature = example.features.feature
@@ -872,7 +863,7 @@ def settle(decoder, centred, y, z):
 
     def settled(y, z, offset):
         decoder.prior(z_range, offset, origin=origin)
-        shift, _, _ = decoder.parameters(z + origin, offset, centred)
+        shift, _, _ = decoder.conditional(z + origin, offset, centred)
         integers = np.rint(y - shift)
         value_range("y", integers)
         return Coded(offset, integers.astype(np.int32), z.astype(np.int32),
@@ -888,7 +879,7 @@ def encode_base(centred, decoder, shape, latents, script, initial_bits=b""):
         ("y", [image.y for image in images]), ("z", [image.z for image in images])))
     coder = constriction.stream.stack.AnsCoder()
     for image in reversed(images):
-        _, mean, std = decoder.parameters(image.latents[1], image.offset, centred)
+        _, mean, std = decoder.conditional(image.latents[1], image.offset, centred)
         push_y(coder, image.y, y_range, mean, std)
         push_z(coder, image.z, z_range, decoder.prior(
             z_range, image.offset, origin=decoder.median if centred else 0.))
@@ -904,7 +895,7 @@ def decode_base(centred, decoder, file, with_initial_bits=False):
     for offset in file.offsets:
         z = pop_z(coder, decoder.z_shape, file.z_range,
                   decoder.prior(file.z_range, offset, origin=origin))
-        shift, mean, std = decoder.parameters(z + origin, offset, centred)
+        shift, mean, std = decoder.conditional(z + origin, offset, centred)
         y = pop_y(coder, file.y_range, mean, std)
         images.append(Coded(offset, y, z, None, decoder.picture(y + shift, offset)))
     return images, b""
@@ -917,7 +908,7 @@ IINC = {name: Codec(name, ".iinc", functools.partial(encode_base, name == "centr
 
 # Centred latents as the original has them, a .tfci: tfc's range coder in single precision, with one
 # thread, and our header. It is as portable as the original's: if mu or sigma come out otherwise on
-# another machine, that refuses it. Files are coded in the batches in which they were made.
+# another machine, that refuses it. Images are coded in the batches in which they were processed.
 
 TFCI_FEATURES = ("\x01", "\x02", "\x03", "\x04", "\x05")
 
@@ -944,7 +935,7 @@ class RangeCoder:
             self.sess = restored_session(graph, run, session_config(1, gpu=False))
             graph.finalize()
 
-    def parameters(self, z_hat):
+    def mu_and_sigma(self, z_hat):
         """mu and sigma as arrays, always by this run of these ops: others may round otherwise."""
         return dict(zip([self.mu, self.sigma],
                         self.sess.run([self.mu, self.sigma], {self.z_hat: z_hat})))
@@ -952,13 +943,13 @@ class RangeCoder:
     def encode(self, y, z):
         z_hat = np.float32(z + self.median)
         return self.sess.run(self.strings, {self.y: y, self.z_hat: z_hat,
-                                            **self.parameters(z_hat)})
+                                            **self.mu_and_sigma(z_hat)})
 
     def decode(self, y_strings, z_strings):
         z_hat = self.sess.run(self.decoded[1], {self.strings[1]: z_strings})
-        parameters = self.parameters(z_hat)
-        y_hat = self.sess.run(self.decoded[0], {self.strings[0]: y_strings, **parameters})
-        return np.rint(y_hat - parameters[self.mu]), np.rint(z_hat - self.median)
+        arrays = self.mu_and_sigma(z_hat)
+        y_hat = self.sess.run(self.decoded[0], {self.strings[0]: y_strings, **arrays})
+        return np.rint(y_hat - arrays[self.mu]), np.rint(z_hat - self.median)
 
 
 def encode_tfci(decoder, shape, latents, script, initial_bits=b""):
@@ -966,12 +957,11 @@ def encode_tfci(decoder, shape, latents, script, initial_bits=b""):
     images = settle(decoder, True, *latents)
     example = tf.train.Example()
     feature = example.features.feature
-    coder_for = functools.lru_cache(maxsize=1)(functools.partial(RangeCoder, decoder.run))
     for batch in split_batches(images, shape[1] * shape[2]):
         y, z = (np.concatenate(arrays) for arrays in zip(*(image[1:3] for image in batch)))
-        strings = coder_for((len(batch),) + shape[1:]).encode(y, z)
-        for key, values in zip(TFCI_FEATURES, strings):
-            feature[key].bytes_list.value.extend(values)
+        coder = RangeCoder(decoder.run, (len(batch),) + shape[1:])
+        for key, strings in zip(TFCI_FEATURES, coder.encode(y, z)):
+            feature[key].bytes_list.value.extend(strings)
     for key, sides in zip(TFCI_FEATURES[2:], latent_shapes(*shape[1:])):
         feature[key].int64_list.value[:] = sides
     feature["MD"].bytes_list.value[:] = [script.encode()]
@@ -1000,14 +990,12 @@ def parse_tfci(example):
 
 def decode_tfci(decoder, file, with_initial_bits=False):
     """See Codec."""
-    coder_for, images = functools.lru_cache(maxsize=1)(
-        functools.partial(RangeCoder, decoder.run)), []
-    offsets = iter(file.offsets)
+    images, offsets = [], iter(file.offsets)
     for strings in zip(*(split_batches(strings, file.shape[1] * file.shape[2])
                          for strings in file.payload)):
-        y, z = coder_for((len(strings[0]),) + file.shape[1:]).decode(*strings)
-        for y, z, offset in zip(y[:, None], z[:, None], offsets):
-            shift, _, _ = decoder.parameters(z + decoder.median, offset, centred=True)
+        coder = RangeCoder(decoder.run, (len(strings[0]),) + file.shape[1:])
+        for y, z, offset in zip(*(arrays[:, None] for arrays in coder.decode(*strings)), offsets):
+            shift, _, _ = decoder.conditional(z + decoder.median, offset, centred=True)
             images.append(Coded(offset, y, z, None, decoder.picture(y + shift, offset)))
     return images, b""
 
@@ -1026,14 +1014,14 @@ Z_WIDTH = 0.25
 Q_STDS = 8
 
 
-def posterior_model(decoder, z_range, z_mean, z_logvar, offset):
-    """Arguments for coding z in z_range under q(z|y_hat): model, means, stds, in units of Z_WIDTH.
+def posterior_gaussians(decoder, z_range, z_mean, z_logvar, offset):
+    """Coder's model of z in z_range under q(z|y_hat): family, means, stds in units of Z_WIDTH.
 
     And the q that this is: z_mean and z_logvar on the decoder's grid.
     """
     z_mean = np.clip(decoder.snap(z_mean, offset), *MEAN_RANGE)
     z_logvar = 2 * decoder.snap(.5 * z_logvar, offset)
-    std = np.clip(as_single(np.exp(.5 * z_logvar)), *STD_RANGE)
+    std = as_std(.5 * z_logvar)
     return (constriction.stream.model.QuantizedGaussian(*z_range),
             z_mean.ravel() / Z_WIDTH, std.ravel() / Z_WIDTH), (z_mean, z_logvar)
 
@@ -1050,8 +1038,8 @@ def posterior_range(z_mean, z_logvar):
 def initial_coder(model, initial_bits, seed):
     """ANS coder with the initial bits: those given, or just enough random ones of `seed`.
 
-    model: posterior_model of the first image. An empty coder would go on to give the lowest symbol:
-    ValueError if the initial bits are too few.
+    model: posterior_gaussians of the first image. An empty coder would go on to give the lowest
+    symbol: ValueError if the initial bits are too few.
     """
     entropy = np.sum(np.maximum(0, np.log2(model[2] * np.sqrt(2 * np.pi * np.e))))
     num_words = max(4, int(.9 * entropy / 32))
@@ -1075,19 +1063,18 @@ def encode_bits_back(decoder, shape, latents, script, initial_bits=b""):
     """See Codec; latents are y_hat and the Fit of q. Reports bits popped and pushed per image."""
     y_hat, fit = np.rint(latents[0])[:, None], latents[1]
     fit = fit._replace(lr=float(np.float32(fit.lr)))
-    bounded("the number of iterations of the fit of q", fit.its, 0, MAX_ITS)
     posteriors, records = zip(*(decoder.fit(y, fit) for y in y_hat))
     y_range, z_range = value_range("y", y_hat), posterior_range(*map(np.stack, zip(*posteriors)))
     coder, images, bits = None, [], []
 
     def coded(y, q, offset):
         """Coder with the image, bits in it before and after each of three steps, Coded."""
-        model, q_hat = posterior_model(decoder, z_range, *q, offset)
+        model, q_hat = posterior_gaussians(decoder, z_range, *q, offset)
         after = coder.clone() if images else initial_coder(model, initial_bits, fit.seed)
         steps = [after.num_valid_bits()]
         z = after.decode(*model).reshape(decoder.z_shape)
         steps.append(after.num_valid_bits())
-        push_y(after, y, y_range, *decoder.parameters(Z_WIDTH * z, offset)[1:])
+        push_y(after, y, y_range, *decoder.conditional(Z_WIDTH * z, offset)[1:])
         steps.append(after.num_valid_bits())
         push_z(after, z, z_range, decoder.prior(z_range, offset, Z_WIDTH))
         steps.append(after.num_valid_bits())
@@ -1102,7 +1089,8 @@ def encode_bits_back(decoder, shape, latents, script, initial_bits=b""):
     values = dict(popped_z_bits=popped, pushed_y_bits=pushed_y, pushed_z_bits=pushed_z,
                   net_bpp=np.full(shape[0], (pushed_y + pushed_z - popped).sum() / np.prod(shape)))
     if fit.its:
-        values.update(rate_its=np.array(records[0])[:, 0], rate=np.array(records)[:, :, 1].T)
+        records = np.array(records)
+        values.update(rate_record=(records[0, :, 0], records[:, :, 1].T))
     extra = FIT.pack(*fit, len(initial_bits)) + (digest(initial_bits) if initial_bits else b"")
     content = pack_iinc("bits-back", script, decoder.run, shape, (y_range, z_range), images, coder,
                         extra)
@@ -1116,11 +1104,12 @@ def decode_bits_back(decoder, file, with_initial_bits):
         offset = file.offsets[k]
         z = pop_z(coder, decoder.z_shape, file.z_range,
                   decoder.prior(file.z_range, offset, Z_WIDTH))
-        y = pop_y(coder, file.y_range, *decoder.parameters(Z_WIDTH * z, offset)[1:])
+        y = pop_y(coder, file.y_range, *decoder.conditional(Z_WIDTH * z, offset)[1:])
         images.insert(0, Coded(offset, y, z, None, decoder.picture(y, offset)))
         if k > 0 or with_initial_bits:
             q, _ = decoder.fit(y, file.fit)
-            coder.encode_reverse(z.ravel(), *posterior_model(decoder, file.z_range, *q, offset)[0])
+            model, _ = posterior_gaussians(decoder, file.z_range, *q, offset)
+            coder.encode_reverse(z.ravel(), *model)
     try:
         return images, coder.get_compressed(True).tobytes() if with_initial_bits else b""
     except AssertionError:  # what is left is not what an encoder can have begun with
@@ -1133,183 +1122,189 @@ IINC["bits-back"] = Codec("bits-back", ".iinc", encode_bits_back, decode_bits_ba
 CENTRED, INTEGER, BITS_BACK = (TFCI, IINC["centred"]), (IINC["integer"],), (IINC["bits-back"],)
 
 
-# ---------------------------------------------------------------- 6. inference
+def parse_file(content, run):
+    """Header, Codec and File of bytes, checked; the header is None in a file of the original.
+
+    ValueError if it is damaged or not of this run.
+    """
+    header, body = unpack(content)
+    is_tfci = not isinstance(body, bytes)
+    if not header and run.model != "base":
+        raise ValueError("a file of the original's mbt2018.py, which ours decodes")
+    if header and header.run_name != run.name:
+        raise ValueError("written by %s.py with the run %s, not %s"
+                         % (header.script, header.run_name, run.name))
+    if header and header.model != run.fingerprint:
+        raise ValueError("of another model: the weights of %s are not those it was written with"
+                         % run.checkpoint)
+    if header and (header.kind == "bits-back") != (run.model == "bits-back"):
+        raise ValueError("of %s latents, which %s model does not have" % (header.kind, run.model))
+    if is_tfci and header and header.kind != "centred":
+        raise ValueError("a .tfci of %s latents; accepted are centred ones" % header.kind)
+    if is_tfci:
+        return header, TFCI, parse_tfci(body)
+    return header, IINC[header.kind], parse_iinc(header.kind, body)
+
+
+# ---------------------------------------------------------------- 5. inference
 #
-# The graph of a model with its free latents, and the loops and roundings of the methods.
+# A method: the graph of a model with free latents, their optimisation and rounding, and what comes
+# of it for a batch of images: a compressed file and its metrics.
+
+# What a method's script defines; a model's family follows from its codecs.
+# infer     (graph, x, args) -> discrete latents of x, uint8 [B, H, W, 3], for the codec; args has
+#           the method's options
+# codecs    CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
+# options   list of Option, of compress
+# relax     (v, T, key) -> free latents v relaxed at temperature T, with noise, if it has any, of
+#           stateless seed `key`, an int [2]; of bits-back for y alone. None: nothing is optimised
+# resolve   (args) fills in options that are None as they depend on others
+# presets   flag -> the options that it sets, a dict
+# scale_bound  from below, of sigma of p(y|z)
+Method = collections.namedtuple("Method", "infer codecs options relax resolve presets scale_bound")
+Method.__new__.__defaults__ = [], None, lambda args: None, {}, 0.
+# flags "--name --alias", parser of its text (as of `number`), default, help
+Option = collections.namedtuple("Option", "flags type default help")
+Option.name = property(lambda option: option.flags.split()[0].strip("-"))
+
+
+def number(kind, low, exclusive=False, high=2 ** 31 - 1):
+    """Parser of an int or float from low (not low itself if exclusive) to high, for argparse."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = np.nan
+        if not (low < value if exclusive else low <= value) or value > high:
+            raise argparse.ArgumentTypeError("%r: must be %s %s %g and <= %d" % (
+                text, "an integer" if kind is int else "a number", ">" if exclusive else ">=", low,
+                high))
+        return value
+    return parse
+
+
+count, natural, positive = number(int, 1), number(int, 0), number(float, 0, exclusive=True)
 
 # sess      session with the model's weights
-# x         uint8 [B, H, W, 3], placeholder; only needed by `restart`, losses and quality
+# x         uint8 [B, H, W, 3], placeholder; only needed by `restart` and losses
 # T, t      temperature and iteration, which the relaxation sees; placeholders
 # free      latents to optimise, which start from the encoder's output: y, z of shape [B, h, w, N];
 #           of the bits-back model y, z_mean, z_logvar
 # relaxed   y_tilde, z_tilde (or z_mean, z_logvar); feed discrete latents here to score those
-# losses    rd_loss, mse, bpp: what is optimised; a dict of [B]
-# rates     est_bpp, est_y_bpp, est_z_bpp: bits per pixel; a dict of [B]
-# x_hat     uint8 [B, H, W, 3], placeholder for the decoder's picture
-# quality   mse, psnr, msssim, msssim_db of x_hat; a dict of [B]
+# losses    rd_loss, which is optimised, its terms mse and bpp, and est_bpp, est_y_bpp, est_z_bpp,
+#           what they say of a file: a dict of [B]
 # restart   op: the free latents become the encoder's output, Adam forgets its moments
 # step      op: one step of Adam on the free latents; None without a relaxation
-# record    list of (t, T, losses, losses after rounding), see `optimise`
-# mu        of p(y|z_tilde); median of p(z) [N]: what the base model's y and z are rounded around
-Graph = collections.namedtuple("Graph", """sess x T t free relaxed losses rates x_hat quality
-    restart step record mu median""")
+# centres   what the base model's latents are rounded around: mu of p(y|z_tilde), medians of p(z)
+# record    list of (t, T, rd_loss, rd_loss after rounding), see `optimise`; None to keep none
+Graph = collections.namedtuple(
+    "Graph", "sess x T t free relaxed losses restart step centres record")
 
 
 @do_not_convert
-def base_graph(args, run, shape, relax=None, scale_bound=0.):
-    """Graph of the base model (mbt2018) for a batch of static shape [B, H, W, 3].
+def inference_graph(method, run, shape, lmbda, threads, lr=None, seed=0, record=None):
+    """Graph of a method and a run for a batch of static shape [B, H, W, 3].
 
-    relax(v, T, key) maps free to relaxed latents; noise, if it has any, is keyed by the int [2]
-    `key`. None gives the bare model. scale_bound bounds sigma from below.
+    lr is Adam's rate, seed that of the noise.
     """
-    N = run.num_filters
+    N, is_base = run.num_filters, run.model == "base"
     with tf.Graph().as_default() as graph:
-        x, T, t, x_float = inputs(shape)
-        encoded_y = analysis_transform(N)(x_float)
-        free = [free_variable(encoded_y), free_variable(hyper_analysis_transform(N, N)(encoded_y))]
-        y, z = (latents.read_value() for latents in free)
-        y_tilde, z_tilde = (relax(v, T, noise_key(seed_of(args), t, i)) if relax
-                            else tf.identity(v) for i, v in enumerate([y, z]))
-        mu, log_sigma = gaussian_parameters(hyper_synthesis_transform(N), z_tilde, y.shape)
-        y_mass = gaussian_mass(y_tilde, mu, tf.maximum(tf.exp(log_sigma), scale_bound))
-        z_mass = bin_mass(factorized_prior(N, PRIOR_SCOPE), z_tilde)
-        rates = dict(est_y_bpp=bits_per_pixel(log_likelihood(y_mass), shape),
-                     est_z_bpp=bits_per_pixel(log_likelihood(z_mass), shape))
-        rates["est_bpp"] = sum(rates.values())
-        return finished_graph(args, graph, run, x, T, t, free, (y, z), (y_tilde, z_tilde),
-                              x_float, rates, relax, mu, medians(run))
+        x, T, t = (tf.placeholder(*of) for of in (
+            (tf.uint8, shape), (tf.float32, []), (tf.int64, [])))
+        x_float = tf.to_float(x) / 255
+        y = analysis_transform(N)(x_float)
+        start = [y, hyper_analysis_transform(N, N)(y)] if is_base else [y, *posterior(N, y)]
+        variables = [free_variable(v) for v in start]
+        free = [v.read_value() for v in variables]
+        relax = method.relax or (lambda v, T, key: tf.identity(v))
+        num_relaxed = 2 if is_base else 1
+        relaxed = [relax(v, T, noise_key(seed, t, i)) for i, v in
+                   enumerate(free[:num_relaxed])] + free[num_relaxed:]
+        if is_base:
+            rates, mu = base_rates(*relaxed, shape, method.scale_bound)
+        else:
+            rates, _, _, mu, _ = bits_back_rates(*relaxed, noise_key(seed, t, 1), shape)
+        x_tilde = synthesis_transform(N)(relaxed[0])[:, :shape[1], :shape[2]]
+        losses = dict(rd_losses(lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
+        sess = restored_session(graph, run, session_config(threads))
+        step, restart = adam_ops(losses["rd_loss"], variables, lr if method.relax else None)
+        graph.finalize()
+    return Graph(sess=sess, x=x, T=T, t=t, free=free, relaxed=relaxed, losses=losses,
+                 restart=restart, step=step, centres=(mu, medians(run)) if is_base else None,
+                 record=record)
 
 
-@do_not_convert
-def bits_back_graph(args, run, shape, relax=None):
-    """Graph of the bits-back model (mbt2018_bb) for a batch of static shape [B, H, W, 3].
-
-    relax, see base_graph, is for y.
-    """
-    N = run.num_filters
-    with tf.Graph().as_default() as graph:
-        x, T, t, x_float = inputs(shape)
-        encoded = analysis_transform(N)(x_float)
-        free = [free_variable(v) for v in (encoded,) + posterior(N, encoded)]
-        y, z_mean, z_logvar = (latents.read_value() for latents in free)
-        seed = seed_of(args)
-        y_tilde = relax(y, T, noise_key(seed, t, 0)) if relax else tf.identity(y)
-        rates = bits_back_rates(y_tilde, z_mean, z_logvar, noise_key(seed, t, 1), shape)[0]
-        return finished_graph(args, graph, run, x, T, t, free, (y, z_mean, z_logvar),
-                              (y_tilde, z_mean, z_logvar), x_float, rates, relax)
+def is_usable(run, method):
+    """Whether the run is a model of the method's family."""
+    return (run.model == "bits-back") == (method.codecs[0].kind == "bits-back")
 
 
-def finished_graph(args, graph, run, x, T, t, variables, free, relaxed, x_float, rates, relax,
-                   mu=None, median=None):
-    """Graph of what both models have: the reconstruction and the losses, restored and final."""
-    x_tilde = synthesis_transform(run.num_filters)(relaxed[0])[:, :x.shape[1], :x.shape[2]]
-    losses = rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"])
-    x_hat = tf.placeholder(tf.uint8, x.shape)
-    sess = restored_session(graph, run, session_config(args.threads))
-    step, restart = descent(losses["rd_loss"], variables, args.lr if relax else None)
-    values = Graph(sess, x, T, t, free, relaxed, losses, rates, x_hat, quality(x, x_hat), restart,
-                   step, [], mu, median)
-    graph.finalize()
-    return values
-
-
-def seed_of(args):
-    return getattr(args, "seed", 0)
-
-
-def inputs(shape):
-    """x, T, t of a graph, and x as floats in [0, 1]."""
-    x = tf.placeholder(tf.uint8, shape)
-    return x, tf.placeholder(tf.float32, []), tf.placeholder(tf.int64, []), tf.to_float(x) / 255
+def usable_run(args, method):
+    """The run that the arguments name; ValueError if there is none or not for the method."""
+    run = find_run(args.checkpoint_dir, args.run_name)
+    if not is_usable(run, method):
+        raise ValueError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
+            run.checkpoint, run.model, args.script, "mbt2018.py, sga.py and others without bb_"
+            if run.model == "base" else "mbt2018_bb.py, bb_sga.py and others with bb_"))
+    if args.num_filters not in (None, run.num_filters):
+        raise ValueError("--num_filters %d: the model %s has %d"
+                         % (args.num_filters, run.checkpoint, run.num_filters))
+    return run
 
 
 def encode(graph, x):
     """The free latents as the encoder has them."""
     graph.sess.run(graph.restart, {graph.x: x})
-    return current(graph)
-
-
-def current(graph):
-    """The free latents."""
     return graph.sess.run(graph.free)
 
 
-def score(graph, given, *latents):
+def discrete_losses(graph, x, *latents):
     """graph.losses of discrete latents."""
-    return graph.sess.run(graph.losses, {**given, **dict(zip(graph.relaxed, latents)), graph.t: 0})
+    return graph.sess.run(graph.losses, {graph.x: x, graph.t: 0,
+                                         **dict(zip(graph.relaxed, latents))})
 
 
-def optimise(graph, x, args, its, rounding, temperature=None):
-    """Discrete latents by `rounding` after all iterations."""
-    for _ in iterations(graph, x, args, its, rounding, temperature):
-        pass
-    return rounding(graph, *current(graph))
+def optimise(graph, x, its, rounding, temperature=None, stop=None, check_every=100):
+    """The free latents after `its` iterations, or where their cost after rounding tells to stop.
 
-
-def optimise_until(worse, graph, x, args, rounding):
-    """Free latents at the last check before the loss after rounding is worse(loss, previous one).
-
-    Checks are args.check_every iterations apart, and after the last of args.its.
+    rounding(graph, *free latents) gives discrete ones; temperature(t) is T. stop(cost, previous
+    cost) is asked every check_every iterations, and after the last: if it holds, the latents are
+    those of the previous time. graph.record gets an entry every RECORD_EVERY iterations: t, T, the
+    loss before update t, and that after it and after rounding.
     """
-    given, previous, kept = {graph.x: x}, np.inf, None
-    for t in iterations(graph, x, args, args.its, rounding, print_every=args.check_every):
-        if t % args.check_every == 0 or t == args.its - 1:
-            free = current(graph)
-            loss = np.mean(score(graph, given, *rounding(graph, *free))["rd_loss"])
-            if worse(loss, previous):
+    previous, kept, verbose = np.inf, None, tf.logging.get_verbosity() <= tf.logging.INFO
+    for t, T, losses in descend(graph, {graph.x: x}, its, temperature, check_every):
+        checking, recording = (t % n == 0 or t == its - 1 for n in (check_every, RECORD_EVERY))
+        recording = recording and graph.record is not None
+        if not (recording or checking and (stop or verbose)):
+            continue
+        free = graph.sess.run(graph.free)
+        rounded = discrete_losses(graph, x, *rounding(graph, *free))
+        if recording:
+            graph.record.append((t, T, losses["rd_loss"], rounded["rd_loss"]))
+        if checking and verbose:
+            print_line("after rounding: " + shown(rounded))
+        if checking and stop:
+            cost = np.mean(rounded["rd_loss"])
+            if stop(cost, previous):
                 return kept
-            previous, kept = loss, free
-    return kept
+            previous, kept = cost, free
+    return kept if stop else graph.sess.run(graph.free)
 
 
-def iterations(graph, x, args, its, rounding=None, temperature=None, print_every=100):
-    """Optimise the free latents; yield t after update t.
-
-    rounding(graph, *free latents) gives discrete ones; temperature(args, t) is T. With
-    args.save_opt_record, graph.record gets an entry every RECORD_EVERY iterations: t, T, the losses
-    before update t, and those after it and after rounding.
-    """
-    graph.record.clear()
-    given = {graph.x: x}
-    schedule = temperature and functools.partial(temperature, args)
-    for t, T, losses in descend(graph, given, its, schedule, print_every):
-        printing, recording = (t % n == 0 or t == its - 1 for n in (print_every, RECORD_EVERY))
-        if rounding and (printing and args.verbose or recording and args.save_opt_record):
-            rounded = score(graph, given, *rounding(graph, *current(graph)))
-            if printing and args.verbose:
-                print_losses("after rounding:", rounded)
-            if recording and args.save_opt_record:
-                graph.record.append((t, T, losses, rounded))
-        yield t
+def atanh_logits(distance):
+    """Logits of rounding to an integer at a distance in [0, 1] (section 3.2)."""
+    return -tf.atanh(tf.minimum(distance, 1 - 1e-5))
 
 
-def closed_record(graph, record, x, images):
-    """A graph.record as arrays, ending with the cost of the latents that are reported.
+def two_way(v, T, weigh=tf.nn.softmax, logits=atanh_logits):
+    """Average of floor(v) and ceil(v) with weights weigh(logits(distances) / T), both [..., 2].
 
-    its, T [K]; rd_loss, rd_loss_after_rounding [K, B]; empty if nothing was optimised.
-    """
-    if not record:
-        return {}
-    reported = score(graph, {graph.x: x}, *map(np.concatenate, zip(*(
-        image.latents for image in images))))
-    t, T, _, last = record[-1]
-    if not np.allclose(last["rd_loss"], reported["rd_loss"], rtol=1e-6, atol=0):
-        record = record + [(t, T, reported, reported)]
-    its, T, before, after = zip(*record)
-    return dict(its=np.array(its), **({} if np.isnan(T).all() else dict(T=np.array(T))),
-                rd_loss=np.array([losses["rd_loss"] for losses in before]),
-                rd_loss_after_rounding=np.array([losses["rd_loss"] for losses in after]))
-
-
-def two_way(v, T, weigh=tf.nn.softmax):
-    """Average of floor(v) and ceil(v) with weights weigh(logits), both [..., 2].
-
-    The logits are -atanh(distance of v to each) / T: as T -> 0, softmax rounds v (section 3.2).
+    As T -> 0, softmax rounds v.
     """
     neighbours = tf.stack([tf.floor(v), tf.ceil(v)], -1)
     distances = tf.abs(tf.expand_dims(v, -1) - neighbours)
-    logits = -tf.atanh(tf.minimum(distances, 1 - 1e-5)) / T
-    return tf.reduce_sum(weigh(logits) * neighbours, -1)
+    return tf.reduce_sum(weigh(logits(distances) / T) * neighbours, -1)
 
 
 def integers(graph, y, z):
@@ -1317,49 +1312,109 @@ def integers(graph, y, z):
     return np.round(y) + 0, np.round(z) + 0
 
 
+def integer_y(graph, y, z_mean, z_logvar):
+    """y_hat = round(y), as in `integers`; z stays continuous."""
+    return np.round(y) + 0, z_mean, z_logvar
+
+
 def centred(graph, y, z):
     """z_hat = z rounded around its median, then y_hat = y rounded around mu(z_hat)."""
-    z_hat = round_around(graph.median, z)
-    return round_around(graph.sess.run(graph.mu, {graph.relaxed[1]: z_hat}), y), z_hat
+    mu, median = graph.centres
+    z_hat = round_around(median, z)
+    return round_around(graph.sess.run(mu, {graph.relaxed[1]: z_hat}), y), z_hat
 
 
 def round_around(centre, v):
     return np.round(v - centre) + centre
 
 
-def integer_y(graph, y, z_mean, z_logvar):
-    """y_hat = round(y), as in `integers`; z stays continuous."""
-    return np.round(y) + 0, z_mean, z_logvar
+class Compressor:
+    """A method on a run: compresses images of any shape, and says what that costs.
 
-
-def evaluate(args, graph, decoder, x, images):
-    """Reported metrics of a list of Coded, a dict of [B]."""
-    y_hat, z_hat = (np.concatenate(v) for v in zip(*(image.latents for image in images)))
-    x_hat = np.concatenate([image.x_hat for image in images])
-    return graph.sess.run(dict(graph.quality, **graph.rates), {
-        graph.x: x, graph.x_hat: x_hat, graph.relaxed[0]: y_hat, graph.relaxed[1]: z_hat})
-
-
-def evaluate_bits_back(args, graph, decoder, x, images):
-    """Reported metrics, a dict of [B]: rates are means over args.rate_samples draws of z from q.
-
-    est_bpp_stderr is the standard error of est_bpp.
+    args has the method's options, and lmbda, threads, script and save_opt_record.
     """
-    values = graph.sess.run(graph.quality, {
-        graph.x: x, graph.x_hat: np.concatenate([image.x_hat for image in images])})
-    fresh = max(getattr(args, name, 0) for name in ("its", "sga_its", "rate_its"))  # unused noise
-    rates = [decoder.rates_of(*image.latents, args.seed, range(fresh, fresh + args.rate_samples))
-             for image in images]
-    for name in rates[0]:
-        values[name] = np.array([draws[name].mean() for draws in rates])
-    values["est_bpp_stderr"] = np.array([draws["est_bpp"].std(ddof=1) / np.sqrt(args.rate_samples)
-                                         for draws in rates])
-    return values
+
+    def __init__(self, method, run, args, codec=None):
+        self.method, self.run, self.args = method, run, args
+        self.codec, self.graph = codec or method.codecs[0], None
+
+    def graph_for(self, shape):
+        """The graph for a batch of a shape; the last one is kept."""
+        if not self.graph or tuple(self.graph.x.shape.as_list()) != shape:
+            self.graph = None  # frees it before the next takes memory
+            self.graph = inference_graph(
+                self.method, self.run, shape, self.args.lmbda, self.args.threads,
+                getattr(self.args, "lr", None), getattr(self.args, "seed", 0),
+                [] if self.args.save_opt_record else None)
+        return self.graph
+
+    def compress(self, images, initial_bits=b""):
+        """The file of uint8 [num_imgs, H, W, 3], the results, an optimisation record per batch."""
+        args, shape = self.args, images.shape[:3]
+        batches = split_batches(images, shape[1] * shape[2])
+        latents, records = [], []
+        for x in batches:
+            graph = self.graph_for(x.shape)
+            latents.append(self.method.infer(graph, x, args))
+            if args.save_opt_record:
+                records.append(record_arrays(graph.record))
+                graph.record.clear()
+        latents = [np.concatenate(v) if isinstance(v[0], np.ndarray) else v[0]
+                   for v in zip(*latents)]
+        decoder = Decoder(self.run, *shape[1:], args.threads, is_encoder=True)
+        content, coded, values = self.codec.encode(decoder, shape, latents, args.script,
+                                                   initial_bits)
+        coded_batches = split_batches(coded, shape[1] * shape[2])
+        metrics = [self.evaluate(decoder, *pair) for pair in zip(batches, coded_batches)]
+        its, rates = values.pop("rate_record", (None, None))
+        if its is not None:
+            for record, batch in zip(records, split_batches(rates.T, shape[1] * shape[2])):
+                record.update(rate_its=its, rate=batch.T)
+        result = {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]}
+        result.update(values, rd_cost=args.lmbda * result["mse"] + result["est_bpp"],
+                      actual_bpp=np.full(shape[0], 8 * len(content) / np.prod(shape)),
+                      grid_offset=np.array([image.offset for image in coded]))
+        return content, result, records
+
+    def evaluate(self, decoder, x, images):
+        """Reported metrics of a list of Coded, the batch x: a dict of [B].
+
+        Rates of bits-back are means over args.rate_samples draws of z from q, est_bpp_stderr the
+        standard error of est_bpp.
+        """
+        values = quality(x, np.concatenate([image.x_hat for image in images]), self.args.threads)
+        if self.run.model == "base":
+            graph = self.graph_for(x.shape)
+            y_hat, z_hat = map(np.concatenate, zip(*(image.latents for image in images)))
+            rates = {name: graph.losses[name] for name in ("est_bpp", "est_y_bpp", "est_z_bpp")}
+            return dict(values, **graph.sess.run(rates, {graph.relaxed[0]: y_hat,
+                                                         graph.relaxed[1]: z_hat}))
+        samples = self.args.rate_samples
+        draws = [decoder.sampled_rates(*image.latents, self.args.seed, samples)
+                 for image in images]
+        values.update((name, np.array([rates[name].mean() for rates in draws]))
+                      for name in draws[0])
+        return dict(values, est_bpp_stderr=np.array(
+            [rates["est_bpp"].std(ddof=1) / np.sqrt(samples) for rates in draws]))
 
 
-# ---------------------------------------------------------------- 7. images in, results out
+def record_arrays(record):
+    """Entries of `optimise` as arrays: its, T [K]; rd_loss, rd_loss_after_rounding [K, B]."""
+    names = ("its", "T", "rd_loss", "rd_loss_after_rounding")
+    arrays = dict(zip(names, map(np.array, zip(*record))))
+    if "T" in arrays and np.isnan(arrays["T"]).all():
+        del arrays["T"]
+    return arrays
+
+
+# ---------------------------------------------------------------- 6. images in, results out
 #
-# The only place that spells a file name.
+# Reading images and .npy; results as .npz. The only place that spells the name of a file. Files are
+# only replaced by renaming what is complete, and never what can't be made again.
+
+# What Pillow lacks to read files of these names.
+PLUGINS = {".avif": "pillow-avif-plugin", ".heic": "pillow-heif", ".heif": "pillow-heif"}
+
 
 def read_image(path):
     """uint8 [H, W, 3] of an image file: 8-bit, first frame, EXIF rotation not applied.
@@ -1446,24 +1501,26 @@ def find_images(imgs):
     return name, sorted(paths), True
 
 
-def result_path(args, run, source):
-    """Where the results of a run of this script on `source` go; None with an empty results_dir.
+# Of an image or .npy of a command: the checksum of its pixels; where the compressed file, the part
+# of the results and the optimisation record go, or None.
+InputFile = collections.namedtuple("InputFile", "path image output part record")
+
+
+def result_path(results_dir, script, run, source, lmbda, changed):
+    """Where results on `source` go; None with an empty results_dir.
 
     The original's name and, what that lacks, the options that differ from their defaults.
     """
-    if not args.results_dir:
+    if not results_dir:
         return None
-    changed = dict(args.changed)
-    if args.script in ("mbt2018", "bb_no_sga", "bb_plain"):
-        name = "rd-%s-file=%s" if args.script == "mbt2018" else "rd-" + args.script + "+%s-input=%s"
-        changed["lmbda"] = args.lmbda
+    if script in ("mbt2018", "bb_no_sga", "bb_plain"):
+        name = "rd-%s-file=%s" if script == "mbt2018" else "rd-" + script + "+%s-input=%s"
         with contextlib.suppress(ValueError):
-            if run_lmbda(run.name) == args.lmbda:
-                del changed["lmbda"]
+            changed = dict(changed, **{} if run_lmbda(run.name) == lmbda else dict(lmbda=lmbda))
     else:
-        name = "rd-%s-lmbda=%g" % (args.script, args.lmbda) + "+%s-input=%s"
+        name = "rd-%s-lmbda=%g" % (script, lmbda) + "+%s-input=%s"
     changes = "".join("-%s=%g" % item for item in sorted(changed.items()))
-    return os.path.join(args.results_dir, name % (run.name, source) + changes + ".npz")
+    return os.path.join(results_dir, name % (run.name, source) + changes + ".npz")
 
 
 def path_for(images, path):
@@ -1477,10 +1534,17 @@ def path_for(images, path):
     return path
 
 
-def record_path(target):
-    """Where the optimisation record goes that belongs to the results `target`."""
-    folder, name = os.path.split(target)
-    return os.path.join(folder, "opt" + name[len("rd"):])
+def input_files(paths, images, many, target, output, suffix, with_record):
+    """List of InputFile; of `many`, `output` is a folder, and each has a part beside `target`."""
+    folder, name = os.path.split(target or "")
+    record = os.path.join(folder, "opt" + name[len("rd"):-len(".npz")])
+    files = []
+    for path, image in zip(paths, images):
+        name = os.sep + os.path.basename(path) if many else ""
+        files.append(InputFile(path, image, output and output + name + suffix * many,
+                               target + ".parts" + name + ".npz" if target and many else None,
+                               record + name + ".npz" if target and with_record else None))
+    return files
 
 
 @contextlib.contextmanager
@@ -1531,6 +1595,59 @@ def read_results(path):
         return {field: stored[field] for field in stored.files}
 
 
+def stored_results(path, settings):
+    """The results in a file, or None if it is missing, damaged, or of other settings."""
+    try:
+        result = read_results(path)
+    except Exception:  # damaged files raise many types
+        return None
+    same = all(np.array_equal(result.get(name), value) for name, value in settings.items())
+    return result if same else None
+
+
+def reusable_part(file, settings):
+    """The results stored of an InputFile, if they are of the same settings, pixels and model.
+
+    None unless they are there, with the compressed file and the record if these are asked for.
+    """
+    result = file.part and stored_results(file.part, dict(settings, image=file.image))
+    if not result or file.record and not os.path.exists(file.record):
+        return None
+    if file.output and not (os.path.exists(file.output) and digest(
+            read_bytes(file.output)).hex() == result.get("file_checksum", "")):
+        return None
+    return result
+
+
+def report(results, target):
+    """Join the results of all files, print averages, save and return it; not if target is None."""
+    joined = {}
+    for name, value in results[0].items():
+        if name == "image":
+            joined[name] = [str(result[name]) for result in results]
+        elif name != "file_checksum":
+            joined[name] = np.concatenate([r[name] for r in results]) if np.ndim(value) else value
+    if "batch_sizes" in joined:
+        joined["avg_batch_actual_bpp"] = (np.sum(joined["batch_actual_bpp"])
+                                          / np.sum(joined["batch_sizes"]))
+    for name, values in joined.items():
+        if np.ndim(values) and np.asarray(values).dtype.kind == "f":
+            defined = np.isfinite(values)
+            some = " (of %d of %d images)" % (defined.sum(), len(values))
+            print("Avg %s: %.5f%s" % (name, joined.get("avg_" + name, mean(values)),
+                                      some * (0 < defined.sum() < len(values))))
+    if target:
+        write_results(target, joined)
+        print("results: %s" % target)
+    return joined
+
+
+def mean(values):
+    """Mean of those that are finite, as MS-SSIM of small images is not; nan if none is."""
+    values = np.asarray(values)[np.isfinite(values)]
+    return values.mean() if values.size else np.nan
+
+
 def require_writable(path, missing=0):
     """Raise OSError if a file can't be written there; `missing` folders, the last, may be created.
 
@@ -1561,9 +1678,9 @@ def require_replaceable(path):
     if not os.path.isfile(path) or not os.path.getsize(path):
         return
     content = read_bytes(path)
-    with contextlib.suppress(google.protobuf.message.DecodeError), quiet_stderr():
+    with contextlib.suppress(google.protobuf.message.DecodeError):
         if content[8:12] == MAGIC or set(TFCI_FEATURES) <= set(
-                tf.train.Example.FromString(content).features.feature):
+                parse_example(content).features.feature):
             return
     raise ValueError("%s: is there and not a compressed file; if it comes from a glob, quote that, "
                      "as '*.png'" % path)
@@ -1578,13 +1695,24 @@ def require_unchanged(path, is_same):
         raise ValueError("%s: is there and something else; --force replaces it" % path)
 
 
-@functools.lru_cache(maxsize=None)
+NOTED = set()
+
+
 def note(message):
     """Tell the user, on stderr and once, of something that is not an error."""
-    print("note: %s" % message, file=sys.stderr)
+    if message not in NOTED:
+        NOTED.add(message)
+        print("note: %s" % message, file=sys.stderr)
 
 
-# ---------------------------------------------------------------- 8. training
+# ---------------------------------------------------------------- 7. training
+#
+# Adam on the weights of a model whose objective is the script's: patches, the rate's schedule,
+# validation, checkpoints; on one machine, or as one task of a cluster.
+
+IMAGE_CACHE_BYTES = 2 ** 31  # decoded training images are kept in memory up to so many in all
+GRACE = 20  # seconds that parameter servers wait, after the chief's last step, for workers
+
 
 def likelihood_in_training(prior, latents):
     """log probability of the unit-width bin around each latent under a tfc entropy model.
@@ -1603,36 +1731,26 @@ class GaussianConditional(tfc.GaussianConditional):
         return super()._pmf_to_cdf(tf.identity(pmf), tf.identity(tail_mass), *args)
 
 
-def training_files(args):
-    """Paths that match --train_glob and hold at least a patch; whether all fit in memory."""
-    held_out = set(map(os.path.realpath, validation_files(args)))
-    paths = [path for path in expand(args.train_glob)
-             if os.path.realpath(path) not in held_out]
+def training_files(pattern, patchsize, held_out=()):
+    """Paths that match `pattern`, are not held out, and hold a patch; whether all fit in memory."""
+    held_out = set(map(os.path.realpath, held_out))
+    paths = [path for path in matching(pattern) if os.path.realpath(path) not in held_out]
     if not paths:
-        raise ValueError("--train_glob %s: no file matches" % args.train_glob
+        raise ValueError("--train_glob %s: no file matches" % pattern
                          + " that --eval_glob does not" * bool(held_out))
-    sizes = [training_image_size(path) for path in paths]
-    large = {path: size for path, size in zip(paths, sizes) if min(size) >= args.patchsize}
+    sizes = dict(zip(paths, map(training_image_size, paths)))
+    large = [path for path in paths if min(sizes[path]) >= patchsize]
     if not large:
         raise ValueError("--patchsize %d: larger than every image of %s; the largest is %d x %d"
-                         % ((args.patchsize, args.train_glob) + max(sizes, key=min)))
+                         % ((patchsize, pattern) + max(sizes.values(), key=min)))
     if len(large) < len(paths):
         note("%d of %d training images are smaller than the patch and skipped"
              % (len(paths) - len(large), len(paths)))
-    num_bytes = sum(height * width * (12 if path.endswith(".npy") else 3)
-                    for path, (height, width) in large.items())
-    return list(large), num_bytes <= IMAGE_CACHE_BYTES
+    num_bytes = sum(np.prod(sizes[path]) * (12 if path.endswith(".npy") else 3) for path in large)
+    return large, num_bytes <= IMAGE_CACHE_BYTES
 
 
-def validation_files(args):
-    """Paths that match --eval_glob; none without it."""
-    paths = expand(args.eval_glob)
-    if args.eval_glob and not paths:
-        raise ValueError("--eval_glob %s: no file matches" % args.eval_glob)
-    return paths
-
-
-def expand(pattern):
+def matching(pattern):
     """Sorted paths of a glob, or of the images and .npy in a folder."""
     if not os.path.isdir(pattern):
         return sorted(glob.glob(pattern))
@@ -1656,131 +1774,121 @@ def training_image_size(path):
         raise ValueError("%s: not a training image (%s)" % (path, error))
 
 
-def training_patches(args, paths, fits, start, replica=0, num_replicas=1):
+def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_replicas=1,
+                     in_memory=True, readers=4):
     """Dataset of float32 [batchsize, patchsize, patchsize, 3] in [0, 1].
 
     Patch k depends on (seed, k) alone, so that training continued at step `start` sees what an
     uninterrupted run would see, and replicas together see what one process with a batch of
-    num_replicas times the size would see. fits: keep the decoded images in memory.
+    num_replicas times the size would see.
     """
     def read(path):
-        if path.endswith(".npy"):
-            return np.load(path, allow_pickle=False)
-        return read_image(path)
-    read = functools.lru_cache(maxsize=None)(read) if fits else read
+        return np.load(path, allow_pickle=False) if path.endswith(".npy") else read_image(path)
+    read = functools.lru_cache(maxsize=None)(read) if in_memory else read
 
     def order():
         shuffled_epoch = None
         for batch in itertools.count(start * num_replicas + replica, num_replicas):
-            for k in range(batch * args.batchsize, (batch + 1) * args.batchsize):
+            for k in range(batch * batchsize, (batch + 1) * batchsize):
                 epoch, i = divmod(k, len(paths))
                 if epoch != shuffled_epoch:
-                    shuffled = np.random.RandomState([args.seed, epoch]).permutation(paths)
+                    shuffled = np.random.RandomState([seed, epoch]).permutation(paths)
                     shuffled_epoch = epoch
-                yield shuffled[i], [args.seed, epoch, i]
+                yield shuffled[i], [seed, epoch, i]
 
     def crop(path, key):
         image = read(path.decode())
         top, left = (np.random.RandomState(key).random_sample(2)
-                     * (np.array(image.shape[:2]) - args.patchsize + 1)).astype(int)
-        patch = image[top:top + args.patchsize, left:left + args.patchsize]
-        scale = 255 if patch.dtype == np.uint8 else 1
-        return patch.astype(np.float32) / np.float32(scale)
+                     * (np.array(image.shape[:2]) - patchsize + 1)).astype(int)
+        patch = image[top:top + patchsize, left:left + patchsize]
+        return patch.astype(np.float32) / np.float32(255 if patch.dtype == np.uint8 else 1)
 
     dataset = tf.data.Dataset.from_generator(order, (tf.string, tf.int64), ([], [3]))
     dataset = dataset.map(lambda path, key: tf.py_func(crop, [path, key], tf.float32),
-                          num_parallel_calls=args.preprocess_threads)
-    dataset = dataset.map(lambda x: tf.ensure_shape(x, [args.patchsize, args.patchsize, 3]))
-    return dataset.batch(args.batchsize, drop_remainder=True).prefetch(2)
+                          num_parallel_calls=readers)
+    dataset = dataset.map(lambda x: tf.ensure_shape(x, [patchsize, patchsize, 3]))
+    return dataset.batch(batchsize, drop_remainder=True).prefetch(2)
 
 
 @do_not_convert
-def train(args, objective, validate):
+def train(args, objective, method):
     """Train a run, from its newest checkpoint if there is one, to step args.last_step.
 
-    objective(args, x, t) maps batch t, x [B, H, W, 3] in [0, 1], to (scalars, x_tilde, updates):
-    a dict of scalar tensors with the `loss` that Adam minimises among them, the reconstruction,
-    and a function that gives ops to run after each of Adam's steps. Its noise is keyed by t, so
-    that training that was interrupted ends as it would have without. validate(args, run, paths),
-    see `validation`, evaluates a checkpoint. With TF_CONFIG in the environment, this process is
-    one task of the cluster there.
+    objective(x, t, N, lmbda, seed) maps batch t, x [B, H, W, 3] in [0, 1], to (scalars, x_tilde,
+    updates): a dict of scalar tensors with the `loss` that Adam minimises among them, the
+    reconstruction, and a function that gives ops to run after each of Adam's steps. Its noise is
+    keyed by t, so that training that was interrupted ends as it would have without. Checkpoints
+    are evaluated by `method`. With TF_CONFIG in the environment, this process is one task of the
+    cluster there.
     """
-    if args.patchsize % 64 or args.patchsize < 64:
+    if args.patchsize % 64:
         raise ValueError("--patchsize %d: must be a multiple of 64" % args.patchsize)
-    args.num_filters = args.num_filters or 192
-    args.run_name = "%s-num_filters=%d-lmbda=%s" % (args.script, args.num_filters, args.lmbda)
-    cluster = join_cluster(args)
-    worked = cluster.job == "ps" or train_replica(args, objective, validate, cluster)
+    args.num_filters = N = args.num_filters or 192
+    args.run_name = "%s-num_filters=%d-lmbda=%s" % (args.script, N, args.lmbda)
+    folder = os.path.join(args.checkpoint_dir, args.run_name)
+    cluster = join_cluster(session_config(args.threads))
+    worked = cluster.job == "ps" or train_replica(args, N, folder, objective, method, cluster)
     if cluster.server and (worked or cluster.job == "chief"):
         finish(cluster)
 
 
-def train_replica(args, objective, validate, cluster):
-    """Train as the chief or a worker of the cluster; without a cluster, alone.
-
-    Returns whether there was something to do.
-    """
-    folder = os.path.join(args.checkpoint_dir, args.run_name)
-    run = find_run(args) if newest_checkpoint(folder) else None
+def train_replica(args, N, folder, objective, method, cluster):
+    """Train as the chief or a worker of the cluster, or alone; whether there was a step to do."""
+    run = usable_run(args, method) if newest_checkpoint(folder) else None
     if run and run.step >= args.last_step:
         print("%s is at step %d already" % (folder, run.step))
         return False
-    if run and not run.resumable:
-        raise ValueError("%s is stored without optimiser slots and can't be trained on"
-                         % run.checkpoint)
+    held_out = matching(args.eval_glob)
+    if args.eval_glob and not held_out:
+        raise ValueError("--eval_glob %s: no file matches" % args.eval_glob)
+    paths, in_memory = training_files(args.train_glob, args.patchsize, held_out)
     is_chief, source = cluster.replica == 0, None
-    if is_chief and args.init_from and not run:
-        source = newest_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
-                            args.init_from)
-    paths, fits = training_files(args)
-    if is_chief and run and not args.force:
-        require_same_training(args, folder)
     if is_chief:
-        require_writable(os.path.join(folder, "args.json"), 2)
-        for leftover in glob.glob(os.path.join(glob.escape(folder), "*_temp_*")):
-            shutil.rmtree(leftover)  # of a process that was killed while it saved
+        source = prepare_folder(args, folder, run)
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
-        patches = training_patches(args, paths, fits, run.step if run else 0, cluster.replica,
-                                   cluster.num_replicas)
-        x = tf.data.make_one_shot_iterator(patches).get_next()
+        x = tf.data.make_one_shot_iterator(training_patches(
+            paths, args.batchsize, args.patchsize, args.seed, run.step if run else 0,
+            cluster.replica, cluster.num_replicas, in_memory, args.preprocess_threads)).get_next()
         t = tf.train.get_or_create_global_step() * cluster.num_replicas + cluster.replica
-        scalars, x_tilde, updates = objective(args, x, t)
+        scalars, x_tilde, updates = objective(x, t, N, args.lmbda, args.seed)
         # After the variables, whose random initial values depend on the number of ops before them.
         scalars["lr"] = learning_rate(tf.train.get_global_step(), args.last_step, args.lr,
                                       args.lr_warmup, args.lr_decay)
         train_op, hooks = minimise(Adam(scalars["lr"], updates), scalars["loss"], cluster)
-        with tf.control_dependencies([train_op]):
-            next_step = tf.train.get_global_step().read_value()
         # Paths relative to the folder, so that a run can be moved and go on.
         saver = tf.train.Saver(sharded=True, save_relative_paths=True)
         if is_chief:
-            write_bytes(os.path.join(folder, "args.json"),
-                        json.dumps(vars(args), indent=4, sort_keys=True).encode())
-            hooks += summary_hooks(args, scalars, x, x_tilde)
-            hooks.append(tf.train.CheckpointSaverHook(
-                folder, save_secs=args.save_checkpoint_secs, saver=saver,
-                listeners=[Validation(args, validate)] if args.eval_glob else []))
+            validate = functools.partial(validation, args, method, held_out)
+            hooks += chief_hooks(args, folder, saver, validate if held_out else None)
+            hooks += summary_hooks(args, folder, scalars, x, x_tilde)
         if is_chief and run:
             tf.train.update_checkpoint_state(folder, run.checkpoint)
-        try:
-            with tf.train.MonitoredTrainingSession(
-                    master=cluster.server.target if cluster.server else "", is_chief=is_chief,
-                    checkpoint_dir=folder, scaffold=tf.train.Scaffold(
-                        saver=saver, init_fn=source and initialiser(source)),
-                    save_checkpoint_secs=None, save_checkpoint_steps=None,
-                    save_summaries_steps=None, save_summaries_secs=None, log_step_count_steps=None,
-                    hooks=hooks, config=cluster.config, stop_grace_period_secs=5) as sess:
-                training_loop(sess, scalars, next_step, args.last_step)
-            return True
-        except tf.errors.InvalidArgumentError as error:
-            unreadable = re.search("^ValueError: (.*)$", error.message, re.MULTILINE)
-            if unreadable:
-                raise ValueError(unreadable.group(1))
-            if "gradient of" not in error.message:
-                raise
-            raise ValueError("the loss turned NaN or infinite; %s keeps the last good checkpoint"
-                             % folder)
+        scaffold = tf.train.Scaffold(saver=saver, init_fn=source and initialiser(source))
+        training_loop(train_op, scalars, args.last_step, folder, cluster, scaffold, hooks)
+    return True
+
+
+def prepare_folder(args, folder, run):
+    """Make a run's folder, with its args.json; ValueError if `run` can't be continued so.
+
+    Returns the Run to start from, or None.
+    """
+    source = None
+    if run and not run.resumable:
+        raise ValueError("%s is stored without optimiser slots and can't be trained on"
+                         % run.checkpoint)
+    if run and not args.force:
+        require_same_training(args, folder)
+    if args.init_from and not run:
+        source = find_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
+                          args.init_from)
+    require_writable(os.path.join(folder, "args.json"), 2)
+    for leftover in glob.glob(os.path.join(glob.escape(folder), "*_temp_*")):
+        shutil.rmtree(leftover)  # of a process that was killed while it saved
+    write_bytes(os.path.join(folder, "args.json"),
+                json.dumps(vars(args), indent=4, sort_keys=True).encode())
+    return source
 
 
 def require_same_training(args, folder):
@@ -1831,39 +1939,52 @@ def learning_rate(step, last_step, lr, warmup, decay):
     return rate
 
 
-class Validation(tf.train.CheckpointSaverListener):
-    """Evaluates every checkpoint as `compress` would, on the images of --eval_glob.
+def validation(args, method, paths, run):
+    """Mean rd_cost, est_bpp, mse, psnr of images, as compress by `method` would report them."""
+    settings = {option.name: option.default for option in method.options}
+    compressor = Compressor(method, run, argparse.Namespace(
+        lmbda=args.lmbda, threads=args.threads, script=args.script, save_opt_record=False,
+        **settings))
+    results = [compressor.compress(read_images(path))[1] for path in paths]
+    return {name: float(np.mean(np.concatenate([result[name] for result in results])))
+            for name in ("rd_cost", "est_bpp", "mse", "psnr")}
 
-    A line on stdout, TensorBoard, and a row of validation.csv in the run's folder.
+
+class Validation(tf.train.CheckpointSaverListener):
+    """Evaluates every checkpoint by validate(run), a dict of floats.
+
+    A line on stdout, TensorBoard unless logdir is empty, a row of validation.csv in the folder.
     """
 
-    def __init__(self, args, validate):
-        self.args, self.validate = args, validate
+    def __init__(self, folder, validate, logdir):
+        self.folder, self.validate, self.logdir = folder, validate, logdir
 
     def after_save(self, session, global_step_value):
-        args, step = self.args, int(global_step_value)
-        run = newest_run(args.checkpoint_dir, args.run_name)
-        means = self.validate(args, run, validation_files(args))
+        step, means = int(global_step_value), self.validate(find_run(*os.path.split(self.folder)))
         print_line("step=%d validation rd_cost=%.4f bpp=%.4f mse=%.3f psnr=%.3f"
                    % ((step,) + tuple(means.values())))
-        self.append(os.path.join(os.path.dirname(run.checkpoint), "validation.csv"), step, means)
-        if args.logdir:
-            writer = tf.summary.FileWriterCache.get(os.path.join(args.logdir, args.run_name))
+        path, rows = os.path.join(self.folder, "validation.csv"), []
+        if os.path.exists(path):  # without rows that an interrupted run is ahead
+            rows = [row for row in read_bytes(path).decode().split()[1:]
+                    if int(row.split(",")[0]) < step]
+        rows.append(",".join(["%d" % step] + ["%.6f" % value for value in means.values()]))
+        write_bytes(path, "\n".join([",".join(["step", *means])] + rows + [""]).encode())
+        if self.logdir:
+            writer = tf.summary.FileWriterCache.get(self.logdir)
             writer.add_summary(tf.Summary(value=[
                 tf.Summary.Value(tag="validation/" + name, simple_value=value)
                 for name, value in means.items()]), step)
 
-    def append(self, path, step, means):
-        """Add a row, in the place of those from `step` on of a run that was interrupted."""
-        rows = []
-        if os.path.exists(path):
-            with open(path) as file:
-                rows = [row for row in file.read().split()[1:] if int(row.split(",")[0]) < step]
-        rows.append(",".join(["%d" % step] + ["%.6f" % value for value in means.values()]))
-        write_bytes(path, "\n".join([",".join(["step"] + list(means))] + rows + [""]).encode())
+
+def chief_hooks(args, folder, saver, validate):
+    """Checkpoints, each evaluated by `validate` unless that is None."""
+    logdir = args.logdir and os.path.join(args.logdir, os.path.basename(folder))
+    listeners = [Validation(folder, validate, logdir)] if validate else []
+    return [tf.train.CheckpointSaverHook(folder, save_secs=args.save_checkpoint_secs, saver=saver,
+                                         listeners=listeners)]
 
 
-def summary_hooks(args, scalars, x, x_tilde):
+def summary_hooks(args, folder, scalars, x, x_tilde):
     """TensorBoard: the scalars, and originals beside reconstructions; none with an empty logdir."""
     if not args.logdir:
         return []
@@ -1872,33 +1993,47 @@ def summary_hooks(args, scalars, x, x_tilde):
     as_bytes = lambda image: tf.saturate_cast(tf.round(255 * image), tf.uint8)
     tf.summary.image("original", as_bytes(x))
     tf.summary.image("reconstruction", as_bytes(x_tilde))
-    return [tf.train.SummarySaverHook(save_secs=args.save_summary_secs,
-                                      output_dir=os.path.join(args.logdir, args.run_name),
-                                      summary_op=tf.summary.merge_all())]
+    return [tf.train.SummarySaverHook(
+        save_secs=args.save_summary_secs, summary_op=tf.summary.merge_all(),
+        output_dir=os.path.join(args.logdir, os.path.basename(folder)))]
 
 
-def training_loop(sess, scalars, next_step, last_step, print_every=100):
-    """Run next_step, the number of steps after one more, until it is last_step.
-
-    Prints the scalars and the speed now and then.
-    """
-    # Not sess.run, which would call hooks: that of summaries takes a batch.
-    step = sess.run_step_fn(
-        lambda step_context: step_context.session.run(tf.train.get_global_step()))
-    since, previous, first = time.time(), step, step
-    with tqdm.tqdm(total=last_step, initial=step, disable=None, leave=False) as bar:
-        while step < last_step and not sess.should_stop():
-            # With several replicas, a step can be seen twice or not at all.
-            printing = previous == first or step + 1 >= min(
-                last_step, ((previous + 1) // print_every + 1) * print_every)
-            step, values = sess.run([next_step, scalars if printing else {}])
-            if printing:
-                speed = (step - previous) / (time.time() - since)
-                print_line("step=%d loss=%.4f bpp=%.4f mse=%.3f psnr=%.3f lr=%.3g steps/s=%.2f" % (
-                    step, values["loss"], values["bpp"], values["mse"], values["psnr"],
-                    values["lr"], speed))
-                since, previous = time.time(), step
-            bar.update(step - bar.n)
+def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks, print_every=100):
+    """Train to last_step; prints the scalars and the speed now and then."""
+    with tf.control_dependencies([train_op]):
+        next_step = tf.train.get_global_step().read_value()
+    try:
+        with tf.train.MonitoredTrainingSession(
+                master=cluster.server.target if cluster.server else "", hooks=hooks,
+                is_chief=cluster.replica == 0, checkpoint_dir=folder, scaffold=scaffold,
+                save_checkpoint_secs=None, save_checkpoint_steps=None, save_summaries_steps=None,
+                save_summaries_secs=None, log_step_count_steps=None, config=cluster.config,
+                stop_grace_period_secs=5) as sess:
+            # Not sess.run, which would call hooks: that of summaries takes a batch.
+            step = first = previous = sess.run_step_fn(
+                lambda step_context: step_context.session.run(tf.train.get_global_step()))
+            since = time.time()
+            with tqdm.tqdm(total=last_step, initial=step, disable=None, leave=False) as bar:
+                while step < last_step and not sess.should_stop():
+                    # With several replicas, a step can be seen twice or not at all.
+                    printing = previous == first or step + 1 >= min(
+                        last_step, ((previous + 1) // print_every + 1) * print_every)
+                    step, values = sess.run([next_step, scalars if printing else {}])
+                    if printing:
+                        values.update(step=step, speed=(step - previous) / (time.time() - since))
+                        print_line("step={step} loss={loss:.4f} bpp={bpp:.4f} mse={mse:.3f} "
+                                   "psnr={psnr:.3f} lr={lr:.3g} steps/s={speed:.2f}".format(
+                                       **values))
+                        since, previous = time.time(), step
+                    bar.update(step - bar.n)
+    except tf.errors.InvalidArgumentError as error:
+        unreadable = re.search("^ValueError: (.*)$", error.message, re.MULTILINE)
+        if unreadable:
+            raise ValueError(unreadable.group(1))
+        if "gradient of" not in error.message:
+            raise
+        raise ValueError("the loss turned NaN or infinite; %s keeps the last good checkpoint"
+                         % folder)
 
 
 class Adam(tf.train.AdamOptimizer):
@@ -1952,17 +2087,12 @@ Cluster = collections.namedtuple("Cluster", """spec server job index device conf
     num_replicas""")
 
 
-# Seconds that parameter servers wait, after the chief's last step, for workers to finish.
-GRACE = 20
-
-
-def join_cluster(args):
+def join_cluster(config):
     """Cluster of TF_CONFIG, its server started; without TF_CONFIG, of this process alone.
 
     TF_CONFIG is JSON: {"cluster": {"chief": [ADDRESS], "worker": [...], "ps": [...]}, "task":
     {"type": JOB, "index": INDEX}}.
     """
-    config = session_config(args.threads)
     if not os.environ.get("TF_CONFIG"):
         return Cluster(None, None, "chief", 0, None, config, 0, 1)
     try:
@@ -2004,47 +2134,40 @@ def finish(cluster):
                     deadline = min(deadline, time.time() + GRACE)
 
 
-# ---------------------------------------------------------------- 9. compress, command line
+# ---------------------------------------------------------------- 8. command line
+#
+# What all scripts share: compress and decompress, their options and errors.
 
-def compress(args, build, infer, evaluate, codec):
+def compress(method, args):
     """Compress and evaluate every image of args.imgs; print averages and save the results.
 
-    build(args, run, shape) makes the graph for a batch of static shape [B, H, W, 3]; infer(args,
-    graph, x) gives its latents, evaluate their metrics. Of a folder or glob, each image's results
-    are kept as a part as soon as they are there. With args.shard, only some images are processed;
-    whoever finds the parts of all joins them. Returns the results, None if some are missing.
+    Of a folder or glob, each image's results are kept as a part as soon as they are there. With
+    args.shard, only some images are processed; whoever finds the parts of all joins them. Returns
+    the results, None if some are missing.
     """
-    run = find_run(args)
+    run = usable_run(args, method)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
-    source, paths, many = find_images(args.imgs)
-    images = [digest(read_images(path)).hex() for path in paths]
-    base = result_path(args, run, source)
-    target = path_for(images, base)
-    files = [InputFile(path, image, output, *part_paths(args, base if many else target, path, many))
-             for path, image, output in zip(
-                 paths, images, output_paths(args, paths, many, codec.suffix))]
-    mine = shard_of(files, target, many, *args.shard) if args.shard else files
+    codec = next((codec for codec in method.codecs
+                  if (args.output_file or "").endswith(codec.suffix)), method.codecs[0])
+    files, target, many = planned_files(args, run, codec)
+    mine = shard_of(files, *args.shard) if args.shard else files
     for file in mine:
-        require_memory(args, run, file.path, read_images(file.path).shape[:3])
+        require_memory(run, file.path, read_images(file.path).shape[:3], bool(method.relax))
         for path in filter(None, (target, file.part, file.record)):
             require_writable(path, missing=1)
         if file.output:
             require_writable(file.output, missing=int(many))
             require_replaceable(file.output)
 
-    settings = dict({name: getattr(args, name) for name in args.settings}, script=args.script,
-                    run_name=run.name, model=run.fingerprint.hex())
-    graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, args, run))
-    results = {}
+    settings, results = settings_of(method, args, run), {}
+    compressor = Compressor(method, run, args, codec)
     for k, file in enumerate(mine):
         results[file] = reusable_part(file, settings)
         if many:
             print("%s (%d of %d)%s" % (file.path, k + 1, len(mine), results[file] and
                                        ": from " + file.part or ""), flush=True)
         if not results[file]:
-            results[file] = dict(compress_file(args, run, file.path, file.output, file.record,
-                                               graph_for, infer, evaluate, codec),
-                                 **settings, image=file.image)
+            results[file] = dict(compress_file(compressor, file), **settings, image=file.image)
             if file.part:
                 write_results(file.part, results[file])
     if mine[0].output:
@@ -2056,29 +2179,59 @@ def compress(args, build, infer, evaluate, codec):
     return None
 
 
-# path; image, the checksum of its pixels; where the compressed file, the part of the results and
-# the optimisation record go, or None
-InputFile = collections.namedtuple("InputFile", "path image output part record")
+def planned_files(args, run, codec):
+    """List of InputFile of args.imgs; where their results go, or None; if of a folder or glob."""
+    source, paths, many = find_images(args.imgs)
+    images = [digest(read_images(path)).hex() for path in paths]
+    base = result_path(args.results_dir, args.script, run, source, args.lmbda, args.changed)
+    target, output = base and path_for(images, base), args.output_file
+    if args.write and not output:
+        output = (os.path.dirname(os.path.abspath(paths[0])) if many else args.imgs) + codec.suffix
+    if args.shard and not (many and target):
+        raise ValueError("--shard: only for a folder or glob, with --results_dir")
+    return input_files(paths, images, many, base if many else target, output, codec.suffix,
+                       args.save_opt_record), target, many
 
 
-def part_paths(args, target, path, many):
-    """(part, optimisation record) of an image of a folder or glob; (None, record) of others."""
-    if not target:
-        return None, None
-    part = os.path.join(target + ".parts", os.path.basename(path) + ".npz") if many else None
-    record = record_path(target)
-    if many:
-        record = os.path.join(record[:-len(".npz")], os.path.basename(path) + ".npz")
-    return part, record if args.save_opt_record else None
+def shard_of(files, i, n):
+    """Every n-th file from the i-th on; ValueError unless they are n at least."""
+    if n > len(files):
+        raise ValueError("--shard %d/%d: there are only %d images" % (i, n, len(files)))
+    return files[i - 1::n]
 
 
-def memory_per_pixel(args, run):
-    """(bytes per pixel of a batch, bytes beside) that a process takes at most, as measured.
+def settings_of(method, args, run):
+    """All that results depend on but the images: they are saved with them, and compared."""
+    names = [option.name for option in method.options] + ["lmbda", "threads", "save_opt_record"]
+    names += ["initial_bits"] if run.model == "bits-back" else []
+    return dict({name: getattr(args, name) for name in names}, script=args.script,
+                run_name=run.name, model=run.fingerprint.hex())
 
-    With gradients if the method has a learning rate of the latents.
+
+def compress_file(compressor, file):
+    """Results of an InputFile, arrays over its images; writes its compressed file and record.
+
+    Of a .npy of several batches a record for each, as they may stop at different iterations.
     """
-    N = run.num_filters
-    return (200 + 9.2 * N if getattr(args, "lr", None) else 100 + 5.7 * N), 3.8e8 + 3000 * N ** 2
+    images = read_images(file.path)
+    payload = getattr(compressor.args, "initial_bits", "")
+    content, result, records = compressor.compress(images, read_bytes(payload) if payload else b"")
+    for k, record in enumerate(records if file.record else []):
+        batch = "-batch=%d" % k if len(records) > 1 else ""
+        write_results(file.record[:-len(".npz")] + batch + ".npz", record)
+    if min(images.shape[1:3]) < MSSSIM_MIN_SIDE:
+        note("%s: MS-SSIM is nan, as it needs sides of at least %d pixels"
+             % (file.path, MSSSIM_MIN_SIDE))
+    result["files"] = np.repeat(os.path.basename(file.path), len(images))
+    if file.output:
+        write_bytes(file.output, content)
+        result["file_checksum"] = digest(content).hex()
+    return result
+
+
+def memory_per_pixel(N, with_gradients):
+    """(bytes per pixel of a batch, bytes beside) that a process takes at most, as measured."""
+    return 200 + 9.2 * N if with_gradients else 100 + 5.7 * N, 3.8e8 + 3000 * N ** 2
 
 
 def available_memory():
@@ -2095,11 +2248,11 @@ def available_memory():
     return min(free, default=np.inf)
 
 
-def require_memory(args, run, path, shape):
+def require_memory(run, path, shape, with_gradients=False):
     """ValueError if (num_imgs, H, W) in `path` need more memory than there is."""
     height, width = shape[1:]
     batch = len(split_batches(range(shape[0]), height * width)[0])
-    per_pixel, beside = memory_per_pixel(args, run)
+    per_pixel, beside = memory_per_pixel(run.num_filters, with_gradients)
     needed = beside + per_pixel * batch * (16 * -(-height // 16)) * (16 * -(-width // 16))
     free = available_memory()
     if needed > free:
@@ -2111,136 +2264,34 @@ def require_memory(args, run, path, shape):
                needed / 1e9, run.num_filters, free / 1e9, most / 1e6, most ** .5, most ** .5))
 
 
-def commands(build, infer, codecs, evaluate=evaluate):
-    """The subcommands of a method whose latents the first of `codecs` codes.
-
-    Or that whose suffix the name of the file to write has.
-    """
-    def compress_images(args):
-        """compress images and evaluate the result"""
-        output = args.output_file or ""
-        codec = next((codec for codec in codecs if output.endswith(codec.suffix)), codecs[0])
-        return compress(args, build, infer, evaluate, codec)
-
-    def decompress_file(args):
-        """decode a compressed file"""
-        decompress(args)
-    return dict(compress=compress_images, decompress=decompress_file)
-
-
-def validation(build, infer, codecs, evaluate=evaluate, settings={}):
-    """validate(args, run, paths) of `train`: rd_cost, est_bpp, mse, psnr as compress reports them.
-
-    With the default settings of the method that `build` and the others belong to.
-    """
-    def validate(args, run, paths):
-        args = argparse.Namespace(save_opt_record=False, lmbda=args.lmbda, threads=args.threads,
-                                  script=args.script, **settings)
-        graph_for = functools.lru_cache(maxsize=1)(functools.partial(build, args, run))
-        results = [compress_images(args, run, read_images(path), graph_for, infer, evaluate,
-                                   codecs[0])[1] for path in paths]
-        return {name: float(np.mean(np.concatenate([result[name] for result in results])))
-                for name in ("rd_cost", "est_bpp", "mse", "psnr")}
-    return validate
-
-
-def compress_file(args, run, path, output, record, graph_for, infer, evaluate, codec):
-    """Results of one image file or .npy, arrays over its images.
-
-    Writes the compressed file `output` and the optimisation record to `record`, if not None; of a
-    .npy of several batches a record for each, as they may stop at different iterations.
-    """
-    images = read_images(path)
-    content, result, records = compress_images(args, run, images, graph_for, infer, evaluate, codec)
-    if record:
-        stem = record[:-len(".npz")]
-        names = ["%s-batch=%d.npz" % (stem, k) for k in range(len(records))]
-        for name, arrays in zip(names if len(records) > 1 else [record], records):
-            write_results(name, arrays)
-    if min(images.shape[1:3]) < MSSSIM_MIN_SIDE:
-        note("%s: MS-SSIM is nan, as it needs sides of at least %d pixels"
-             % (path, MSSSIM_MIN_SIDE))
-    result["files"] = np.repeat(os.path.basename(path), len(images))
-    if output:
-        write_bytes(output, content)
-        result["file_checksum"] = digest(content).hex()
-    return result
-
-
-def compress_images(args, run, images, graph_for, infer, evaluate, codec):
-    """The compressed file of images [num_imgs, H, W, 3], their results, a record per batch."""
-    shape = images.shape[:3]
-    batches = split_batches(images, shape[1] * shape[2])
-    latents, histories, values, records = [], [], [], []
-    for x in batches:
-        graph = graph_for(x.shape)
-        latents.append(infer(args, graph, x))
-        histories.append(list(graph.record))
-    latents = [np.concatenate(v) if isinstance(v[0], np.ndarray) else v[0] for v in zip(*latents)]
-    decoder = Decoder(run, *shape[1:], args.threads, is_encoder=True)
-    initial_bits = b""
-    if getattr(args, "initial_bits", ""):
-        initial_bits = read_bytes(args.initial_bits)
-    content, coded, extra = codec.encode(decoder, shape, latents, args.script, initial_bits)
-    first = 0
-    for x, history, batch in zip(batches, histories, split_batches(coded, shape[1] * shape[2])):
-        graph = graph_for(x.shape)
-        values.append(evaluate(args, graph, decoder, x, batch))
-        if args.save_opt_record:
-            records.append(closed_record(graph, history, x, batch))
-            if "rate" in extra:
-                records[-1].update(rate_its=extra["rate_its"],
-                                   rate=extra["rate"][:, first:first + len(batch)])
-        first += len(batch)
-    result = {field: np.concatenate([batch[field] for batch in values]) for field in values[0]}
-    result.update((name, extra[name]) for name in extra if name not in ("rate_its", "rate"))
-    result.update(rd_cost=args.lmbda * result["mse"] + result["est_bpp"],
-                  actual_bpp=np.full(shape[0], 8 * len(content) / np.prod(shape)),
-                  grid_offset=np.array([image.offset for image in coded]))
-    return content, result, records
-
-
-def decompress(args):
+def decompress(method, args):
     """Decode args.input_file to args.output_file; ValueError if it is not what it should be."""
-    run = find_run(args)
-    content = read_bytes(args.input_file)
+    run, initial_bits = usable_run(args, method), getattr(args, "initial_bits", "")
     try:
-        header, body = unpack(content)
-        if header:
-            check_header(header, run)
-        elif run.model != "base":
-            raise ValueError("a file of the original's mbt2018.py, which ours decodes")
-        else:
+        header, codec, file = parse_file(read_bytes(args.input_file), run)
+        if not header:
             note("%s has no checksum (the original's format): a wrong run or damage goes unnoticed"
                  % args.input_file)
-        is_tfci = not isinstance(body, bytes)
-        if is_tfci and header and header.kind != "centred":
-            raise ValueError("a .tfci of %s latents; accepted are centred ones" % header.kind)
-        codec = TFCI if is_tfci else IINC[header.kind]
-        file = parse_tfci(body) if is_tfci else parse_iinc(header.kind, body)
-        shape, initial_bits = file.shape, getattr(args, "initial_bits", "")
         if initial_bits and not file.initial[0]:
             raise ValueError("written without --initial_bits")
+        output = args.output_file or args.input_file + (".png", ".npy")[file.shape[0] > 1]
+        endings = (".png", ".npy")[file.shape[0] > 1:]
+        if not output.endswith(endings):
+            raise ValueError("%d image(s) can't be decoded to %s, only to %s"
+                             % (file.shape[0], output, " or ".join(endings)))
+        for path in filter(None, (output, initial_bits)):
+            require_writable(path)
+        require_memory(run, args.input_file, (1,) + file.shape[1:])
+        images, payload = codec.decode(Decoder(run, *file.shape[1:], args.threads), file,
+                                       bool(initial_bits))
+        payload = payload[:file.initial[0]]
+        if header and digest_symbols(images) != header.latents:
+            raise ValueError("decodes to other latents than were encoded")
+        if initial_bits and digest(payload) != file.initial[1]:
+            raise ValueError("decodes to other initial bits than were encoded")
     except ValueError as error:
-        raise ValueError("%s: %s" % (args.input_file, error))
-    output = args.output_file or args.input_file + (".png" if shape[0] == 1 else ".npy")
-    endings = (".png", ".npy")[shape[0] > 1:]
-    if not output.endswith(endings):
-        raise ValueError("%s: the output of %d image(s) must end in %s"
-                         % (output, shape[0], " or ".join(endings)))
-    for path in filter(None, (output, initial_bits)):
-        require_writable(path)
-    require_memory(args, run, args.input_file, (1,) + shape[1:])
-    images, payload = codec.decode(Decoder(run, *shape[1:], args.threads), file,
-                                   bool(initial_bits))
-    if header and digest_symbols(images) != header.latents:
-        raise ValueError("%s: decodes to other latents than were encoded" % args.input_file)
-    if initial_bits:
-        num_bytes, checksum = file.initial
-        payload = payload[:num_bytes]
-        if digest(payload) != checksum:
-            raise ValueError("%s: decodes to other initial bits than were encoded"
-                             % args.input_file)
+        prefix = args.input_file + ": "
+        raise ValueError(prefix + str(error).replace(prefix, ""))
     x_hat = np.concatenate([image.x_hat for image in images])
     if not args.force:
         require_unchanged(output, lambda: np.array_equal(read_images(output), x_hat))
@@ -2251,129 +2302,12 @@ def decompress(args):
     print("decoded: %s" % output)
 
 
-def check_header(header, run):
-    """ValueError unless a file with this header is of the run."""
-    if header.run_name != run.name:
-        raise ValueError("written by %s.py with the run %s, not %s"
-                         % (header.script, header.run_name, run.name))
-    if header.model != run.fingerprint:
-        raise ValueError("of another model: the weights of %s are not those it was written with"
-                         % run.checkpoint)
-    if (header.kind == "bits-back") != (run.model == "bits-back"):
-        raise ValueError("of %s latents, which %s model does not have" % (header.kind, run.model))
-
-
-def shard_of(files, target, many, i, n):
-    """Every n-th file from the i-th on; ValueError unless they are n at least, of a folder."""
-    if not many or not target:
-        raise ValueError("--shard %d/%d: only for a folder or glob, with --results_dir" % (i, n))
-    if n > len(files):
-        raise ValueError("--shard %d/%d: there are only %d images" % (i, n, len(files)))
-    return files[i - 1::n]
-
-
-def output_paths(args, paths, many, suffix):
-    """The compressed file to write for each of `paths`; None for all if none is asked for."""
-    if not args.output_file and not args.write:
-        return [None] * len(paths)
-    source = os.path.dirname(os.path.abspath(paths[0])) if many else args.imgs
-    output = args.output_file or source + suffix
-    if not many:
-        return [output]
-    return [os.path.join(output, os.path.basename(path) + suffix) for path in paths]
-
-
-def reusable_part(file, settings):
-    """The results stored of an InputFile, if they are of the same settings, pixels and model.
-
-    None unless they are there, with the compressed file and the record if these are asked for.
-    """
-    result = file.part and stored_results(file.part, dict(settings, image=file.image))
-    if not result or file.record and not os.path.exists(file.record):
-        return None
-    if file.output:
-        checksum = None
-        with contextlib.suppress(FileNotFoundError):
-            checksum = digest(read_bytes(file.output)).hex()
-        return result if checksum == result.get("file_checksum", "") else None
-    return result
-
-
-def stored_results(path, settings):
-    """The results in a file, or None if it is missing, damaged, or of other settings."""
-    try:
-        result = read_results(path)
-    except Exception:  # damaged files raise many types
-        return None
-    same = all(np.array_equal(result.get(name), value) for name, value in settings.items())
-    return result if same else None
-
-
-def report(results, target):
-    """Join the results of all files, print averages, save and return it; not if target is None."""
-    joined = {}
-    for name, value in results[0].items():
-        if name == "image":
-            joined[name] = [str(result[name]) for result in results]
-        elif name != "file_checksum":
-            joined[name] = np.concatenate([r[name] for r in results]) if np.ndim(value) else value
-    if "batch_sizes" in joined:
-        joined["avg_batch_actual_bpp"] = (np.sum(joined["batch_actual_bpp"])
-                                          / np.sum(joined["batch_sizes"]))
-    for name, values in joined.items():
-        if np.ndim(values) and np.asarray(values).dtype.kind == "f":
-            defined = np.isfinite(values)
-            some = " (of %d of %d images)" % (defined.sum(), len(values))
-            print("Avg %s: %.5f%s" % (name, joined.get("avg_" + name, mean(values)),
-                                      some * (0 < defined.sum() < len(values))))
-    if target:
-        write_results(target, joined)
-        print("results: %s" % target)
-    return joined
-
-
-def mean(values):
-    """Mean of those that are finite, as MS-SSIM of small images is not; nan if none is."""
-    values = np.asarray(values)[np.isfinite(values)]
-    return values.mean() if values.size else np.nan
-
-
-def number(kind, low, exclusive=False, high=2 ** 31 - 1):
-    """Parser of an int or float from low (not low itself if exclusive) to high, for argparse."""
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = np.nan
-        if not (low < value if exclusive else low <= value) or value > high:
-            raise argparse.ArgumentTypeError("%r: must be %s %s %g and <= %d" % (
-                text, "an integer" if kind is int else "a number", ">" if exclusive else ">=", low,
-                high))
-        return value
-    return parse
-
-
 def shard(text):
     """Parser of i/n with 1 <= i <= n, for argparse: (i, n)."""
     found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
     if not found or int(found.group(1)) > int(found.group(2)):
         raise argparse.ArgumentTypeError("%r: must be i/n with 1 <= i <= n" % text)
     return int(found.group(1)), int(found.group(2))
-
-
-# Options of the methods; which of them a script has, and the defaults, are the script's.
-METHOD_OPTIONS = dict(
-    its=(number(int, 1), "iterations"),
-    sga_its=(number(int, 1), "iterations of SGA"),
-    rate_its=(number(int, 1), "iterations of the second phase, on the rate alone"),
-    rate_lr=(number(float, 0, exclusive=True), "learning rate of Adam in the second phase"),
-    rate_samples=(number(int, 2), "draws of z that reported rates are means over"),
-    check_every=(number(int, 1), "iterations between checks whether to stop"),
-    lr=(number(float, 0, exclusive=True), "learning rate of Adam on the latents"),
-    annealing_rate=(number(float, 0), "rate at which the temperature decays per iteration"),
-    t0=(number(float, 0), "iteration at which the temperature starts to decay"),
-    T_max=(number(float, 0, exclusive=True), "highest temperature"),
-    seed=(number(int, 0), "seed of the noise"))
 
 
 class Parser(argparse.ArgumentParser):
@@ -2434,7 +2368,7 @@ def add_train_options(parser):
                         help="seed of weights, patches and noise (default: %(default)s)")
 
 
-def add_compress_options(parser, settings, presets):
+def add_compress_options(parser, method):
     parser.add_argument("run_name", help="folder of checkpoint_dir that holds the model")
     parser.add_argument("imgs", help="an image, a .npy of uint8 (num_imgs, H, W, 3), a folder, "
                         "or a quoted glob")
@@ -2448,20 +2382,16 @@ def add_compress_options(parser, settings, presets):
                         help="only every n-th image of a folder or glob, from the i-th on")
     parser.add_argument("--lambda", dest="lmbda", type=number(float, 0),
                         help="weight of the distortion (default: that of the run)")
-    for name, default in settings.items():
-        kind, text = METHOD_OPTIONS[name]
-        flags = ["--sga_its", "--its"] if name == "sga_its" else ["--" + name]
-        shown = default.__doc__ if callable(default) else default
-        parser.add_argument(*flags, type=kind, metavar="N", help="%s (default: %s)" % (text, shown))
-    group = parser.add_mutually_exclusive_group() if presets else None  # else help would fail
-    for name, values in presets.items():
+    for option in method.options:
+        default = "" if option.default is None else " (default: %s)" % option.default
+        parser.add_argument(*option.flags.split(), dest=option.name, type=option.type, metavar="N",
+                            help=option.help + default)
+    parser.set_defaults(preset={}, save_opt_record=False)
+    group = parser.add_mutually_exclusive_group() if method.presets else None  # else help fails
+    for name, values in method.presets.items():
         group.add_argument("--" + name, dest="preset", action="store_const", const=values,
                            help=" ".join("--%s %s" % item for item in values.items()))
-    parser.set_defaults(preset={})
-    shared = ["lmbda", "save_opt_record", "threads"]
-    shared += ["initial_bits"] if "rate_samples" in settings else []
-    parser.set_defaults(settings=sorted(settings) + shared, save_opt_record=False)
-    if "lr" in settings:
+    if {"lr", "rate_lr"} & {option.name for option in method.options}:
         parser.add_argument("--save_opt_record", action="store_true",
                             help="save the losses of every %d iterations, too" % RECORD_EVERY)
 
@@ -2475,48 +2405,55 @@ def add_decompress_options(parser):
                         help="replace what is there and not the same picture")
 
 
-def make_parser(script, doc, commands, settings, presets):
+def make_parser(script, doc, method=None, train=None):
     """Command line of a script; the arguments are those of `main`."""
     parser = Parser(prog=script + ".py", description=doc,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add_global_options(parser)
     parser.set_defaults(checkpoint_dir="./checkpoints", threads=len(os.sched_getaffinity(0)),
                         script=script)
+    commands = {}
+    if train:
+        commands["train"] = "train or continue a run", add_train_options, train
+    if method:
+        commands["compress"] = ("compress images and evaluate the result", functools.partial(
+            add_compress_options, method=method), functools.partial(compress, method))
+        commands["decompress"] = ("decode a compressed file", add_decompress_options,
+                                  functools.partial(decompress, method))
     subparsers = parser.add_subparsers(dest="command", metavar="{%s}" % ",".join(commands))
     subparsers.required = True
-    for command, function in commands.items():
-        subparser = subparsers.add_parser(command, help=function.__doc__.splitlines()[0])
+    for name, (text, add_options, function) in commands.items():
+        subparser = subparsers.add_parser(name, help=text)
         add_global_options(subparser, default=argparse.SUPPRESS)
-        if "rate_samples" in settings:
+        add_options(subparser)
+        if method and method.codecs[0].kind == "bits-back":
             subparser.add_argument("--initial_bits", metavar="FILE", default="",
                                    help="payload in the place of random initial bits; "
                                    "decompress writes it there")
-        if command == "train":
-            add_train_options(subparser)
-        elif command == "decompress":
-            add_decompress_options(subparser)
-        else:
-            add_compress_options(subparser, settings, presets)
         subparser.set_defaults(function=function)
     return parser
 
 
-def resolve(args, settings):
-    """Fill in the options of compress that were not given, from the preset or the defaults.
+def parse_arguments(parser, method, argv):
+    """Parsed arguments; of compress, options that were not given are of the preset or the default.
 
-    args.changed are those that differ from the defaults.
+    args.changed are those that differ from the default.
     """
-    if not hasattr(args, "preset"):
-        return
-    args.changed = {}
-    for name in sorted(settings, key=lambda name: callable(settings[name])):  # functions last
-        default = settings[name]
-        if callable(default):
-            default = default(getattr(args, "sga_its", getattr(args, "its", None)))
-        if getattr(args, name) is None:
-            setattr(args, name, args.preset.get(name, default))
-        if getattr(args, name) != default:
-            args.changed[name] = getattr(args, name)
+    args, others = parser.parse_known_args(argv)
+    if len(others) == 1 and others[0][:1] != "-" and getattr(args, "output_file", "") is None:
+        args.output_file = others[0]  # after an option
+    elif others:
+        parser.error("unrecognized arguments: %s%s" % (" ".join(others), (
+            "; quote a glob, as '*.png'" if getattr(args, "output_file", None) else "")))
+    if args.command == "compress":
+        args.changed = {}
+        for option in method.options:
+            if getattr(args, option.name) is None:
+                setattr(args, option.name, args.preset.get(option.name, option.default))
+            if getattr(args, option.name) != option.default:
+                args.changed[option.name] = getattr(args, option.name)
+        method.resolve(args)
+    return args
 
 
 def run_or_exit(parser, function, args):
@@ -2541,22 +2478,12 @@ def run_or_exit(parser, function, args):
         sys.exit(130)
 
 
-def main(argv, file, doc, commands, settings={}, presets={}):
-    """Run a script: commands maps subcommands to functions of the parsed arguments.
+def main(argv, file, doc, method=None, train=None):
+    """Run the script `file`, which can train(args) a model, or has a Method to compress with.
 
-    Returns what the function of the subcommand does; of compress, the dict of arrays that it saves.
-
-    settings maps options of compress to their defaults, which may be functions of the number of
-    iterations; presets maps names of flags to the options that they set.
+    Returns what the subcommand does; compress, the dict of arrays that it saves.
     """
     script = os.path.splitext(os.path.basename(file))[0]
-    parser = make_parser(script, doc, commands, settings, presets)
-    args, others = parser.parse_known_args(argv)
-    if len(others) == 1 and others[0][:1] != "-" and getattr(args, "output_file", "") is None:
-        args.output_file = others[0]  # after an option
-    elif others:
-        parser.error("unrecognized arguments: %s%s" % (" ".join(others), (
-            "; quote a glob, as '*.png'" if getattr(args, "output_file", None) else "")))
-    resolve(args, settings)
-    function = args.__dict__.pop("function")
-    return run_or_exit(parser, function, args)
+    parser = make_parser(script, doc, method, train)
+    args = parse_arguments(parser, method, argv)
+    return run_or_exit(parser, args.__dict__.pop("function"), args)

@@ -3,11 +3,11 @@
     python unoise.py compress <run_name> <imgs>
 """
 
-import functools
-
 import tf_boilerplate as nic
 
-SETTINGS = dict(its=2000, lr=5e-3, seed=0)
+OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
+           nic.Option("--lr", nic.positive, 5e-3, "learning rate of Adam"),
+           nic.Option("--seed", nic.natural, 0, "seed of the noise")]
 
 
 def relax(v, T, key):
@@ -15,14 +15,16 @@ def relax(v, T, key):
     return v + nic.uniform_noise(v.shape[1:], key)
 
 
-def infer(args, graph, x):
+def infer(graph, x, args):
     """Latents after all iterations, rounded z first, then y."""
-    return nic.optimise(graph, x, args, args.its, nic.centred)
+    return nic.centred(graph, *nic.optimise(graph, x, args.its, nic.centred))
+
+
+METHOD = nic.Method(infer, nic.CENTRED, OPTIONS, relax)
 
 
 def main(argv=None):
-    build = functools.partial(nic.base_graph, relax=relax)
-    return nic.main(argv, __file__, __doc__, nic.commands(build, infer, nic.CENTRED), SETTINGS)
+    return nic.main(argv, __file__, __doc__, METHOD)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ convergence.csv and convergence.png in --output; --from-csv only draws.
 import argparse
 import contextlib
 import csv
+import functools
+import importlib
 import os
 import sys
 import time
@@ -26,30 +28,29 @@ COLOURS = {"paper": "#555555", "fast": "#d95f02", "thorough": "#1b6ca8"}
 FIELDS = ["run_name", "setting", "iteration", "seconds", "cost", "encoder_cost"]
 
 
-def method_graph(module, run_name, options, shape):
+def method_graph(script, run_name, options, shape):
     """Arguments of a base-model method's script, and its graph for x of a shape [B, H, W, 3].
 
     The arguments are those that its command line would give with a shipped run.
     """
-    settings = getattr(module, "SETTINGS", {})
-    parser = nic.make_parser(module.__name__, "", dict(compress=nic.compress), settings,
-                             getattr(module, "PRESETS", {}))
-    args = parser.parse_args(["compress", run_name, ""] + options)
-    nic.resolve(args, settings)
-    args.checkpoint_dir, args.lmbda = os.path.join(RESULTS, "models"), nic.run_lmbda(run_name)
-    return args, nic.base_graph(args, nic.find_run(args), shape, getattr(module, "relax", None))
+    method = importlib.import_module(script).METHOD  # `map` hides a builtin
+    args = nic.parse_arguments(nic.make_parser(script, None, method), method,
+                               ["compress", run_name, ""] + options)
+    run = nic.find_run(os.path.join(RESULTS, "models"), run_name)
+    return args, nic.inference_graph(method, run, shape, nic.run_lmbda(run_name), args.threads,
+                                     getattr(args, "lr", None), getattr(args, "seed", 0))
 
 
 def descent(run_name, options, x):
     """Rows (iteration, seconds, cost after rounding, cost of the encoder's latents, rounded)."""
-    args, graph = method_graph(sga, run_name, options, x.shape)
-    cost = lambda: float(np.mean(nic.score(
-        graph, {graph.x: x}, *nic.integers(graph, *nic.current(graph)))["rd_loss"]))
+    args, graph = method_graph("sga", run_name, options, x.shape)
+    cost = lambda: float(np.mean(nic.discrete_losses(
+        graph, x, *nic.integers(graph, *graph.sess.run(graph.free)))["rd_loss"]))
     nic.encode(graph, x)
     start, rows, elapsed, since = cost(), [], 0, time.perf_counter()
-    with contextlib.redirect_stdout(None):
-        for t in nic.iterations(graph, x, args, args.sga_its, temperature=sga.temperature,
-                                print_every=args.sga_its):
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+        for t, _, _ in nic.descend(graph, {graph.x: x}, args.sga_its,
+                                   functools.partial(sga.temperature, args), args.sga_its):
             if t % max(5, args.sga_its // 100) == 0 or t == args.sga_its - 1:
                 elapsed += time.perf_counter() - since  # scoring does not count
                 rows.append((t + 1, elapsed, cost(), start))

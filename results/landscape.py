@@ -9,6 +9,7 @@ others are at the values where SGA ends.
 
 import argparse
 import contextlib
+import functools
 import importlib
 import os
 import sys
@@ -17,7 +18,6 @@ RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(RESULTS))
 import tf_boilerplate as nic
 import numpy as np
-import mbt2018
 import sga
 import table1
 from convergence import method_graph, RUNS
@@ -34,31 +34,31 @@ def centre_crop(image, side):
 
 def sga_path(x):
     """y [its + 1, h, w, N] from the encoder's on, temperatures [its], and (y_hat, z_hat)."""
-    args, graph = method_graph(sga, RUNS[0], [], x.shape)
-    path = [nic.encode(graph, x)[0]]
-    steps = nic.iterations(graph, x, args, args.sga_its, temperature=sga.temperature)
-    path += [nic.current(graph)[0] for _ in steps]
-    temperatures = [sga.temperature(args, t) for t in range(args.sga_its)]
-    return np.concatenate(path), temperatures, nic.integers(graph, *nic.current(graph))
+    args, graph = method_graph("sga", RUNS[0], [], x.shape)
+    path, temperatures = [nic.encode(graph, x)[0]], []
+    for _, T, _ in nic.descend(graph, {graph.x: x}, args.sga_its,
+                               functools.partial(sga.temperature, args)):
+        path.append(graph.sess.run(graph.free[0]))
+        temperatures.append(T)
+    return np.concatenate(path), temperatures, nic.integers(graph, *graph.sess.run(graph.free))
 
 
 def end_of(script, x):
     """y_hat [1, h, w, N] of another method."""
-    module = importlib.import_module(script)  # `map` hides a builtin
-    args, graph = method_graph(module, RUNS[0], [], x.shape)
-    return module.infer(args, graph, x)[0]
+    args, graph = method_graph(script, RUNS[0], [], x.shape)
+    return importlib.import_module(script).METHOD.infer(graph, x, args)[0]
 
 
 def cost_function(x):
     """Function: R-D cost [K] of y [K, h, w, N] and z [1, h, w, N]; RESOLUTION at a time."""
     shape = (RESOLUTION,) + x.shape[1:]
-    _, graph = method_graph(mbt2018, RUNS[0], [], shape)
-    given = {graph.x: np.broadcast_to(x, shape)}
+    _, graph = method_graph("mbt2018", RUNS[0], [], shape)
+    images = np.broadcast_to(x, shape)
 
     def cost(y, z):
         z = np.broadcast_to(z, (RESOLUTION,) + z.shape[1:])
         padded = np.resize(y, (-(-len(y) // RESOLUTION), RESOLUTION) + y.shape[1:])
-        return np.concatenate([nic.score(graph, given, part, z)["rd_loss"]
+        return np.concatenate([nic.discrete_losses(graph, images, part, z)["rd_loss"]
                                for part in padded])[:len(y)]
     return cost
 
@@ -110,7 +110,7 @@ def run(args):
         raise ValueError("%s: %d x %d pixels, needs %d x %d"
                          % ((args.image,) + image.shape[:2] + (SIDE, SIDE)))
     x = centre_crop(image, SIDE)[None]
-    with contextlib.redirect_stdout(None):
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         path, temperatures, (y_hat, z_hat) = sga_path(x)
         base, mapped = end_of("mbt2018", x), end_of("map", x)
     cost = cost_function(x)

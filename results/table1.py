@@ -1,11 +1,14 @@
 """Run every method on every run: Table 1, and rate-distortion plots with the published curves.
 
     python results/table1.py --checkpoint_dir checkpoints --images kodak
+    python results/table1.py --checkpoint_dir checkpoints --images kodak --label fast -- --fast
     python results/table1.py --from-csv
 
 Results that exist, of the same model, images and settings, are kept, so that it can be stopped and
 continued at any time. Of images in a folder, glob or .npy called NAME, everything goes into the
-folder NAME of --output, results into its subfolder npz.
+folder NAME of --output (NAME-LABEL with --label), results into its subfolder npz. Options after --
+go to all scripts that have them. A script that is not in the table is a method of your own, and so
+is any CSV in the folder that has columns psnr and est_bpp or bpp, a row per point.
 """
 
 import argparse
@@ -15,7 +18,9 @@ import contextlib
 import csv
 import ctypes
 import functools
+import glob
 import importlib
+import json
 import os
 import re
 import signal
@@ -43,6 +48,14 @@ METHODS = [Method(*values) for values in [
     ("bb_plain", "A6", "BB, no iterative inference", "#8c564b")]]
 COLUMNS = ["est_bpp", "psnr", "msssim", "actual_bpp", "rd_cost"]
 LIBC = ctypes.CDLL(None)
+OWN_COLOURS = ["#bcbd22", "#7f7f7f", "#aec7e8", "#98df8a", "#c5b0d5"]
+
+
+def methods_of(curves):
+    """Methods of a dict by script: those of the table in its order, then others by name."""
+    others = sorted(set(curves) - {method.script for method in METHODS})
+    return [method for method in METHODS if method.script in curves] + [
+        Method(name, "", name, OWN_COLOURS[i % len(OWN_COLOURS)]) for i, name in enumerate(others)]
 
 
 # ---------------------------------------------------------------- running the scripts
@@ -57,15 +70,15 @@ def find_jobs(args, job_for):
     runs = {}
     for name in sorted(set(args.runs or os.listdir(args.checkpoint_dir))):
         if args.runs or nic.newest_checkpoint(os.path.join(args.checkpoint_dir, name)):
-            run = nic.newest_run(args.checkpoint_dir, name)
+            run = nic.find_run(args.checkpoint_dir, name)
             if not re.search(r"lmbda=\.?\d", run.name):
                 raise ValueError("the run name %s has no lmbda=<number>" % run.name)
             other = runs.setdefault((nic.run_lmbda(run.name), run.model), run)
             if other.name != run.name:
                 raise ValueError("%s and %s have the same lambda: choose by --runs"
                                  % (other.name, run.name))
-    jobs = [job_for(method.script, runs[key]) for key in sorted(runs) for method in METHODS
-            if method.script in nic.SCRIPTS[runs[key].model] and method.script in args.methods]
+    jobs = [job_for(script, runs[key]) for key in sorted(runs) for script in args.methods
+            if nic.is_usable(runs[key], importlib.import_module(script).METHOD)]
     if not jobs:
         raise ValueError("%s: no run there that one of %s can use"
                          % (args.checkpoint_dir, ", ".join(args.methods)))
@@ -80,7 +93,7 @@ def find_earlier_jobs(args, jobs, folder, job_for):
         curve = read_csv(os.path.join(folder, script + ".csv")) or {}
         for run_name in curve.get("run_name", []):
             with contextlib.suppress(ValueError):  # no such run any more
-                job = job_for(script, nic.newest_run(args.checkpoint_dir, run_name))
+                job = job_for(script, nic.find_run(args.checkpoint_dir, run_name))
                 if job.settings["lmbda"] not in lmbdas and is_done(job):
                     earlier.append(job)
     return earlier
@@ -92,17 +105,21 @@ def make_job(args, source, checksums, folder, script, run):
     Its settings are what the script resolves its command line to; the threads only if given.
     """
     threads = args.threads or max(1, len(os.sched_getaffinity(0)) // args.jobs)
+    method = importlib.import_module(script).METHOD
+    parser = nic.make_parser(script, None, method)
     argv = ["--checkpoint_dir", args.checkpoint_dir, "--threads", str(threads), "compress",
             "--results_dir", folder, run.name, args.images]
-    defaults = getattr(importlib.import_module(script), "SETTINGS", {})
-    resolved = nic.make_parser(script, None, dict(compress=make_job), defaults, {}).parse_args(argv)
-    nic.resolve(resolved, defaults)
+    flags = {option.split("=")[0] for option in args.options if option.startswith("--")}
+    if flags <= {"--" + name for name in method.presets}.union(
+            *(option.flags.split() for option in method.options)):
+        argv += args.options
+    resolved = nic.parse_arguments(parser, method, argv)
     resolved.lmbda = nic.run_lmbda(run.name)
-    settings = {name: getattr(resolved, name) for name in resolved.settings
-                if args.threads or name != "threads"}
-    settings.update(image=checksums, script=script, run_name=run.name, model=run.fingerprint.hex())
-    return Job(script, run.name, nic.path_for(checksums, nic.result_path(
-        resolved, run, source)), settings, argv)
+    settings = dict(nic.settings_of(method, resolved, run), image=checksums)
+    if not args.threads:
+        del settings["threads"]
+    target = nic.result_path(folder, script, run, source, resolved.lmbda, resolved.changed)
+    return Job(script, run.name, nic.path_for(checksums, target), settings, argv)
 
 
 def is_done(job):
@@ -193,7 +210,7 @@ def bd_rate(rate, quality, base_rate, base_quality):
 
 
 def read_csv(path):
-    """Columns of a CSV, in the order of the rate; None if there is none."""
+    """Columns of a CSV, in the order of the rate est_bpp; None if there is none."""
     if not os.path.exists(path):
         return None
     try:
@@ -201,6 +218,7 @@ def read_csv(path):
             rows = list(csv.DictReader(file))
         columns = {name: np.array([row[name] if name == "run_name" else float(row[name])
                                    for row in rows]) for name in rows[0]}
+        columns.setdefault("est_bpp", columns.get("bpp"))
         order = np.argsort(columns["est_bpp"])
     except (LookupError, TypeError, ValueError, csv.Error) as error:
         raise ValueError("%s: not a CSV of R-D points (%r)" % (path, error))
@@ -210,11 +228,22 @@ def read_csv(path):
     return columns
 
 
+def read_curves(folder):
+    """Dict of the columns of all CSVs in a folder that are rate-distortion curves, by name."""
+    curves = {}
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.csv"))):
+        with open(path) as file:
+            names = set(next(csv.reader(file), []))
+        if "psnr" in names and names & {"est_bpp", "bpp"}:
+            curves[os.path.basename(path)[:-len(".csv")]] = read_csv(path)
+    return curves
+
+
 def savings(curves, quality, rate="est_bpp"):
     """Saving per script, against base."""
-    base = curves.get("mbt2018", {})
+    base, none = curves.get("mbt2018", {}), Saving(np.nan, np.nan, [])
     return {script: bd_rate(curve[rate], curve[quality], base[rate], base[quality])
-            if quality in curve and quality in base else Saving(np.nan, np.nan, [])
+            if {rate, quality} <= set(curve) & set(base) else none
             for script, curve in curves.items()}
 
 
@@ -226,10 +255,10 @@ def table1_rows(curves):
     rows = [["Table 1", "method", "script", "λs", "BD-rate %, PSNR", "BD-rate %, MS-SSIM",
              "BD-rate %, PSNR, size of files", "overlap dB, PSNR", "overlap dB, MS-SSIM",
              "* not to be trusted"]]
-    for method in [method for method in METHODS if method.script in curves]:
+    for method in methods_of(curves):
         cells = [column[method.script] for column in columns]
         caveats = dict.fromkeys(caveat for cell in cells for caveat in cell.caveats)
-        rows.append([method.row, method.label, method.script + ".py",
+        rows.append([method.row, method.label, method.script + ".py" * bool(method.row),
                      len(curves[method.script]["est_bpp"])]
                     + [shown(cell.rate, " *" * bool(cell.caveats)) for cell in cells]
                     + [shown(cell.overlap) for cell in cells[:2]] + ["; ".join(caveats)])
@@ -240,7 +269,7 @@ def points_rows(curves):
     """The points behind Table 1: header, and a row per method with a column per lambda."""
     # bits per pixel, PSNR, R-D cost
     points = {(script, row[0]): row[1:] for script, curve in curves.items() for row in
-              zip(*(curve[name] for name in ("lmbda", "est_bpp", "psnr", "rd_cost")))}
+              zip(*(curve.get(name, []) for name in ("lmbda", "est_bpp", "psnr", "rd_cost")))}
     lmbdas = sorted({lmbda for _, lmbda in points})
 
     def cell(script, lmbda):
@@ -253,7 +282,7 @@ def points_rows(curves):
         return text + " (%+.1f %%)" % (100 * (cost / points["mbt2018", lmbda][2] - 1))
     return [["method"] + ["λ = %g" % lmbda for lmbda in lmbdas]] + [
         [m.label] + [cell(m.script, lmbda) for lmbda in lmbdas]
-        for m in METHODS if m.script in curves]
+        for m in methods_of(curves) if {"lmbda", "rd_cost"} <= set(curves[m.script])]
 
 
 def write_tables(folder, curves):
@@ -282,32 +311,38 @@ def draw(folder, curves):
     """rd-psnr.png, rd-msssim.png and bd-rate.png of a data set."""
     import matplotlib.pyplot as plt
     plt.switch_backend("Agg")
-    dataset = os.path.basename(folder)
+    dataset, codecs = os.path.basename(folder), read_curves(os.path.join(folder, "codecs"))
+    papers = published(dataset)
+    is_known = lambda curve, quality: quality in curve and np.isfinite(curve[quality]).all()
     for quality, label in (("psnr", "PSNR, dB"), ("msssim_db", "MS-SSIM, dB")):
-        if not any(np.isfinite(curve[quality]).all() for curve in curves.values()):
+        if not any(is_known(curve, quality) for curve in curves.values()):
             continue
         figure, axis = plt.subplots(figsize=(8, 5.2))
-        for method in METHODS:
-            curve = curves.get(method.script)
-            if curve is not None and np.isfinite(curve[quality]).all():
-                axis.plot(curve["est_bpp"], curve[quality], "o-", color=method.colour,
-                          label=method.label, markersize=4, linewidth=1.5)
-            paper = published(dataset).get(method.script, {})
-            if quality in paper:
-                axis.plot(paper["est_bpp"], paper[quality], "--", color=method.colour,
-                          linewidth=1, zorder=1)
+        for method in methods_of(curves):
+            if is_known(curves[method.script], quality):
+                axis.plot(curves[method.script]["est_bpp"], curves[method.script][quality], "o-",
+                          color=method.colour, label=method.label, markersize=4, linewidth=1.5)
+            if quality in papers.get(method.script, {}):
+                axis.plot(papers[method.script]["est_bpp"], papers[method.script][quality], "--",
+                          color=method.colour, linewidth=1, zorder=1)
+        limits = axis.axis()
+        for (name, curve), style in zip(sorted(codecs.items()), [":", "-.", "--", "-"]):
+            if is_known(curve, quality):
+                axis.plot(curve["est_bpp"], curve[quality], style, color="#999999", label=name,
+                          linewidth=1.2, zorder=0)
+        axis.axis(limits)
         axis.set(xlabel="bits per pixel (information content)", ylabel=label, title=dataset)
         axis.grid(alpha=.25)
-        if quality == "psnr" and published(dataset):
+        if quality == "psnr" and papers:
             axis.plot([], [], "--", color="#888888", label="published", linewidth=1)
         axis.legend(fontsize=9)
         save(figure, os.path.join(folder, "rd-%s.png" % quality.replace("_db", "")))
-    draw_bars(plt, folder, savings(curves, "psnr"), savings(published(dataset), "psnr"))
+    draw_bars(plt, folder, savings(curves, "psnr"), savings(papers, "psnr"))
 
 
 def draw_bars(plt, folder, rates, papers):
     """bd-rate.png of a data set: BD-rates per script, with the published ones."""
-    shown = [m for m in METHODS if m.script in rates and m.script != "mbt2018"
+    shown = [m for m in methods_of(rates) if m.script != "mbt2018"
              and np.isfinite(rates[m.script].rate)]
     if not shown:
         return
@@ -329,6 +364,21 @@ def draw_bars(plt, folder, rates, papers):
     save(figure, os.path.join(folder, "bd-rate.png"))
 
 
+def export_compressai(folder, curves):
+    """A JSON per method in compressai/, as `python -m compressai.utils.plot` reads it."""
+    target = os.path.join(folder, "compressai")
+    os.makedirs(target, exist_ok=True)
+    for method in methods_of(curves):
+        curve = curves[method.script]
+        results = {"psnr-rgb": "psnr", "ms-ssim-rgb": "msssim", "bpp": "est_bpp"}
+        content = dict(name=method.label, description="%s.py on %s, information content" % (
+            method.script, os.path.basename(folder)), results={
+                name: curve[column].tolist() for name, column in results.items()
+                if column in curve and np.isfinite(curve[column]).all()})
+        nic.write_bytes(os.path.join(target, method.script + ".json"),
+                        json.dumps(content, indent=2).encode())
+
+
 def save(figure, path):
     """Write a figure as PNG."""
     figure.tight_layout()
@@ -338,12 +388,23 @@ def save(figure, path):
 
 # ---------------------------------------------------------------- command line
 
-def summarise(folder):
+def summarise(folder, with_compressai):
     """Table and plots of a data set from its CSVs."""
-    curves = {m.script: read_csv(os.path.join(folder, m.script + ".csv")) for m in METHODS}
-    curves = {script: curve for script, curve in curves.items() if curve is not None}
+    curves = read_curves(folder)
     print("%s\n\n%s" % (folder, write_tables(folder, curves)))
     draw(folder, curves)
+    if with_compressai:
+        export_compressai(folder, curves)
+
+
+def method_name(name):
+    """A script with a METHOD, for argparse."""
+    try:
+        assert importlib.import_module(name).METHOD
+    except (ImportError, AttributeError):
+        raise argparse.ArgumentTypeError("%s: no script %s.py with a METHOD in %s; there are %s" % (
+            name, name, ROOT, ", ".join(method.script for method in METHODS)))
+    return name
 
 
 def make_parser():
@@ -353,8 +414,9 @@ def make_parser():
     parser.add_argument("--checkpoint_dir", default="./checkpoints", help="folder of all runs")
     parser.add_argument("--images", help="as <imgs> of the scripts")
     parser.add_argument("--runs", nargs="+", metavar="RUN", help="default: all runs there")
-    parser.add_argument("--methods", nargs="+", choices=scripts, metavar="SCRIPT", default=scripts,
-                        help="of %s; default: all" % ", ".join(scripts))
+    parser.add_argument("--methods", nargs="+", type=method_name, metavar="SCRIPT",
+                        default=scripts, help="of %s, or your own; default: the former"
+                        % ", ".join(scripts))
     parser.add_argument("--jobs", type=nic.number(int, 1), default=1, metavar="N",
                         help="scripts to run at a time")
     parser.add_argument("--threads", type=nic.number(int, 1), metavar="N",
@@ -362,6 +424,11 @@ def make_parser():
     parser.add_argument("--output", default=RESULTS, help="where to write (default: %(default)s)")
     parser.add_argument("--from-csv", action="store_true",
                         help="only tables and plots, of every data set under --output")
+    parser.add_argument("--label", metavar="NAME", help="of a folder for tables of other settings")
+    parser.add_argument("--export-compressai", action="store_true",
+                        help="also write what CompressAI's plot tool reads")
+    parser.add_argument("options", nargs="*", metavar="-- OPTION",
+                        help="for the scripts that have all of them; others run without")
     return parser
 
 
@@ -375,7 +442,9 @@ def run(args):
         raise ValueError("--images is missing")
     else:
         source, paths, many = nic.find_images(args.images)
-        folders = [os.path.join(args.output, source if many else os.path.splitext(source)[0])]
+        name = (source if many else os.path.splitext(source)[0]) + (
+            "-" + args.label if args.label else "")
+        folders = [os.path.join(args.output, name)]
         nic.require_writable(os.path.join(folders[0], "npz", "results"), missing=3)
         checksums = [nic.digest(nic.read_images(path)).hex() for path in paths]
         job_for = functools.partial(make_job, args, source, checksums,
@@ -385,7 +454,7 @@ def run(args):
         run_all(args, jobs)
         collect(jobs + earlier, folders[0])
     for folder in sorted(folders):
-        summarise(folder)
+        summarise(folder, args.export_compressai)
 
 
 def main(argv=None):

@@ -11,6 +11,7 @@ they take turns, so that a slow phase of the machine hits both.
 import argparse
 import contextlib
 import datetime
+import functools
 import itertools
 import json
 import os
@@ -63,19 +64,16 @@ def random_run(N):
     folder = os.path.join(tempfile.mkdtemp(), "mbt2018-num_filters=%d-lmbda=0.01" % N)
     with tf.Graph().as_default(), tf.Session() as sess:
         tf.set_random_seed(0)
-        nic.do_not_convert(mbt2018.objective)(options(num_filters=N), tf.zeros([1, 64, 64, 3]), 0)
+        nic.do_not_convert(mbt2018.objective)(tf.zeros([1, 64, 64, 3]), 0, N, lmbda=0.01, seed=0)
         sess.run(tf.global_variables_initializer())
         tf.train.Saver().save(sess, os.path.join(folder, "model.ckpt"), write_meta_graph=False)
-    return nic.find_run(options(checkpoint_dir=os.path.dirname(folder),
-                                run_name=os.path.basename(folder)))
+    return nic.find_run(*os.path.split(folder))
 
 
-def options(*argv, **values):
-    """Arguments as sga.py parses them for `compress`."""
-    parser = nic.make_parser("sga", "", dict(compress=nic.compress), sga.SETTINGS, sga.PRESETS)
-    args = parser.parse_args(["compress", "", ""] + list(argv))
-    nic.resolve(args, sga.SETTINGS)
-    return argparse.Namespace(**dict(vars(args), lmbda=0.01, **values))
+def options(*argv):
+    """Arguments as sga.py parses them for `compress`, at lambda = 0.01."""
+    return nic.parse_arguments(nic.make_parser("sga", "", sga.METHOD), sga.METHOD,
+                               ["compress", "", "", "--lambda", "0.01"] + list(argv))
 
 
 class Baseline:
@@ -143,19 +141,20 @@ class Ours:
 
     def __init__(self, args, run, x):
         self.args, self.x = args, x
-        self.graph = nic.base_graph(args, run, x.shape, sga.relax)
+        self.graph = nic.inference_graph(sga.METHOD, run, x.shape, args.lmbda, args.threads,
+                                         args.lr, args.seed)
         self.restart()
 
     def restart(self):
-        self.descent = nic.iterations(self.graph, self.x, self.args, 10 ** 6,
-                                      temperature=sga.temperature, print_every=10 ** 6)
+        self.descent = nic.descend(self.graph, {self.graph.x: self.x}, 10 ** 6,
+                                   functools.partial(sga.temperature, self.args), 10 ** 6)
 
     def step(self, t):
         next(self.descent)
 
     def cost(self):
-        latents = nic.integers(self.graph, *nic.current(self.graph))
-        return nic.score(self.graph, {self.graph.x: self.x}, *latents)["rd_loss"]
+        latents = nic.integers(self.graph, *self.graph.sess.run(self.graph.free))
+        return nic.discrete_losses(self.graph, self.x, *latents)["rd_loss"]
 
     def facts(self):
         self.descent.close()
@@ -177,13 +176,13 @@ def sga_step(side, N, *shape):
 
 def train_step(side, N, batchsize, patchsize):
     """One training step of mbt2018.py."""
-    args = options(num_filters=N)
     x = tf.get_local_variable("x", initializer=tf.random.uniform([batchsize, patchsize, patchsize,
                                                                   3]))
-    scalars, _, updates = nic.do_not_convert(mbt2018.objective)(args, x.read_value(),
-                                                               tf.zeros([], tf.int64))
-    train_op, _ = nic.minimise(nic.Adam(1e-4, updates), scalars["loss"], nic.join_cluster(args))
-    sess = tf.Session(config=nic.session_config(args.threads))
+    scalars, _, updates = nic.do_not_convert(mbt2018.objective)(
+        x.read_value(), tf.zeros([], tf.int64), N, lmbda=0.01, seed=0)
+    config = nic.session_config(options().threads)
+    train_op, _ = nic.minimise(nic.Adam(1e-4, updates), scalars["loss"], nic.join_cluster(config))
+    sess = tf.Session(config=config)
     sess.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
     fetches = [train_op, scalars if side == "baseline" else {}]
     return lambda: sess.run(fetches), dict
@@ -194,22 +193,19 @@ def train_input(side, N, batchsize, patchsize):
     folder = tempfile.mkdtemp()
     for i, image in enumerate(noise(16, 512, 512)):
         nic.PIL.Image.fromarray(image).save(os.path.join(folder, "%d.png" % i))
-    args = options(train_glob=os.path.join(folder, "*.png"), batchsize=batchsize,
-                   patchsize=patchsize, preprocess_threads=4, eval_glob="")
-    paths, fits = nic.training_files(args)
-    batch = tf.data.make_one_shot_iterator(nic.training_patches(args, paths, fits, 0)).get_next()
-    sess = tf.Session(config=nic.session_config(args.threads))
+    paths, _ = nic.training_files(os.path.join(folder, "*.png"), patchsize)
+    batch = tf.data.make_one_shot_iterator(
+        nic.training_patches(paths, batchsize, patchsize, seed=0)).get_next()
+    sess = tf.Session(config=nic.session_config(options().threads))
     return lambda: sess.run(batch.op), dict
 
 
 def sga_cost(side, lmbda):
     """All of SGA on the shipped image: at the paper's setting, or with --fast."""
     run_name = "mbt2018-num_filters=32-lmbda=%s" % lmbda
-    args = options(*([] if side == "baseline" else ["--fast"]), checkpoint_dir=MODELS,
-                   run_name=run_name)
-    args.lmbda = float(lmbda)
+    args = options("--lambda", lmbda, *([] if side == "baseline" else ["--fast"]))
     x, costs = nic.read_images(IMAGE), []
-    it = (Baseline if side == "baseline" else Ours)(args, nic.find_run(args), x)
+    it = (Baseline if side == "baseline" else Ours)(args, nic.find_run(MODELS, run_name), x)
     def whole():
         it.restart()
         for t in range(args.sga_its):

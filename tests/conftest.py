@@ -45,7 +45,14 @@ def golden(image, method):
 
 def run(script, *argv):
     """main(argv) of a script, in this process."""
-    importlib.import_module(script).main([str(arg) for arg in argv])
+    return importlib.import_module(script).main([str(arg) for arg in argv])
+
+
+def parsed(script, *argv, run_name="run", imgs="image"):
+    """The arguments of a script's compress, with its METHOD."""
+    nic, method = importlib.import_module("tf_boilerplate"), importlib.import_module(script).METHOD
+    return nic.parse_arguments(nic.make_parser(script, None, method), method, [
+        "compress", run_name, str(imgs)] + [str(arg) for arg in argv])
 
 
 def command(script, *argv):

@@ -1,6 +1,5 @@
 """The bits-back model: its prior, its golden numbers, and what a decoder must repeat exactly."""
 
-import argparse
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import tf_boilerplate as nic
 import tensorflow.compat.v1 as tf
 
 import bb_no_sga
-from conftest import BB_RUN, CHECKPOINTS, IMAGES, NPY, PNG, ROOT, compress, golden, load
+from conftest import BB_RUN, CHECKPOINTS, IMAGES, NPY, PNG, ROOT, compress, golden, load, parsed
 
 SCRIPTS = ("bb_sga", "bb_no_sga", "bb_plain")
 
@@ -60,28 +59,22 @@ def test_reported_rate_is_a_mean_over_draws(image, results, tmp_path):
 
 # ------------------------------------------------------------------------ fit of q
 
-def arguments(**settings):
-    return argparse.Namespace(script="bb_no_sga", num_filters=None, checkpoint_dir=CHECKPOINTS,
-                              run_name=BB_RUN, threads=2, verbose=False, save_opt_record=False,
-                              lmbda=0.01, **dict(dict(seed=0, its=1, lr=5e-3), **settings))
-
-
 @pytest.fixture(scope="module")
 def y_hat():
     """[2, 1, h, w, N]: of two images, each of which is fitted alone."""
-    args, images = arguments(), np.load(NPY)
-    graph = nic.bits_back_graph(args, nic.find_run(args), images.shape)
-    return bb_no_sga.infer(args, graph, images)[0][:, None]
+    run, images = nic.find_run(CHECKPOINTS, BB_RUN), np.load(NPY)
+    graph = nic.inference_graph(bb_no_sga.METHOD, run, images.shape, lmbda=0.01, threads=2)
+    return bb_no_sga.infer(graph, images, parsed("bb_no_sga"))[0][:, None]
 
 
 def decoder_of_npy(threads=2):
-    return nic.Decoder(nic.find_run(arguments()), 192, 256, threads)
+    return nic.Decoder(nic.find_run(CHECKPOINTS, BB_RUN), 192, 256, threads)
 
 
 def fit(decoder, y_hat, its):
     """q of every image, and the rates of all, means over 16 draws of z."""
     fitted = [decoder.fit(y, nic.Fit(its, 5e-3, 0))[0] for y in y_hat]
-    rates = [decoder.rates_of(y, *q, 0, range(1000, 1016)) for y, q in zip(y_hat, fitted)]
+    rates = [decoder.sampled_rates(y, *q, 0, 16) for y, q in zip(y_hat, fitted)]
     return fitted, {name: np.array([rate[name].mean() for rate in rates]) for name in rates[0]}
 
 
@@ -96,7 +89,7 @@ def test_fit_of_q_lowers_the_rates_of_y_and_z(y_hat, monkeypatch):
     _, start = fit(decoder, y_hat, 0)
     assert fits_y_and_z(fit(decoder, y_hat, 200)[1], start)
 
-    descent, rates_of = nic.descent, nic.bits_back_rates
+    adam_ops, rates_of = nic.adam_ops, nic.bits_back_rates
     kept = {}
 
     def without_y(*args):
@@ -104,7 +97,7 @@ def test_fit_of_q_lowers_the_rates_of_y_and_z(y_hat, monkeypatch):
         kept.update(values[0])
         return values
     monkeypatch.setattr(nic, "bits_back_rates", without_y)
-    monkeypatch.setattr(nic, "descent", lambda losses, free, lr: descent(
+    monkeypatch.setattr(nic, "adam_ops", lambda losses, free, lr: adam_ops(
         kept["est_z_bpp"] - kept["est_bpp_back"], free, lr))
     assert not fits_y_and_z(fit(decoder_of_npy(), y_hat, 200)[1], start)
 
@@ -147,7 +140,7 @@ def test_record(tmp_path):
     (path,) = (tmp_path / "results").glob("opt-*")
     record = load(path)
     assert list(record["rate_its"]) == [0, 10] and record["rate"].shape == (2, 2)
-    assert list(record["its"]) == [0, 10, 20, 20] and record["rd_loss"].shape == (4, 2)
+    assert list(record["its"]) == [0, 10, 20] and record["rd_loss"].shape == (3, 2)
     compress("bb_no_sga", tmp_path / "no_sga", tmp_path / "two.npy", "--save_opt_record",
              "--its", 21)
     (path,) = (tmp_path / "no_sga" / "results").glob("opt-*")
@@ -159,8 +152,7 @@ def test_record(tmp_path):
 @pytest.fixture(scope="module")
 def prior():
     """Function of z [n, N] to (logits of the CDF, density) of the golden model."""
-    args = arguments()
-    run = nic.find_run(args)
+    run = nic.find_run(CHECKPOINTS, BB_RUN)
     with tf.Graph().as_default() as graph:
         z = tf.placeholder(tf.float32, [None, run.num_filters])
         values = nic.factorized_prior(run.num_filters)(z)

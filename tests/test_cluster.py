@@ -1,6 +1,5 @@
 """Training on several machines: here, several processes on loopback addresses."""
 
-import argparse
 import contextlib
 import json
 import os
@@ -116,7 +115,7 @@ def test_the_chief_applies_gradients_without_computing_them_again(monkeypatch):
     ps, chief = free_addresses(2)
     monkeypatch.setenv("TF_CONFIG", json.dumps({
         "cluster": {"ps": [ps], "chief": [chief]}, "task": {"type": "chief", "index": 0}}))
-    cluster = nic.join_cluster(argparse.Namespace(threads=1))
+    cluster = nic.join_cluster(nic.session_config(1))
     with tf.Graph().as_default() as graph, tf.device(cluster.device):
         x = tf.placeholder(tf.float32, [])
         step, _ = nic.minimise(nic.Adam(.1), (tf.get_variable("v", []) - x) ** 2, cluster)

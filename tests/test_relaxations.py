@@ -8,6 +8,7 @@ import tensorflow.compat.v1 as tf
 
 import danneal
 import sga
+from conftest import parsed
 
 VALUES = np.array([-2.5, -2., -1.75, -0.5, -0.2, 0., 0.3, 0.5, 0.99999, 1., 7.25], np.float32)
 RELAX = {script: importlib.import_module(script).relax
@@ -99,14 +100,14 @@ def test_noise_is_the_same_for_every_image_and_another_in_every_iteration(script
 
 
 def test_danneal_temperature():
-    args = type("args", (), dict(danneal.SETTINGS, annealing_rate=4e-3))
+    args = parsed("danneal")
     assert danneal.temperature(args, 0) == danneal.temperature(args, 402) == 0.2
     assert danneal.temperature(args, 500) == pytest.approx(np.exp(-2))
     assert danneal.temperature(args, 10 ** 6) == 1e-8
 
 
 def test_sga_temperature():
-    args = type("args", (), dict(sga.SETTINGS, annealing_rate=1e-3, t0=700))
+    args = parsed("sga")
     assert sga.temperature(args, 0) == sga.temperature(args, 700) == 0.5
     assert sga.temperature(args, 1700) == pytest.approx(0.5 * np.exp(-1))
     assert sga.temperature(args, 10 ** 6) == 1e-8

@@ -180,14 +180,11 @@ def test_the_estimate_of_memory(script, num_filters, height, width, tmp_path):
     checkpoints = {16: CHECKPOINTS, 32: SHIPPED}.get(num_filters, str(tmp_path))
     if num_filters == 192:
         run("mbt2018", "--checkpoint_dir", tmp_path, *TRAIN[:2], *TRAIN[4:], "--last_step", 1)
-    args = nic.argparse.Namespace(checkpoint_dir=checkpoints, script=script, num_filters=None,
-                                  run_name=run_of(script, num_filters),
-                                  lr=None if script == "mbt2018" else .005)
-    per_pixel, beside = nic.memory_per_pixel(args, nic.find_run(args))
+    per_pixel, beside = nic.memory_per_pixel(num_filters, script != "mbt2018")
     done = subprocess.run(
         [sys.executable, "-c", PEAK] + command(
             script, "--checkpoint_dir", checkpoints, "compress", "--results_dir", "",
-            *FAST[script], args.run_name, tmp_path / "image.png"),
+            *FAST[script], run_of(script, num_filters), tmp_path / "image.png"),
         stdout=subprocess.PIPE, check=True)
     peak = 1024 * int(done.stdout)
     assert 1 <= (beside + per_pixel * height * width) / peak <= 1.3

@@ -7,7 +7,7 @@ import bb_sga
 import danneal
 import sga
 import tf_boilerplate as nic
-from conftest import BB_RUN, CHECKPOINTS, PNG, compress, run_process
+from conftest import BB_RUN, CHECKPOINTS, PNG, compress, parsed, run_process
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
@@ -63,44 +63,36 @@ def test_benchmark_measures_both_sides(kind, numbers):
         assert seconds > 0 and facts["peak"] > 0.05
 
 
-def parsed(script, *argv):
-    presets = getattr(script, "PRESETS", {})
-    parser = nic.make_parser("sga", "", dict(compress=nic.compress), script.SETTINGS, presets)
-    args = parser.parse_args(["compress", "run", "image"] + list(argv))
-    nic.resolve(args, script.SETTINGS)
-    return args
-
-
 def test_default_schedules_are_the_papers():
-    args = parsed(sga)
+    args = parsed("sga")
     assert (args.sga_its, args.lr, args.t0, args.annealing_rate) == (2000, 5e-3, 700, 1e-3)
-    assert parsed(danneal).annealing_rate == 4e-3
-    assert vars(parsed(bb_sga)).items() >= dict(sga_its=2000, rate_its=2000, rate_lr=3e-3).items()
+    assert parsed("danneal").annealing_rate == 4e-3
+    assert vars(parsed("bb_sga")).items() >= dict(sga_its=2000, rate_its=2000, rate_lr=3e-3).items()
 
 
 @pytest.mark.parametrize("its", [20, 500])
 def test_any_number_of_iterations_anneals_fully(its):
-    args = parsed(sga, "--sga_its", str(its))
-    paper = parsed(sga)
+    args = parsed("sga", "--sga_its", str(its))
+    paper = parsed("sga")
     for share in (0, .2, .5, .9, 1):
         assert sga.temperature(args, share * its) == pytest.approx(
             sga.temperature(paper, share * 2000))
-    args = parsed(danneal, "--its", str(its))
+    args = parsed("danneal", "--its", str(its))
     assert danneal.temperature(args, its) == pytest.approx(
-        danneal.temperature(parsed(danneal), 2000))
+        danneal.temperature(parsed("danneal"), 2000))
 
 
 def test_presets_and_options():
     fast = sga.PRESETS["fast"]
-    args = parsed(sga, "--fast")
+    args = parsed("sga", "--fast")
     assert (args.sga_its, args.lr, args.t0) == (fast["sga_its"], fast["lr"],
                                                 0.35 * fast["sga_its"])
-    assert parsed(sga, "--fast", "--lr", "0.1").lr == .1
-    assert parsed(sga, "--lr", "0.1", "--fast").lr == .1
-    assert parsed(sga, "--lr", "0.1", "--fast").sga_its == fast["sga_its"]
+    assert parsed("sga", "--fast", "--lr", "0.1").lr == .1
+    assert parsed("sga", "--lr", "0.1", "--fast").lr == .1
+    assert parsed("sga", "--lr", "0.1", "--fast").sga_its == fast["sga_its"]
     paper = ["--lr", "0.005", "--sga_its", "2000"]  # given, although they are the defaults
     for argv in (["--fast"] + paper, paper + ["--fast"]):
-        assert (parsed(sga, *argv).lr, parsed(sga, *argv).t0) == (0.005, 700)
+        assert (parsed("sga", *argv).lr, parsed("sga", *argv).t0) == (0.005, 700)
 
 
 def test_presets_exclude_each_other(fails):

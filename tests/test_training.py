@@ -1,6 +1,5 @@
 """Training: its objectives, and a few steps at tiny size, continued, interrupted, and refused."""
 
-import argparse
 import collections
 import importlib
 import json
@@ -51,14 +50,14 @@ Objective = collections.namedtuple("Objective", "sess t scalars gradients update
 
 
 def objective_of(script, x):
-    args = argparse.Namespace(num_filters=16, lmbda=0.01, seed=0)
     with tf.Graph().as_default() as graph:
         t = tf.placeholder(tf.int64, [])
-        scalars, _, updates = importlib.import_module(script).objective(args, tf.constant(x), t)
+        scalars, _, updates = importlib.import_module(script).objective(
+            tf.constant(x), t, N=16, lmbda=0.01, seed=0)
         variables = tf.trainable_variables()
         gradients = {variable.op.name: gradient for variable, gradient in zip(
             variables, tf.gradients(scalars["loss"], variables)) if gradient is not None}
-        sess = nic.restored_session(graph, nic.newest_run(CHECKPOINTS, run_of(script)),
+        sess = nic.restored_session(graph, nic.find_run(CHECKPOINTS, run_of(script)),
                                     nic.session_config(2))
     return Objective(sess, t, scalars, gradients, updates)
 
@@ -182,19 +181,17 @@ def test_train_compress(tmp_path, images, capfd):
 def test_continued_training_sees_the_same_patches(images):
     """Those that an uninterrupted run would see; and replicas together the same as one process."""
     from tf_boilerplate import training_files, training_patches
-    args = type("args", (), dict(train_glob=str(images / "*"), patchsize=64, batchsize=3, seed=5,
-                                 preprocess_threads=2, eval_glob=""))
+    paths, _ = training_files(str(images / "*"), 64)
 
-    def patches(start, n, *replica):
+    def patches(start, n, *replica, batchsize=3):
         with tf.Graph().as_default(), tf.Session() as sess:
-            dataset = training_patches(args, *training_files(args), start, *replica)
+            dataset = training_patches(paths, batchsize, 64, 5, start, *replica)
             x = tf.data.make_one_shot_iterator(dataset).get_next()
             return [sess.run(x) for _ in range(n)]
     np.testing.assert_array_equal(patches(0, 5)[2:], patches(2, 3))
     assert np.max(patches(0, 3)) <= 1 and np.min(patches(0, 3)) >= 0
-    whole, args.batchsize = patches(4, 2), 1
-    np.testing.assert_array_equal(whole, np.concatenate(
-        [patches(4, 2, replica, 3) for replica in range(3)], axis=1))
+    np.testing.assert_array_equal(patches(4, 2), np.concatenate(
+        [patches(4, 2, replica, 3, batchsize=1) for replica in range(3)], axis=1))
 
 
 def test_continued_training_ends_as_uninterrupted_training(tmp_path, images, capfd):
@@ -325,9 +322,8 @@ def test_validation_is_what_compress_reports(tmp_path, images, capfd, script, ev
     np.testing.assert_allclose([float(value) for value in rows[-1].split(",")[1:]],
                                [np.mean(results[name]) for name in header.split(",")[1:]],
                                rtol=1e-5)
-    args = type("args", (), dict(train_glob=str(images / "*"), patchsize=64,
-                                 eval_glob=str(held_out / "*")))
-    assert [os.path.basename(path) for path in nic.training_files(args)[0]] == [
+    paths, _ = nic.training_files(str(images / "*"), 64, nic.matching(str(held_out / "*")))
+    assert [os.path.basename(path) for path in paths] == [
         "a.png", "c.npy", "grey.png"]
 
 
