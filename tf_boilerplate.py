@@ -2076,8 +2076,20 @@ def minimise(optimiser, loss, cluster):
     return step, hooks
 
 
-# Training on several machines: synchronous replicas, the chief and the workers, with the variables
-# on parameter servers. A process without a cluster is a chief without server.
+CLUSTER_HELP = """Several machines: give each process the same command line and, in the environment
+variable TF_CONFIG, its task of a cluster, as is usual for TensorFlow 1:
+
+    CLUSTER='{"ps": ["host0:2220"], "chief": ["host0:2221"], "worker": ["host1:2221"]}'
+    TF_CONFIG='{"cluster": '$CLUSTER', "task": {"type": "ps", "index": 0}}' python mbt2018.py ...
+
+The chief and the workers are synchronous replicas: every step is one of Adam on the mean of
+1 + workers gradients. Parameter servers hold the variables, read and write checkpoints: all tasks
+must see the same --checkpoint_dir. A worker may die and come back; if another task ends with an
+error, the others wait for it to come back. All end by themselves after the last step. Several GPUs
+in one machine are not supported."""
+
+# Training on several machines, see CLUSTER_HELP. A process without a cluster is a chief without
+# server.
 # spec, server           tf.train.ClusterSpec, tf.train.Server of this process; or None
 # job, index             this task, of job chief, worker or ps
 # device                 for tf.device
@@ -2423,7 +2435,9 @@ def make_parser(script, doc, method=None, train=None):
     subparsers = parser.add_subparsers(dest="command", metavar="{%s}" % ",".join(commands))
     subparsers.required = True
     for name, (text, add_options, function) in commands.items():
-        subparser = subparsers.add_parser(name, help=text)
+        subparser = subparsers.add_parser(
+            name, help=text, epilog=CLUSTER_HELP if name == "train" else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter)
         add_global_options(subparser, default=argparse.SUPPRESS)
         add_options(subparser)
         if method and method.codecs[0].kind == "bits-back":

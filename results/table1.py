@@ -218,7 +218,8 @@ def read_csv(path):
             rows = list(csv.DictReader(file))
         columns = {name: np.array([row[name] if name == "run_name" else float(row[name])
                                    for row in rows]) for name in rows[0]}
-        columns.setdefault("est_bpp", columns.get("bpp"))
+        if "est_bpp" not in columns:
+            columns["est_bpp"] = columns["bpp"]
         order = np.argsort(columns["est_bpp"])
     except (LookupError, TypeError, ValueError, csv.Error) as error:
         raise ValueError("%s: not a CSV of R-D points (%r)" % (path, error))
@@ -232,10 +233,12 @@ def read_curves(folder):
     """Dict of the columns of all CSVs in a folder that are rate-distortion curves, by name."""
     curves = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.csv"))):
+        name = os.path.basename(path)[:-len(".csv")]
         with open(path) as file:
-            names = set(next(csv.reader(file), []))
-        if "psnr" in names and names & {"est_bpp", "bpp"}:
-            curves[os.path.basename(path)[:-len(".csv")]] = read_csv(path)
+            columns = set(file.readline().strip().split(","))
+        if name in [method.script for method in METHODS] or (
+                "psnr" in columns and columns & {"est_bpp", "bpp"}):
+            curves[name] = read_csv(path)
     return curves
 
 
