@@ -31,13 +31,10 @@ import warnings
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 warnings.filterwarnings("ignore", category=FutureWarning)  # TF 1.15's import, under numpy >= 1.17
 import constriction
-try:
-    import pillow_avif  # with it, Pillow reads AVIF
-except ImportError:
-    pass
 import google.protobuf.message
 import numpy as np
 import PIL.Image
+import pillow_avif  # with it, Pillow reads AVIF
 import tqdm
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
@@ -1413,7 +1410,7 @@ def record_arrays(record):
 # only replaced by renaming what is complete, and never what can't be made again.
 
 # What Pillow lacks to read files of these names.
-PLUGINS = {".avif": "pillow-avif-plugin", ".heic": "pillow-heif", ".heif": "pillow-heif"}
+PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif"}
 
 
 def read_image(path):

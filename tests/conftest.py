@@ -4,6 +4,7 @@ import collections
 import contextlib
 import functools
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -63,6 +64,23 @@ def run_process(script, *argv, **kwargs):
     """A script as a process of its own: CompletedProcess with its output as text."""
     return subprocess.run(command(script, *argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           universal_newlines=True, **kwargs)
+
+
+def load_module(path, name):
+    """A module from a path, under a name that hides no other."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_results(script, *argv):
+    """A script of results/ as a process of its own, which must succeed; its output."""
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "results", script)]
+                          + [str(arg) for arg in argv], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 # The nine methods, and options that make them fast.

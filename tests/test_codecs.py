@@ -1,0 +1,49 @@
+"""results/codecs.py: reference curves of other codecs."""
+
+import csv
+import io
+import os
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from conftest import PNG, ROOT, load_module, pixels, run_results
+
+codecs = load_module(os.path.join(ROOT, "results", "codecs.py"), "reference_codecs")
+
+
+@pytest.mark.parametrize("name", codecs.CODECS)
+def test_a_point_is_of_actual_bytes_and_decoded_pixels(name):
+    codec, (image,) = codecs.CODECS[name], pixels(PNG)[..., :3]
+    low, high = (codecs.point(image, codec, codec.values[i]) for i in (1, -2))
+    assert low[0] < high[0] and low[1] < high[1]
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).save(file, codec.format, **{codec.option: codec.values[1]},
+                                    **codec.options)
+    decoded = np.asarray(PIL.Image.open(file).convert("RGB"), np.float64)
+    assert low[0] == 8 * file.getbuffer().nbytes / (197 * 251)
+    assert low[1] == pytest.approx(10 * np.log10(255 ** 2 / np.mean((decoded - image) ** 2)))
+
+
+def test_curves_are_written_and_drawn_behind_the_methods(tmp_path):
+    run_results("codecs.py", "--images", PNG, "--output", tmp_path, "--codecs", "JPEG", "WebP")
+    folder = tmp_path / "face-197x251"
+    with open(folder / "codecs" / "JPEG.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["quality"]) for row in rows] == codecs.QUALITIES
+    assert all(float(a["bpp"]) < float(b["bpp"]) for a, b in zip(rows, rows[1:]))
+    (folder / "mbt2018.csv").write_text("lmbda,run_name,est_bpp,psnr,msssim,actual_bpp,rd_cost\n"
+                                        "0.01,a,0.2,20,0.8,0.2,5\n0.02,b,0.3,21,0.85,0.3,6\n")
+    run_results("table1.py", "--from-csv", "--output", tmp_path)
+    alone = (folder / "rd-psnr.png").read_bytes()
+    (folder / "codecs" / "JPEG.csv").rename(folder / "JPEG.csv.txt")
+    run_results("table1.py", "--from-csv", "--output", tmp_path)
+    assert (folder / "rd-psnr.png").read_bytes() != alone
+
+
+def test_errors(tmp_path, capfd):
+    with pytest.raises(SystemExit) as exit_info:
+        codecs.main(["--images", str(tmp_path / "none"), "--output", str(tmp_path)])
+    lines = capfd.readouterr().err.splitlines()
+    assert exit_info.value.code == 2 and len(lines) == 1 and "none: no such image" in lines[0]
