@@ -10,7 +10,7 @@ import tf_boilerplate as nic
 import bb_plain
 import sga
 
-OPTIONS = sga.OPTIONS[:-1] + bb_plain.OPTIONS + [
+OPTIONS = [option for option in sga.OPTIONS if option.name != "seed"] + bb_plain.OPTIONS + [
     nic.Option("--rate_its", nic.number(int, 1, high=nic.MAX_ITS), 2000,
                "iterations of the second phase, on the rate alone"),
     nic.Option("--rate_lr", nic.positive, 3e-3,

@@ -268,8 +268,9 @@ def newest_checkpoint(folder):
         state = tf.train.get_checkpoint_state(folder)
     if state and state.model_checkpoint_path:
         return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
-    steps = [int(re.search(r"(\d+)\.index$", path).group(1)) for path in
-             glob.glob(os.path.join(glob.escape(folder), "model.ckpt-*[0-9].index"))]
+    found = [re.search(r"/model\.ckpt-(\d+)\.index$", path) for path in
+             glob.glob(os.path.join(glob.escape(folder), "*.index"))]
+    steps = [int(name.group(1)) for name in found if name]
     return os.path.join(folder, "model.ckpt-%d" % max(steps)) if steps else None
 
 
@@ -431,19 +432,21 @@ def rd_losses(lmbda, x, x_tilde, bpp):
     mse = mean_squared_error(x, x_tilde)
     return dict(rd_loss=lmbda * mse + bpp, mse=mse, bpp=bpp)
 
-def quality(x, x_hat, threads):
-    """Metrics of 8-bit reconstructions x_hat of x, both uint8 [B, H, W, 3]: each an array [B]."""
-    with tf.Graph().as_default(), tf.Session(config=session_config(threads)) as sess:
-        inputs = tf.placeholder(tf.uint8, x.shape), tf.placeholder(tf.uint8, x.shape)
+def quality_meter(shape, threads):
+    """Function of uint8 images and reconstructions, [B, H, W, 3] = shape: metrics, arrays [B]."""
+    with tf.Graph().as_default() as graph:
+        inputs = tf.placeholder(tf.uint8, shape), tf.placeholder(tf.uint8, shape)
         original, decoded = (tf.cast(images, tf.float32) for images in inputs)
-        msssim = tf.fill([len(x)], np.nan)
-        if min(x.shape[1:3]) >= MSSSIM_MIN_SIDE:
+        msssim = tf.fill([shape[0]], np.nan)
+        if min(shape[1:3]) >= MSSSIM_MIN_SIDE:
             msssim = tf.image.ssim_multiscale(decoded, original, 255)
-        return sess.run(dict(
+        metrics = dict(
             mse=tf.reduce_mean(tf.squared_difference(original, decoded), axis=[1, 2, 3]),
             psnr=tf.image.psnr(decoded, original, 255),
             msssim=msssim,
-            msssim_db=-10 * tf.log(1 - msssim) / np.log(10)), dict(zip(inputs, (x, x_hat))))
+            msssim_db=-10 * tf.log(1 - msssim) / np.log(10))
+    sess = tf.Session(graph=graph, config=session_config(threads))
+    return lambda x, x_hat: sess.run(metrics, dict(zip(inputs, (x, x_hat))))
 
 
 def noise_key(seed, t, i):
@@ -476,7 +479,7 @@ def descend(graph, feed, its, temperature=None, print_every=100):
 
     graph has sess, t, T, step, restart, losses, as in Graph. `feed` is what they need beside t and
     T; temperature(t) is T, where the relaxation has one. The losses, a dict of [B], are those
-    before the update; ValueError if one is not finite.
+    before the update; ValueError if one that is printed is not finite.
     """
     graph.sess.run(graph.restart, feed)
     for t in tqdm.trange(its, disable=None, leave=False):  # None: where stderr is no terminal
@@ -500,8 +503,9 @@ def shown(losses):
 
 def print_line(line):
     """Print a line on stdout at once, above a progress bar if there is one."""
-    tqdm.tqdm.write(line)
-    sys.stdout.flush()
+    if sys.stdout:  # None where output is redirected to nowhere
+        tqdm.tqdm.write(line)
+        sys.stdout.flush()
 
 
 # ---------------------------------------------------------------- 3. decoder
@@ -625,9 +629,9 @@ class Decoder:
         return self.sess.run(self.free), record
 
     def sampled_rates(self, y_hat, z_mean, z_logvar, seed, draws):
-        """Dict of [draws]: the rates for so many draws of z from q, with noise that no fit had."""
+        """Dict of [draws]: the rates for draws of z from q, the iterations `draws` of `seed`."""
         feed = {self.y_hat: y_hat, self.seed: seed, self.free[0]: z_mean, self.free[1]: z_logvar}
-        rates = [self.sess.run(self.rates, {**feed, self.t: MAX_ITS + i}) for i in range(draws)]
+        rates = [self.sess.run(self.rates, {**feed, self.t: t}) for t in draws]
         return {name: np.array([rate[name][0] for rate in rates]) for name in self.rates}
 
     def picture(self, y_hat, offset):
@@ -916,6 +920,7 @@ class RangeCoder:
     @do_not_convert
     def __init__(self, run, shape):
         N, (_, y_shape, z_shape) = run.num_filters, latent_shapes(*shape[1:3])
+        self.shape = shape
         self.median = medians(run)
         with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
             self.y, self.z_hat = (tf.placeholder(tf.float32, (shape[0],) + sides + (N,))
@@ -949,14 +954,20 @@ class RangeCoder:
         return np.rint(y_hat - arrays[self.mu]), np.rint(z_hat - self.median)
 
 
+def range_coder(previous, run, shape):
+    """The RangeCoder of the previous batch, if it suits one of this shape, or a new one."""
+    return previous if previous and previous.shape == shape else RangeCoder(run, shape)
+
+
 def encode_tfci(decoder, shape, latents, script, initial_bits=b""):
     """See Codec: the original's five features, its model identifier, offsets, and our header."""
     images = settle(decoder, True, *latents)
     example = tf.train.Example()
     feature = example.features.feature
+    coder = None
     for batch in split_batches(images, shape[1] * shape[2]):
         y, z = (np.concatenate(arrays) for arrays in zip(*(image[1:3] for image in batch)))
-        coder = RangeCoder(decoder.run, (len(batch),) + shape[1:])
+        coder = range_coder(coder, decoder.run, (len(batch),) + shape[1:])
         for key, strings in zip(TFCI_FEATURES, coder.encode(y, z)):
             feature[key].bytes_list.value.extend(strings)
     for key, sides in zip(TFCI_FEATURES[2:], latent_shapes(*shape[1:])):
@@ -987,10 +998,10 @@ def parse_tfci(example):
 
 def decode_tfci(decoder, file, with_initial_bits=False):
     """See Codec."""
-    images, offsets = [], iter(file.offsets)
+    images, offsets, coder = [], iter(file.offsets), None
     for strings in zip(*(split_batches(strings, file.shape[1] * file.shape[2])
                          for strings in file.payload)):
-        coder = RangeCoder(decoder.run, (len(strings[0]),) + file.shape[1:])
+        coder = range_coder(coder, decoder.run, (len(strings[0]),) + file.shape[1:])
         for y, z, offset in zip(*(arrays[:, None] for arrays in coder.decode(*strings)), offsets):
             shift, _, _ = decoder.conditional(z + decoder.median, offset, centred=True)
             images.append(Coded(offset, y, z, None, decoder.picture(y + shift, offset)))
@@ -1060,6 +1071,7 @@ def encode_bits_back(decoder, shape, latents, script, initial_bits=b""):
     """See Codec; latents are y_hat and the Fit of q. Reports bits popped and pushed per image."""
     y_hat, fit = np.rint(latents[0])[:, None], latents[1]
     fit = fit._replace(lr=float(np.float32(fit.lr)))
+    bounded("the number of iterations of the fit of q", fit.its, 0, MAX_ITS)
     posteriors, records = zip(*(decoder.fit(y, fit) for y in y_hat))
     y_range, z_range = value_range("y", y_hat), posterior_range(*map(np.stack, zip(*posteriors)))
     coder, images, bits = None, [], []
@@ -1155,7 +1167,7 @@ def parse_file(content, run):
 # options   list of Option, of compress
 # relax     (v, T, key) -> free latents v relaxed at temperature T, with noise, if it has any, of
 #           stateless seed `key`, an int [2]; of bits-back for y alone. None: nothing is optimised
-# resolve   (args) fills in options that are None as they depend on others
+# resolve   (args) fills in all options that are None, as they depend on others
 # presets   flag -> the options that it sets, a dict
 # scale_bound  from below, of sigma of p(y|z)
 Method = collections.namedtuple("Method", "infer codecs options relax resolve presets scale_bound")
@@ -1188,8 +1200,8 @@ count, natural, positive = number(int, 1), number(int, 0), number(float, 0, excl
 # free      latents to optimise, which start from the encoder's output: y, z of shape [B, h, w, N];
 #           of the bits-back model y, z_mean, z_logvar
 # relaxed   y_tilde, z_tilde (or z_mean, z_logvar); feed discrete latents here to score those
-# losses    rd_loss, which is optimised, its terms mse and bpp, and est_bpp, est_y_bpp, est_z_bpp,
-#           what they say of a file: a dict of [B]
+# losses    rd_loss, which is optimised, its terms mse and bpp, and what bpp consists of: est_y_bpp,
+#           est_z_bpp, est_bpp_back, together est_bpp; a dict of [B]
 # restart   op: the free latents become the encoder's output, Adam forgets its moments
 # step      op: one step of Adam on the free latents; None without a relaxation
 # centres   what the base model's latents are rounded around: mu of p(y|z_tilde), medians of p(z)
@@ -1220,7 +1232,7 @@ def inference_graph(method, run, shape, lmbda, threads, lr=None, seed=0, record=
         if is_base:
             rates, mu = base_rates(*relaxed, shape, method.scale_bound)
         else:
-            rates, _, _, mu, _ = bits_back_rates(*relaxed, noise_key(seed, t, 1), shape)
+            rates, mu = bits_back_rates(*relaxed, noise_key(seed, t, 1), shape)[0], None
         x_tilde = synthesis_transform(N)(relaxed[0])[:, :shape[1], :shape[2]]
         losses = dict(rd_losses(lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
         sess = restored_session(graph, run, session_config(threads))
@@ -1229,6 +1241,11 @@ def inference_graph(method, run, shape, lmbda, threads, lr=None, seed=0, record=
     return Graph(sess=sess, x=x, T=T, t=t, free=free, relaxed=relaxed, losses=losses,
                  restart=restart, step=step, centres=(mu, medians(run)) if is_base else None,
                  record=record)
+
+
+def has_descent(method):
+    """Whether a method has a learning rate, of the latents or of q(z|y_hat)."""
+    return bool({"lr", "rate_lr"} & {option.name for option in method.options})
 
 
 def is_usable(run, method):
@@ -1336,13 +1353,14 @@ class Compressor:
         self.codec, self.graph = codec or method.codecs[0], None
 
     def graph_for(self, shape):
-        """The graph for a batch of a shape; the last one is kept."""
+        """The graph for a batch of a shape; the last one is kept, and its meter of quality."""
         if not self.graph or tuple(self.graph.x.shape.as_list()) != shape:
             self.graph = None  # frees it before the next takes memory
             self.graph = inference_graph(
                 self.method, self.run, shape, self.args.lmbda, self.args.threads,
                 getattr(self.args, "lr", None), getattr(self.args, "seed", 0),
                 [] if self.args.save_opt_record else None)
+            self.quality = quality_meter(shape, self.args.threads)
         return self.graph
 
     def compress(self, images, initial_bits=b""):
@@ -1354,7 +1372,7 @@ class Compressor:
             graph = self.graph_for(x.shape)
             latents.append(self.method.infer(graph, x, args))
             if args.save_opt_record:
-                records.append(record_arrays(graph.record))
+                records.append(graph.record[:])
                 graph.record.clear()
         latents = [np.concatenate(v) if isinstance(v[0], np.ndarray) else v[0]
                    for v in zip(*latents)]
@@ -1363,6 +1381,7 @@ class Compressor:
                                                    initial_bits)
         coded_batches = split_batches(coded, shape[1] * shape[2])
         metrics = [self.evaluate(decoder, *pair) for pair in zip(batches, coded_batches)]
+        records = [self.record_arrays(*of) for of in zip(records, batches, coded_batches)]
         its, rates = values.pop("rate_record", (None, None))
         if its is not None:
             for record, batch in zip(records, split_batches(rates.T, shape[1] * shape[2])):
@@ -1379,35 +1398,43 @@ class Compressor:
         Rates of bits-back are means over args.rate_samples draws of z from q, est_bpp_stderr the
         standard error of est_bpp.
         """
-        values = quality(x, np.concatenate([image.x_hat for image in images]), self.args.threads)
+        graph = self.graph_for(x.shape)
+        values = self.quality(x, np.concatenate([image.x_hat for image in images]))
         if self.run.model == "base":
-            graph = self.graph_for(x.shape)
             y_hat, z_hat = map(np.concatenate, zip(*(image.latents for image in images)))
             rates = {name: graph.losses[name] for name in ("est_bpp", "est_y_bpp", "est_z_bpp")}
             return dict(values, **graph.sess.run(rates, {graph.relaxed[0]: y_hat,
                                                          graph.relaxed[1]: z_hat}))
         samples = self.args.rate_samples
-        draws = [decoder.sampled_rates(*image.latents, self.args.seed, samples)
-                 for image in images]
+        unused = max(getattr(self.args, name, 0) for name in ("sga_its", "rate_its"))
+        draws = [decoder.sampled_rates(*image.latents, self.args.seed,
+                                       range(unused, unused + samples)) for image in images]
         values.update((name, np.array([rates[name].mean() for rates in draws]))
                       for name in draws[0])
         return dict(values, est_bpp_stderr=np.array(
             [rates["est_bpp"].std(ddof=1) / np.sqrt(samples) for rates in draws]))
 
+    def record_arrays(self, record, x, images):
+        """Entries of `optimise` as arrays, and at the end the cost of the reported latents.
 
-def record_arrays(record):
-    """Entries of `optimise` as arrays: its, T [K]; rd_loss, rd_loss_after_rounding [K, B]."""
-    names = ("its", "T", "rd_loss", "rd_loss_after_rounding")
-    arrays = dict(zip(names, map(np.array, zip(*record))))
-    if "T" in arrays and np.isnan(arrays["T"]).all():
-        del arrays["T"]
-    return arrays
+        its, T [K]; rd_loss, rd_loss_after_rounding [K, B]; empty if nothing was optimised.
+        """
+        if not record:
+            return {}
+        latents = map(np.concatenate, zip(*(image.latents for image in images)))
+        reported = discrete_losses(self.graph_for(x.shape), x, *latents)["rd_loss"]
+        t, T, _, last = record[-1]
+        if not np.allclose(last, reported, rtol=1e-6, atol=0):
+            record = record + [(t, T, reported, reported)]
+        names = ("its", "T", "rd_loss", "rd_loss_after_rounding")
+        arrays = dict(zip(names, map(np.array, zip(*record))))
+        return {name: values for name, values in arrays.items() if np.isfinite(values).all()}
 
 
 # ---------------------------------------------------------------- 6. images in, results out
 #
-# Reading images and .npy; results as .npz. The only place that spells the name of a file. Files are
-# only replaced by renaming what is complete, and never what can't be made again.
+# Reading images and .npy; results as .npz, and their names. Files are only replaced by renaming
+# what is complete, and never what can't be made again.
 
 # What Pillow lacks to read files of these names.
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif"}
@@ -1512,11 +1539,14 @@ def result_path(results_dir, script, run, source, lmbda, changed):
         return None
     if script in ("mbt2018", "bb_no_sga", "bb_plain"):
         name = "rd-%s-file=%s" if script == "mbt2018" else "rd-" + script + "+%s-input=%s"
+        changed = dict(changed, lmbda=lmbda)
         with contextlib.suppress(ValueError):
-            changed = dict(changed, **{} if run_lmbda(run.name) == lmbda else dict(lmbda=lmbda))
+            if run_lmbda(run.name) == lmbda:
+                del changed["lmbda"]
     else:
         name = "rd-%s-lmbda=%g" % (script, lmbda) + "+%s-input=%s"
-    changes = "".join("-%s=%g" % item for item in sorted(changed.items()))
+    changes = "".join("-%s=%s" % (name, value if isinstance(value, str) else "%g" % value)
+                      for name, value in sorted(changed.items()))
     return os.path.join(results_dir, name % (run.name, source) + changes + ".npz")
 
 
@@ -1835,6 +1865,9 @@ def train_replica(args, N, folder, objective, method, cluster):
     if run and run.step >= args.last_step:
         print("%s is at step %d already" % (folder, run.step))
         return False
+    if run and not run.resumable:
+        raise ValueError("%s is stored without optimiser slots and can't be trained on"
+                         % run.checkpoint)
     held_out = matching(args.eval_glob)
     if args.eval_glob and not held_out:
         raise ValueError("--eval_glob %s: no file matches" % args.eval_glob)
@@ -1872,9 +1905,6 @@ def prepare_folder(args, folder, run):
     Returns the Run to start from, or None.
     """
     source = None
-    if run and not run.resumable:
-        raise ValueError("%s is stored without optimiser slots and can't be trained on"
-                         % run.checkpoint)
     if run and not args.force:
         require_same_training(args, folder)
     if args.init_from and not run:
@@ -1938,10 +1968,11 @@ def learning_rate(step, last_step, lr, warmup, decay):
 
 def validation(args, method, paths, run):
     """Mean rd_cost, est_bpp, mse, psnr of images, as compress by `method` would report them."""
-    settings = {option.name: option.default for option in method.options}
-    compressor = Compressor(method, run, argparse.Namespace(
+    settings = argparse.Namespace(
         lmbda=args.lmbda, threads=args.threads, script=args.script, save_opt_record=False,
-        **settings))
+        **{option.name: option.default for option in method.options})
+    method.resolve(settings)
+    compressor = Compressor(method, run, settings)
     results = [compressor.compress(read_images(path))[1] for path in paths]
     return {name: float(np.mean(np.concatenate([result[name] for result in results])))
             for name in ("rd_cost", "est_bpp", "mse", "psnr")}
@@ -2161,7 +2192,7 @@ def compress(method, args):
     files, target, many = planned_files(args, run, codec)
     mine = shard_of(files, *args.shard) if args.shard else files
     for file in mine:
-        require_memory(run, file.path, read_images(file.path).shape[:3], bool(method.relax))
+        require_memory(run, file.path, read_images(file.path).shape[:3], has_descent(method))
         for path in filter(None, (target, file.part, file.record)):
             require_writable(path, missing=1)
         if file.output:
@@ -2341,7 +2372,6 @@ def add_global_options(parser, **default):
 
 
 def add_train_options(parser):
-    positive = number(int, 1)
     parser.add_argument("--train_glob", required=True,
                         help="folder or quoted glob of png, jpg or float32 .npy (H, W, 3) in "
                         "[0, 1]")
@@ -2354,7 +2384,7 @@ def add_train_options(parser):
             ("preprocess_threads", 4, "parallel readers of images"),
             ("save_checkpoint_secs", 300, "seconds between checkpoints"),
             ("save_summary_secs", 60, "seconds between TensorBoard summaries")]:
-        parser.add_argument("--" + name, type=positive, default=default, metavar="N",
+        parser.add_argument("--" + name, type=count, default=default, metavar="N",
                             help=text + " (default: %(default)s)")
     parser.add_argument("--eval_glob", default="", metavar="GLOB",
                         help="quoted glob of images to evaluate every checkpoint on, as compress "
@@ -2400,7 +2430,7 @@ def add_compress_options(parser, method):
     for name, values in method.presets.items():
         group.add_argument("--" + name, dest="preset", action="store_const", const=values,
                            help=" ".join("--%s %s" % item for item in values.items()))
-    if {"lr", "rate_lr"} & {option.name for option in method.options}:
+    if has_descent(method):
         parser.add_argument("--save_opt_record", action="store_true",
                             help="save the losses of every %d iterations, too" % RECORD_EVERY)
 
@@ -2457,13 +2487,18 @@ def parse_arguments(parser, method, argv):
         parser.error("unrecognized arguments: %s%s" % (" ".join(others), (
             "; quote a glob, as '*.png'" if getattr(args, "output_file", None) else "")))
     if args.command == "compress":
-        args.changed = {}
         for option in method.options:
             if getattr(args, option.name) is None:
                 setattr(args, option.name, args.preset.get(option.name, option.default))
-            if getattr(args, option.name) != option.default:
-                args.changed[option.name] = getattr(args, option.name)
         method.resolve(args)
+        defaults = argparse.Namespace(**{
+            option.name: None if option.default is None else getattr(args, option.name)
+            for option in method.options})
+        method.resolve(defaults)
+        vars(defaults).update((option.name, option.default) for option in method.options
+                              if option.default is not None)
+        args.changed = {name: getattr(args, name) for name, value in vars(defaults).items()
+                        if getattr(args, name) != value}
     return args
 
 

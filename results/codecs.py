@@ -2,8 +2,8 @@
 
     python results/codecs.py --images kodak
 
-Writes a CSV per codec, averages over the images, a row per setting, into codecs/ in the folder of the
-data set, where table1.py draws them in grey. Bits per pixel are those of the files' bytes.
+Writes a CSV per codec, averages over the images, a row per setting, into codecs/ in the folder of
+the data set; table1.py draws these in grey. Bits per pixel are those of the files' bytes.
 """
 
 import argparse

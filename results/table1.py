@@ -8,7 +8,8 @@ Results that exist, of the same model, images and settings, are kept, so that it
 continued at any time. Of images in a folder, glob or .npy called NAME, everything goes into the
 folder NAME of --output (NAME-LABEL with --label), results into its subfolder npz. Options after --
 go to all scripts that have them. A script that is not in the table is a method of your own, and so
-is any CSV in the folder that has columns psnr and est_bpp or bpp, a row per point.
+is any CSV in the folder that has columns psnr and est_bpp or bpp, a row per point; those in its
+subfolder codecs (see codecs.py) are drawn in grey.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import ctypes
 import functools
 import glob
 import importlib
+import itertools
 import json
 import os
 import re
@@ -66,7 +68,7 @@ Job = collections.namedtuple("Job", "script run_name target settings argv")
 
 
 def find_jobs(args, job_for):
-    """All pairs of a method and a run it can use, by lambda, then in the order of the table."""
+    """All pairs of a method and a run it can use, by lambda, then as in --methods."""
     runs = {}
     for name in sorted(set(args.runs or os.listdir(args.checkpoint_dir))):
         if args.runs or nic.newest_checkpoint(os.path.join(args.checkpoint_dir, name)):
@@ -77,8 +79,13 @@ def find_jobs(args, job_for):
             if other.name != run.name:
                 raise ValueError("%s and %s have the same lambda: choose by --runs"
                                  % (other.name, run.name))
-    jobs = [job_for(script, runs[key]) for key in sorted(runs) for script in args.methods
-            if nic.is_usable(runs[key], importlib.import_module(script).METHOD)]
+    methods = {script: importlib.import_module(script).METHOD for script in args.methods}
+    if args.options and (not args.options[0].startswith("--") or not any(
+            has_options(method, args.options) for method in methods.values())):
+        raise ValueError("-- %s: none of %s has these options"
+                         % (" ".join(args.options), ", ".join(methods)))
+    jobs = [job_for(script, runs[key]) for key in sorted(runs) for script in methods
+            if nic.is_usable(runs[key], methods[script])]
     if not jobs:
         raise ValueError("%s: no run there that one of %s can use"
                          % (args.checkpoint_dir, ", ".join(args.methods)))
@@ -99,6 +106,13 @@ def find_earlier_jobs(args, jobs, folder, job_for):
     return earlier
 
 
+def has_options(method, options):
+    """Whether a method's script has all of `options`, words of a command line."""
+    flags = {option.split("=")[0] for option in options if option.startswith("--")}
+    return flags <= {"--" + name for name in method.presets}.union(
+        *(option.flags.split() for option in method.options))
+
+
 def make_job(args, source, checksums, folder, script, run):
     """The Job of a script and a run on images of these checksums, whose results go into `folder`.
 
@@ -109,11 +123,12 @@ def make_job(args, source, checksums, folder, script, run):
     parser = nic.make_parser(script, None, method)
     argv = ["--checkpoint_dir", args.checkpoint_dir, "--threads", str(threads), "compress",
             "--results_dir", folder, run.name, args.images]
-    flags = {option.split("=")[0] for option in args.options if option.startswith("--")}
-    if flags <= {"--" + name for name in method.presets}.union(
-            *(option.flags.split() for option in method.options)):
+    if has_options(method, args.options):
         argv += args.options
     resolved = nic.parse_arguments(parser, method, argv)
+    if resolved.output_file:
+        raise ValueError("-- %s: %s is not an option" % (
+            " ".join(args.options), resolved.output_file))
     resolved.lmbda = nic.run_lmbda(run.name)
     settings = dict(nic.settings_of(method, resolved, run), image=checksums)
     if not args.threads:
@@ -217,7 +232,8 @@ def read_csv(path):
         with open(path) as file:
             rows = list(csv.DictReader(file))
         columns = {name: np.array([row[name] if name == "run_name" else float(row[name])
-                                   for row in rows]) for name in rows[0]}
+                                   for row in rows])
+                   for name in rows[0] if name in ["lmbda", "run_name", "bpp"] + COLUMNS}
         if "est_bpp" not in columns:
             columns["est_bpp"] = columns["bpp"]
         order = np.argsort(columns["est_bpp"])
@@ -329,7 +345,8 @@ def draw(folder, curves):
                 axis.plot(papers[method.script]["est_bpp"], papers[method.script][quality], "--",
                           color=method.colour, linewidth=1, zorder=1)
         limits = axis.axis()
-        for (name, curve), style in zip(sorted(codecs.items()), [":", "-.", "--", "-"]):
+        styles = itertools.cycle([":", "-.", "--", "-"])
+        for (name, curve), style in zip(sorted(codecs.items()), styles):
             if is_known(curve, quality):
                 axis.plot(curve["est_bpp"], curve[quality], style, color="#999999", label=name,
                           linewidth=1.2, zorder=0)

@@ -3,15 +3,17 @@
 import importlib
 import operator
 import os
+import shlex
 import shutil
+import subprocess
 
 import numpy as np
 import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, KINDS, NPY, PNG, compress, load, run,
-                      parsed, run_of, run_process, write_image)
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, KINDS, NPY, PNG, command, compress, load,
+                      parsed, run, run_of, run_process, write_image)
 
 SCRIPTS = list(FAST)
 # The paper's settings, and for each one that is a little different.
@@ -88,6 +90,26 @@ def test_defaults_are_the_papers(script):
     assert {name: getattr(args, name) for name in names} == SETTINGS[script] and not args.changed
 
 
+def test_names_say_what_the_original_would_not_have_computed(tmp_path):
+    """Another lambda than the run's, or one that its name lacks, and no default that is given."""
+    run_of_name = lambda name: nic.find_run(CHECKPOINTS, BASE_RUN)._replace(name=name)
+    name = lambda run, lmbda: os.path.basename(nic.result_path("x", "mbt2018", run, "i", lmbda, {}))
+    assert name(run_of_name("lmbda=0.01"), .01) == "rd-lmbda=0.01-file=i.npz"
+    assert name(run_of_name("lmbda=0.01"), .02) == "rd-lmbda=0.01-file=i-lmbda=0.02.npz"
+    assert name(run_of_name("foo"), .02) == "rd-foo-file=i-lmbda=0.02.npz"
+    assert parsed("sga", "--its", 10, "--t0", 3.5).changed == dict(sga_its=10)
+    assert parsed("sga", "--its", 10, "--t0", 4).changed == dict(sga_its=10, t0=4)
+    assert nic.result_path("x", "sga", run_of_name("r"), "i", 1, dict(start="zero")).endswith(
+        "-start=zero.npz")
+
+
+def test_without_stdout(tmp_path):
+    done = subprocess.run(["bash", "-c", " ".join(map(shlex.quote, command(
+        "sga", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG, "--its", 2,
+        "--results_dir", tmp_path))) + " >&-"], stderr=subprocess.PIPE)
+    assert done.returncode == 0 and not done.stderr and list(tmp_path.glob("rd-*.npz"))
+
+
 def test_no_results_are_written_with_an_empty_results_dir(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG, "--results_dir", "")
@@ -119,7 +141,7 @@ def test_record(script, its, tmp_path):
     record = load(tmp_path / "results" / name)
     assert os.path.exists(tmp_path / "results" / ("rd" + name[len("opt"):]))
     assert ("T" in record) == (script in ("sga", "danneal"))
-    assert list(record["its"]) == [0, 10, 20]
+    assert list(record["its"]) == [0, 10, 20] + [20] * (script == "map")
     assert record["rd_loss"].shape == record["rd_loss_after_rounding"].shape == (
         len(record["its"]), 2)
     np.testing.assert_allclose(record["rd_loss_after_rounding"][-1], results["rd_cost"], rtol=0.05)
@@ -541,7 +563,7 @@ def test_help(script, capfd):
     """Of the script and of each of its commands, with every option."""
     module = importlib.import_module(script)
     method = getattr(module, "METHOD", None)
-    options = [flag for option in (method.options if method else []) for flag in option.flags.split()]
+    options = [flag for option in getattr(method, "options", []) for flag in option.flags.split()]
     for command in ["train"] * (script in ("mbt2018", "mbt2018_bb")) + (
             ["compress", "decompress"] if script != "mbt2018_bb" else []):
         with pytest.raises(SystemExit) as exit_info:

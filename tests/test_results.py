@@ -364,6 +364,16 @@ def test_runs_and_csvs_that_cannot_be_used_are_one_line(tmp_path, capfd):
         assert exit_info.value.code == 2 and len(lines) == 1 and "sga.csv: not" in lines[0], lines
 
 
+@pytest.mark.parametrize("options", [["--fsat"], ["x.tfci"], ["--lambda", "0.02"],
+                                     ["--its", "3", "x.tfci"]])
+def test_options_that_no_script_has_are_refused(options, two_runs, capfd):
+    argv, _ = two_runs
+    with pytest.raises(SystemExit) as exit_info:
+        table1.main(argv + ["sga", "--"] + options)  # beside mbt2018
+    (line,) = capfd.readouterr().err.splitlines()
+    assert exit_info.value.code == 2 and "-- " + " ".join(options) in line
+
+
 def test_landscape_of_a_quadratic_cost():
     """The two steepest elements, and a plane over them."""
     y = np.zeros((2, 2, 3), np.float32)
