@@ -1545,7 +1545,7 @@ def result_path(results_dir, script, run, source, lmbda, changed):
                 del changed["lmbda"]
     else:
         name = "rd-%s-lmbda=%g" % (script, lmbda) + "+%s-input=%s"
-    changes = "".join("-%s=%s" % (name, value if isinstance(value, str) else "%g" % value)
+    changes = "".join("-%s=%s" % (name, value if isinstance(value, str) else "%.10g" % value)
                       for name, value in sorted(changed.items()))
     return os.path.join(results_dir, name % (run.name, source) + changes + ".npz")
 

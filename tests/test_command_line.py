@@ -99,8 +99,10 @@ def test_names_say_what_the_original_would_not_have_computed(tmp_path):
     assert name(run_of_name("foo"), .02) == "rd-foo-file=i-lmbda=0.02.npz"
     assert parsed("sga", "--its", 10, "--t0", 3.5).changed == dict(sga_its=10)
     assert parsed("sga", "--its", 10, "--t0", 4).changed == dict(sga_its=10, t0=4)
-    assert nic.result_path("x", "sga", run_of_name("r"), "i", 1, dict(start="zero")).endswith(
-        "-start=zero.npz")
+    for changed, end in ((dict(start="zero"), "-start=zero"), (dict(seed=1234567), "-seed=1234567"),
+                         (dict(lr=.02), "-lr=0.02")):
+        path = nic.result_path("x", "sga", run_of_name("r"), "i", 1, changed)
+        assert path.endswith(end + ".npz")
 
 
 def test_without_stdout(tmp_path):
