@@ -52,15 +52,14 @@ def batch_rates(codec):
     of its images."""
     def encode(decoder, shape, latents, script, initial_bits=b""):
         content, images, _ = codec.encode(decoder, shape, latents, script)
-        batches = [content], [shape[0]]
-        parts = list(zip(*(nic.split_batches(v, shape[1] * shape[2]) for v in latents)))
-        if len(parts) > 1:
-            sizes = [len(y) for y, _ in parts]
-            batches = [codec.encode(decoder, (size,) + shape[1:], part, script)[0]
-                       for size, part in zip(sizes, parts)], sizes
-        bits = 8 * np.array([len(file) for file in batches[0]])
+        batches, y, z = (nic.split_batches(items, shape[1] * shape[2])
+                         for items in (images, *latents))
+        files = [content] if len(batches) == 1 else [
+            codec.encode(decoder, (len(batch[0]),) + shape[1:], batch, script)[0]
+            for batch in zip(y, z)]
+        bits = 8 * np.array([len(file) for file in files])
         return content, images, dict(batch_actual_bpp=bits / (shape[1] * shape[2]),
-                                     batch_sizes=batches[1])
+                                     batch_sizes=[len(batch) for batch in batches])
     return codec._replace(encode=encode)
 
 

@@ -432,6 +432,7 @@ def rd_losses(lmbda, x, x_tilde, bpp):
     mse = mean_squared_error(x, x_tilde)
     return dict(rd_loss=lmbda * mse + bpp, mse=mse, bpp=bpp)
 
+
 def quality_meter(shape, threads):
     """Function of uint8 images and reconstructions, [B, H, W, 3] = shape: metrics, arrays [B]."""
     with tf.Graph().as_default() as graph:

@@ -420,7 +420,7 @@ def summarise(folder, with_compressai):
 def method_name(name):
     """A script with a METHOD, for argparse."""
     try:
-        assert importlib.import_module(name).METHOD
+        importlib.import_module(name).METHOD
     except (ImportError, AttributeError):
         raise argparse.ArgumentTypeError("%s: no script %s.py with a METHOD in %s; there are %s" % (
             name, name, ROOT, ", ".join(method.script for method in METHODS)))
@@ -437,9 +437,9 @@ def make_parser():
     parser.add_argument("--methods", nargs="+", type=method_name, metavar="SCRIPT",
                         default=scripts, help="of %s, or your own; default: the former"
                         % ", ".join(scripts))
-    parser.add_argument("--jobs", type=nic.number(int, 1), default=1, metavar="N",
+    parser.add_argument("--jobs", type=nic.count, default=1, metavar="N",
                         help="scripts to run at a time")
-    parser.add_argument("--threads", type=nic.number(int, 1), metavar="N",
+    parser.add_argument("--threads", type=nic.count, metavar="N",
                         help="threads of an operation (default: cores / jobs)")
     parser.add_argument("--output", default=RESULTS, help="where to write (default: %(default)s)")
     parser.add_argument("--from-csv", action="store_true",
