@@ -754,6 +754,8 @@ def unpack(content):
         header = unpack_header(packed, example.SerializeToString(deterministic=True))
         script = b"".join(feature["MD"].bytes_list.value).decode(errors="replace")
         return header._replace(script=script), example
+    if not feature:
+        raise ValueError("not a compressed file of these scripts, or a damaged one")
     if set(feature) != set(TFCI_FEATURES):
         raise ValueError("not a compressed file: a .tfci with the features %s" % sorted(feature))
     return None, example
@@ -1165,7 +1167,8 @@ def parse_file(content, run):
 # infer     (graph, x, args) -> discrete latents of x, uint8 [B, H, W, 3], for the codec; args has
 #           the method's options
 # codecs    CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
-# options   list of Option, of compress
+# options   list of Option, of compress; those named lr and seed, if there are any, are Adam's rate
+#           and the seed of the noise, and of bits-back rate_samples the draws of z that are averaged
 # relax     (v, T, key) -> free latents v relaxed at temperature T, with noise, if it has any, of
 #           stateless seed `key`, an int [2]; of bits-back for y alone. None: nothing is optimised
 # resolve   (args) fills in all options that are None, as they depend on others
@@ -1287,6 +1290,8 @@ def optimise(graph, x, its, rounding, temperature=None, stop=None, check_every=1
     those of the previous time. graph.record gets an entry every RECORD_EVERY iterations: t, T, the
     loss before update t, and that after it and after rounding.
     """
+    if graph.step is None:
+        raise ValueError("nothing to optimise: the method has no relax, or no option lr")
     previous, kept, verbose = np.inf, None, tf.logging.get_verbosity() <= tf.logging.INFO
     for t, T, losses in descend(graph, {graph.x: x}, its, temperature, check_every):
         checking, recording = (t % n == 0 or t == its - 1 for n in (check_every, RECORD_EVERY))
@@ -1448,8 +1453,7 @@ def read_image(path):
     """
     try:
         with PIL.Image.open(path) as image:
-            if image.mode in ("I", "F") or image.mode.startswith("I;") or _is_deep(image):
-                raise ValueError("more than 8 bits per channel (PIL mode %s)" % image.mode)
+            require_8_bits(image)
             if "A" in image.mode or "transparency" in image.info:
                 note("%s: alpha channel dropped" % path)
             return np.asarray(image.convert("RGB"))
@@ -1458,6 +1462,12 @@ def read_image(path):
         if path.lower().endswith(tuple(PLUGINS)):
             reason = " (Pillow needs %s)" % PLUGINS[os.path.splitext(path.lower())[1]]
         raise ValueError("%s: not a readable image of 8 bits per channel%s" % (path, reason))
+
+
+def require_8_bits(image):
+    """ValueError if an opened image has more than 8 bits per channel."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;") or _is_deep(image):
+        raise ValueError("more than 8 bits per channel (PIL mode %s)" % image.mode)
 
 
 def _is_deep(image):
@@ -1551,28 +1561,12 @@ def result_path(results_dir, script, run, source, lmbda, changed):
     return os.path.join(results_dir, name % (run.name, source) + changes + ".npz")
 
 
-def path_for(images, path):
-    """A result_path or, where results of other images have that name, one with a digest of these.
-
-    images: the checksums of their pixels.
-    """
-    with contextlib.suppress(Exception):  # there is none, or it is damaged and can be replaced
-        if list(read_results(path)["image"]) != images:
-            return "%s-%s.npz" % (path[:-len(".npz")], digest("".join(images).encode()).hex()[:8])
-    return path
-
-
-def input_files(paths, images, many, target, output, suffix, with_record):
-    """List of InputFile; of `many`, `output` is a folder, and each has a part beside `target`."""
-    folder, name = os.path.split(target or "")
-    record = os.path.join(folder, "opt" + name[len("rd"):-len(".npz")])
-    files = []
-    for path, image in zip(paths, images):
-        name = os.sep + os.path.basename(path) if many else ""
-        files.append(InputFile(path, image, output and output + name + suffix * many,
-                               target + ".parts" + name + ".npz" if target and many else None,
-                               record + name + ".npz" if target and with_record else None))
-    return files
+def path_for(settings, path):
+    """A path of results or, where others are stored there, one with a digest of the settings."""
+    if stored_results(path, {}) is None or stored_results(path, settings) is not None:
+        return path
+    checksum = digest(json.dumps(settings, sort_keys=True).encode()).hex()[:8]
+    return "%s-%s.npz" % (path[:-len(".npz")], checksum)
 
 
 @contextlib.contextmanager
@@ -1682,6 +1676,8 @@ def require_writable(path, missing=0):
     Removes what processes that were killed left of it.
     """
     folder = existing = os.path.dirname(os.path.abspath(path))
+    if os.path.isfile(folder):
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder to write to", folder)
     for _ in range(missing):
         existing = os.path.dirname(existing)
     if not os.path.exists(existing):
@@ -1701,17 +1697,28 @@ def require_writable(path, missing=0):
     os.remove(probe)
 
 
-def require_replaceable(path):
-    """ValueError if `path` is something that can't be made again: no compressed file."""
+QUOTE = "a glob must be quoted, as '*.png'"
+
+
+def require_replaceable(path, initial_bits=b""):
+    """ValueError if `path` is something that can't be made again.
+
+    That is: no compressed file, or one that holds other initial bits.
+    """
     if not os.path.isfile(path) or not os.path.getsize(path):
         return
-    content = read_bytes(path)
+    content, num_bytes, is_ours = read_bytes(path), 0, False
     with contextlib.suppress(google.protobuf.message.DecodeError):
-        if content[8:12] == MAGIC or set(TFCI_FEATURES) <= set(
-                parse_example(content).features.feature):
-            return
-    raise ValueError("%s: is there and not a compressed file; if it comes from a glob, quote that, "
-                     "as '*.png'" % path)
+        is_ours = content[8:12] == MAGIC or set(TFCI_FEATURES) <= set(
+            parse_example(content).features.feature)
+    if not is_ours:
+        raise ValueError("%s: is there and not a compressed file; %s" % (path, QUOTE))
+    with contextlib.suppress(ValueError, TypeError):  # damaged, or a .tfci
+        header, body = unpack(content)
+        num_bytes, checksum = parse_iinc(header.kind, body).initial
+    if num_bytes and checksum != digest(initial_bits):
+        raise ValueError("%s: is there and holds %d bytes of other --initial_bits; decompress them "
+                         "and remove it first" % (path, num_bytes))
 
 
 def require_unchanged(path, is_same):
@@ -1797,6 +1804,7 @@ def training_image_size(path):
                                  % (image.dtype, image.shape))
             return image.shape[:2]
         with PIL.Image.open(path) as image:
+            require_8_bits(image)
             return image.size[::-1]
     except Exception as error:  # decoders raise many types on damaged files
         raise ValueError("%s: not a training image (%s)" % (path, error))
@@ -1873,9 +1881,8 @@ def train_replica(args, N, folder, objective, method, cluster):
     if args.eval_glob and not held_out:
         raise ValueError("--eval_glob %s: no file matches" % args.eval_glob)
     paths, in_memory = training_files(args.train_glob, args.patchsize, held_out)
-    is_chief, source = cluster.replica == 0, None
-    if is_chief:
-        source = prepare_folder(args, folder, run)
+    is_chief = cluster.replica == 0
+    source = source_of(args, folder, run) if is_chief else None
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
         x = tf.data.make_one_shot_iterator(training_patches(
@@ -1890,45 +1897,48 @@ def train_replica(args, N, folder, objective, method, cluster):
         # Paths relative to the folder, so that a run can be moved and go on.
         saver = tf.train.Saver(sharded=True, save_relative_paths=True)
         if is_chief:
-            validate = functools.partial(validation, args, method, held_out)
-            hooks += chief_hooks(args, folder, saver, validate if held_out else None)
+            listeners = [Validation(args, folder, method, held_out)] if held_out else []
+            hooks.append(tf.train.CheckpointSaverHook(
+                folder, save_secs=args.save_checkpoint_secs, saver=saver, listeners=listeners))
             hooks += summary_hooks(args, folder, scalars, x, x_tilde)
-        if is_chief and run:
-            tf.train.update_checkpoint_state(folder, run.checkpoint)
         scaffold = tf.train.Scaffold(saver=saver, init_fn=source and initialiser(source))
+        if is_chief:
+            prepare_folder(args, folder, run)
         training_loop(train_op, scalars, args.last_step, folder, cluster, scaffold, hooks)
     return True
 
 
-def prepare_folder(args, folder, run):
-    """Make a run's folder, with its args.json; ValueError if `run` can't be continued so.
-
-    Returns the Run to start from, or None.
-    """
-    source = None
+def source_of(args, folder, run):
+    """The Run to take weights from, or None; ValueError if `run` can't be continued so."""
     if run and not args.force:
         require_same_training(args, folder)
-    if args.init_from and not run:
-        source = find_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
-                          args.init_from)
+    if run or not args.init_from:
+        return None
+    return find_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir, args.init_from)
+
+
+def prepare_folder(args, folder, run):
+    """Make the folder of a run that is to be continued or, if None, new, with its args.json."""
     require_writable(os.path.join(folder, "args.json"), 2)
     for leftover in glob.glob(os.path.join(glob.escape(folder), "*_temp_*")):
         shutil.rmtree(leftover)  # of a process that was killed while it saved
     write_bytes(os.path.join(folder, "args.json"),
                 json.dumps(vars(args), indent=4, sort_keys=True).encode())
-    return source
+    if run:
+        tf.train.update_checkpoint_state(folder, run.checkpoint)
 
 
 def require_same_training(args, folder):
-    """ValueError if a run in `folder` was begun with other settings that change what it becomes."""
-    begun = {}
+    """ValueError if the last settings of the run in `folder` would have made it another one."""
+    last = {}
     with contextlib.suppress(OSError, ValueError):  # it may be missing, or a stranger's
-        begun = dict(json.loads(read_bytes(os.path.join(folder, "args.json")).decode()))
-    differ = ["--%s %s (now %s)" % (name, begun[name], getattr(args, name)) for name in (
-        "batchsize", "patchsize", "train_glob", "lr", "lr_warmup", "lr_decay", "seed")
-        if name in begun and begun[name] != getattr(args, name)]
+        last = dict(json.loads(read_bytes(os.path.join(folder, "args.json")).decode()))
+    differ = ["--%s %s (now %s)" % (name, last[name] or "none", getattr(args, name) or "none")
+              for name in ("batchsize", "patchsize", "train_glob", "eval_glob", "lr", "lr_warmup",
+                           "lr_decay", "init_from", "seed")
+              if name in last and last[name] != getattr(args, name)]
     if differ:
-        raise ValueError("%s was begun with %s; --force continues it with the new ones"
+        raise ValueError("%s was trained with %s; --force continues it with the new ones"
                          % (folder, ", ".join(differ)))
 
 
@@ -1967,29 +1977,25 @@ def learning_rate(step, last_step, lr, warmup, decay):
     return rate
 
 
-def validation(args, method, paths, run):
-    """Mean rd_cost, est_bpp, mse, psnr of images, as compress by `method` would report them."""
-    settings = argparse.Namespace(
-        lmbda=args.lmbda, threads=args.threads, script=args.script, save_opt_record=False,
-        **{option.name: option.default for option in method.options})
-    method.resolve(settings)
-    compressor = Compressor(method, run, settings)
-    results = [compressor.compress(read_images(path))[1] for path in paths]
-    return {name: float(np.mean(np.concatenate([result[name] for result in results])))
-            for name in ("rd_cost", "est_bpp", "mse", "psnr")}
-
-
 class Validation(tf.train.CheckpointSaverListener):
-    """Evaluates every checkpoint by validate(run), a dict of floats.
+    """Evaluates every checkpoint in a folder on images at `paths`, as compress by `method` would.
 
-    A line on stdout, TensorBoard unless logdir is empty, a row of validation.csv in the folder.
+    The means are a line on stdout, a row of validation.csv there and, with args.logdir, summaries.
     """
 
-    def __init__(self, folder, validate, logdir):
-        self.folder, self.validate, self.logdir = folder, validate, logdir
+    def __init__(self, args, folder, method, paths):
+        self.folder, self.method, self.paths, self.logdir = folder, method, paths, args.logdir
+        self.args = argparse.Namespace(
+            lmbda=args.lmbda, threads=args.threads, script=args.script, save_opt_record=False,
+            **{option.name: option.default for option in method.options})
+        method.resolve(self.args)
 
     def after_save(self, session, global_step_value):
-        step, means = int(global_step_value), self.validate(find_run(*os.path.split(self.folder)))
+        step, run = int(global_step_value), find_run(*os.path.split(self.folder))
+        compressor = Compressor(self.method, run, self.args)
+        results = [compressor.compress(read_images(path))[1] for path in self.paths]
+        means = {name: float(np.mean(np.concatenate([result[name] for result in results])))
+                 for name in ("rd_cost", "est_bpp", "mse", "psnr")}
         print_line("step=%d validation rd_cost=%.4f bpp=%.4f mse=%.3f psnr=%.3f"
                    % ((step,) + tuple(means.values())))
         path, rows = os.path.join(self.folder, "validation.csv"), []
@@ -1999,18 +2005,15 @@ class Validation(tf.train.CheckpointSaverListener):
         rows.append(",".join(["%d" % step] + ["%.6f" % value for value in means.values()]))
         write_bytes(path, "\n".join([",".join(["step", *means])] + rows + [""]).encode())
         if self.logdir:
-            writer = tf.summary.FileWriterCache.get(self.logdir)
+            writer = tf.summary.FileWriterCache.get(summary_folder(self.logdir, self.folder))
             writer.add_summary(tf.Summary(value=[
                 tf.Summary.Value(tag="validation/" + name, simple_value=value)
                 for name, value in means.items()]), step)
 
 
-def chief_hooks(args, folder, saver, validate):
-    """Checkpoints, each evaluated by `validate` unless that is None."""
-    logdir = args.logdir and os.path.join(args.logdir, os.path.basename(folder))
-    listeners = [Validation(folder, validate, logdir)] if validate else []
-    return [tf.train.CheckpointSaverHook(folder, save_secs=args.save_checkpoint_secs, saver=saver,
-                                         listeners=listeners)]
+def summary_folder(logdir, folder):
+    """Where TensorBoard finds a run's summaries."""
+    return os.path.join(logdir, os.path.basename(folder))
 
 
 def summary_hooks(args, folder, scalars, x, x_tilde):
@@ -2024,7 +2027,7 @@ def summary_hooks(args, folder, scalars, x, x_tilde):
     tf.summary.image("reconstruction", as_bytes(x_tilde))
     return [tf.train.SummarySaverHook(
         save_secs=args.save_summary_secs, summary_op=tf.summary.merge_all(),
-        output_dir=os.path.join(args.logdir, os.path.basename(folder)))]
+        output_dir=summary_folder(args.logdir, folder))]
 
 
 def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks, print_every=100):
@@ -2188,20 +2191,20 @@ def compress(method, args):
     """
     run = usable_run(args, method)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
-    codec = next((codec for codec in method.codecs
-                  if (args.output_file or "").endswith(codec.suffix)), method.codecs[0])
-    files, target, many = planned_files(args, run, codec)
-    mine = shard_of(files, *args.shard) if args.shard else files
+    codec, settings = codec_for(method, args.output_file or ""), settings_of(method, args, run)
+    files, target, many = planned_files(args, run, codec, settings)
+    mine = files[args.shard[0] - 1::args.shard[1]] if args.shard else files
     for file in mine:
-        require_memory(run, file.path, read_images(file.path).shape[:3], has_descent(method))
+        shape = read_images(file.path).shape[:3]
+        with errors_of(file.path):
+            require_memory(run, shape, has_descent(method))
         for path in filter(None, (target, file.part, file.record)):
             require_writable(path, missing=1)
         if file.output:
             require_writable(file.output, missing=int(many))
-            require_replaceable(file.output)
+            require_replaceable(file.output, payload(args))
 
-    settings, results = settings_of(method, args, run), {}
-    compressor = Compressor(method, run, args, codec)
+    compressor, results = Compressor(method, run, args, codec), {}
     for k, file in enumerate(mine):
         results[file] = reusable_part(file, settings)
         if many:
@@ -2220,33 +2223,63 @@ def compress(method, args):
     return None
 
 
-def planned_files(args, run, codec):
-    """List of InputFile of args.imgs; where their results go, or None; if of a folder or glob."""
+def codec_for(method, output):
+    """The method's codec that writes such a name; ValueError if another kind of file has it."""
+    suffix = os.path.splitext(output)[1].lower()
+    for codec in method.codecs:
+        if suffix == codec.suffix:
+            return codec
+    if suffix in {".iinc", ".tfci", ".npy", *PIL.Image.registered_extensions()}:
+        raise ValueError("%s: accepted are names in %s; %s" % (
+            output, " or ".join(codec.suffix for codec in method.codecs), QUOTE))
+    return method.codecs[0]
+
+
+def planned_files(args, run, codec, settings):
+    """List of InputFile of args.imgs; where their results go, or None; if of a folder or glob.
+
+    In both, the results of other settings or images stay as they are.
+    """
     source, paths, many = find_images(args.imgs)
     images = [digest(read_images(path)).hex() for path in paths]
     base = result_path(args.results_dir, args.script, run, source, args.lmbda, args.changed)
-    target, output = base and path_for(images, base), args.output_file
+    target, output = base and path_for(dict(settings, image=images), base), args.output_file
+    if target != base:
+        note("%s is of other settings or images, and stays" % base)
     if args.write and not output:
         output = (os.path.dirname(os.path.abspath(paths[0])) if many else args.imgs) + codec.suffix
     if args.shard and not (many and target):
         raise ValueError("--shard: only for a folder or glob, with --results_dir")
-    return input_files(paths, images, many, base if many else target, output, codec.suffix,
-                       args.save_opt_record), target, many
-
-
-def shard_of(files, i, n):
-    """Every n-th file from the i-th on; ValueError unless they are n at least."""
-    if n > len(files):
-        raise ValueError("--shard %d/%d: there are only %d images" % (i, n, len(files)))
-    return files[i - 1::n]
+    if args.shard and args.shard[1] > len(paths):
+        raise ValueError("--shard %d/%d: there are only %d images" % (*args.shard, len(paths)))
+    folder, name = os.path.split(base or "")
+    record, files = os.path.join(folder, "opt" + name[len("rd"):-len(".npz")]), []
+    for path, image in zip(paths, images):
+        name = os.sep + os.path.basename(path) if many else ""
+        part = path_for(dict(settings, image=image), base + ".parts" + name + ".npz"
+                        ) if base and many else None
+        ending = os.sep + os.path.basename(part) if part else (target or "")[len(base or "") - 4:]
+        files.append(InputFile(path, image, output and output + name + codec.suffix * many, part,
+                               record + ending if base and args.save_opt_record else None))
+    return files, target, many
 
 
 def settings_of(method, args, run):
-    """All that results depend on but the images: they are saved with them, and compared."""
-    names = [option.name for option in method.options] + ["lmbda", "threads", "save_opt_record"]
-    names += ["initial_bits"] if run.model == "bits-back" else []
-    return dict({name: getattr(args, name) for name in names}, script=args.script,
+    """All that results depend on but the images and the code: saved with them, and compared."""
+    settings = {option.name: getattr(args, option.name) for option in method.options}
+    unresolved = [name for name, value in settings.items() if value is None]
+    if unresolved:
+        raise ValueError("%s.py: METHOD.resolve leaves %s None" % (args.script, unresolved))
+    if run.model == "bits-back":
+        settings["initial_bits"] = args.initial_bits and digest(payload(args)).hex()
+    return dict(settings, lmbda=args.lmbda, threads=args.threads, script=args.script,
                 run_name=run.name, model=run.fingerprint.hex())
+
+
+def payload(args):
+    """Bytes of the file --initial_bits."""
+    path = getattr(args, "initial_bits", "")
+    return read_bytes(path) if path else b""
 
 
 def compress_file(compressor, file):
@@ -2255,8 +2288,7 @@ def compress_file(compressor, file):
     Of a .npy of several batches a record for each, as they may stop at different iterations.
     """
     images = read_images(file.path)
-    payload = getattr(compressor.args, "initial_bits", "")
-    content, result, records = compressor.compress(images, read_bytes(payload) if payload else b"")
+    content, result, records = compressor.compress(images, payload(compressor.args))
     for k, record in enumerate(records if file.record else []):
         batch = "-batch=%d" % k if len(records) > 1 else ""
         write_results(file.record[:-len(".npz")] + batch + ".npz", record)
@@ -2289,8 +2321,8 @@ def available_memory():
     return min(free, default=np.inf)
 
 
-def require_memory(run, path, shape, with_gradients=False):
-    """ValueError if (num_imgs, H, W) in `path` need more memory than there is."""
+def require_memory(run, shape, with_gradients=False):
+    """ValueError if (num_imgs, H, W) need more memory than there is."""
     height, width = shape[1:]
     batch = len(split_batches(range(shape[0]), height * width)[0])
     per_pixel, beside = memory_per_pixel(run.num_filters, with_gradients)
@@ -2299,16 +2331,25 @@ def require_memory(run, path, shape, with_gradients=False):
     if needed > free:
         most = max(0, free - beside) / per_pixel
         raise ValueError(
-            "%s: %s%d x %d pixels take about %.1f GB of memory with %d filters, but %.1f GB are "
+            "%s%d x %d pixels take about %.1f GB of memory with %d filters, but %.1f GB are "
             "available, enough for %.2f megapixels, as %d x %d"
-            % (path, "a batch of %d images of " % batch if batch > 1 else "", height, width,
+            % ("a batch of %d images of " % batch if batch > 1 else "", height, width,
                needed / 1e9, run.num_filters, free / 1e9, most / 1e6, most ** .5, most ** .5))
+
+
+@contextlib.contextmanager
+def errors_of(path):
+    """A context whose ValueErrors begin with the path."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError("%s: %s" % (path, error))
 
 
 def decompress(method, args):
     """Decode args.input_file to args.output_file; ValueError if it is not what it should be."""
     run, initial_bits = usable_run(args, method), getattr(args, "initial_bits", "")
-    try:
+    with errors_of(args.input_file):
         header, codec, file = parse_file(read_bytes(args.input_file), run)
         if not header:
             note("%s has no checksum (the original's format): a wrong run or damage goes unnoticed"
@@ -2322,23 +2363,20 @@ def decompress(method, args):
                              % (file.shape[0], output, " or ".join(endings)))
         for path in filter(None, (output, initial_bits)):
             require_writable(path)
-        require_memory(run, args.input_file, (1,) + file.shape[1:])
-        images, payload = codec.decode(Decoder(run, *file.shape[1:], args.threads), file,
-                                       bool(initial_bits))
-        payload = payload[:file.initial[0]]
+        require_memory(run, (1,) + file.shape[1:])
+        images, bits = codec.decode(Decoder(run, *file.shape[1:], args.threads), file,
+                                    bool(initial_bits))
+        bits = bits[:file.initial[0]]
         if header and digest_symbols(images) != header.latents:
             raise ValueError("decodes to other latents than were encoded")
-        if initial_bits and digest(payload) != file.initial[1]:
+        if initial_bits and digest(bits) != file.initial[1]:
             raise ValueError("decodes to other initial bits than were encoded")
-    except ValueError as error:
-        prefix = args.input_file + ": "
-        raise ValueError(prefix + str(error).replace(prefix, ""))
     x_hat = np.concatenate([image.x_hat for image in images])
     if not args.force:
         require_unchanged(output, lambda: np.array_equal(read_images(output), x_hat))
-        require_unchanged(initial_bits, lambda: read_bytes(initial_bits) == payload)
+        require_unchanged(initial_bits, lambda: read_bytes(initial_bits) == bits)
     if initial_bits:
-        write_bytes(initial_bits, payload)
+        write_bytes(initial_bits, bits)
     write_images(output, x_hat)
     print("decoded: %s" % output)
 
@@ -2383,7 +2421,7 @@ def add_train_options(parser):
             ("patchsize", 256, "height and width of a patch, a multiple of 64"),
             ("last_step", 1000000, "step to train up to"),
             ("preprocess_threads", 4, "parallel readers of images"),
-            ("save_checkpoint_secs", 300, "seconds between checkpoints"),
+            ("save_checkpoint_secs", 300, "seconds between checkpoints, the last 5 of which stay"),
             ("save_summary_secs", 60, "seconds between TensorBoard summaries")]:
         parser.add_argument("--" + name, type=count, default=default, metavar="N",
                             help=text + " (default: %(default)s)")
@@ -2485,8 +2523,9 @@ def parse_arguments(parser, method, argv):
     if len(others) == 1 and others[0][:1] != "-" and getattr(args, "output_file", "") is None:
         args.output_file = others[0]  # after an option
     elif others:
-        parser.error("unrecognized arguments: %s%s" % (" ".join(others), (
-            "; quote a glob, as '*.png'" if getattr(args, "output_file", None) else "")))
+        is_glob = getattr(args, "output_file", None) and all(word[:1] != "-" for word in others)
+        parser.error("unrecognized arguments: %s%s" % (
+            " ".join(others), ("; " + QUOTE) * bool(is_glob)))
     if args.command == "compress":
         for option in method.options:
             if getattr(args, option.name) is None:

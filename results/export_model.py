@@ -3,7 +3,6 @@
     python results/export_model.py <checkpoint_dir>/<run_name> <target_dir>
 """
 
-import argparse
 import os
 import shutil
 import sys
@@ -19,9 +18,9 @@ def export(run, target):
     folder = os.path.join(target, os.path.basename(os.path.abspath(run)))
     arguments = os.path.join(run, "args.json")
     if not checkpoint or not os.path.exists(arguments):
-        sys.exit("%s: no checkpoint, or no args.json, there" % run)
+        raise ValueError("%s: no checkpoint, or no args.json, there" % run)
     if os.path.exists(folder):
-        sys.exit("%s: is there already" % folder)
+        raise ValueError("%s: is there already" % folder)
     reader = tf.train.NewCheckpointReader(checkpoint)
     os.makedirs(folder)
     with tf.Graph().as_default(), tf.Session() as sess:
@@ -35,8 +34,13 @@ def export(run, target):
     return folder
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv=None):
+    parser = nic.Parser(prog="export_model.py", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder with the run's checkpoints")
     parser.add_argument("target", help="folder to create the copy in")
-    print(export(**vars(parser.parse_args())))
+    nic.run_or_exit(parser, lambda args: print(export(args.run, args.target)),
+                    parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,16 +1,16 @@
-"""Draw what SGA does: the R-D cost over two coordinates of y, with the path that SGA takes there.
+"""Draw what SGA does: the R-D cost over two elements of y that it does not simply round.
 
     python results/landscape.py [<image>]
 
 Of a 64x64 crop from the middle of the image, with the shipped base model at lambda = 0.01 and the
-paper's settings. The two coordinates are those with the steepest cost at the encoder's y; all
-others are at the values where SGA ends.
+paper's settings. All other elements, and z, are where SGA ends, also at the marked points. Of the
+elements that SGA rounds otherwise than the encoder's y would be, the two are those for which that
+saves most. The path is that of the two alone: while SGA moves, so do all others.
 """
 
 import argparse
 import contextlib
 import functools
-import importlib
 import os
 import sys
 
@@ -43,12 +43,6 @@ def sga_path(x):
     return np.concatenate(path), temperatures, nic.integers(graph, *graph.sess.run(graph.free))
 
 
-def end_of(script, x):
-    """y_hat [1, h, w, N] of another method."""
-    args, graph = method_graph(script, RUNS[0], [], x.shape)
-    return importlib.import_module(script).METHOD.infer(graph, x, args)[0]
-
-
 def cost_function(x):
     """Function: R-D cost [K] of y [K, h, w, N] and z [1, h, w, N]; RESOLUTION at a time."""
     shape = (RESOLUTION,) + x.shape[1:]
@@ -63,11 +57,18 @@ def cost_function(x):
     return cost
 
 
-def steepest(cost, y, z):
-    """Flat indices of the two elements of y [h, w, N] along which the cost changes most."""
-    change = .02 * np.eye(y.size, dtype=np.float32).reshape((-1,) + y.shape)
-    slopes = np.abs(cost(y + change, z) - cost(y - change, z))
-    return np.argsort(slopes)[-2:][::-1]
+def decisive(cost, y_hat, rounded, z):
+    """Flat indices of two elements of y_hat [h, w, N], where `rounded` differs.
+
+    Those of the highest cost if one element of y_hat is as in `rounded`; ValueError if only one
+    differs.
+    """
+    differ = np.flatnonzero(y_hat != rounded)
+    if len(differ) < 2:
+        raise ValueError("SGA rounds fewer than two elements of y otherwise than the encoder")
+    copies = np.tile(y_hat.ravel(), (len(differ), 1))
+    copies[range(len(differ)), differ] = rounded.ravel()[differ]
+    return differ[np.argsort(cost(copies.reshape((-1,) + y_hat.shape), z))[-2:][::-1]]
 
 
 def plane(y, i, j, first, second):
@@ -78,28 +79,28 @@ def plane(y, i, j, first, second):
     return copies.reshape((-1,) + y.shape)
 
 
-def draw(path, temperatures, ends, axes_values, costs, names, picture):
-    """path [its + 1, 2]; ends: label to (point, marker, colour); costs over axes_values."""
-    import matplotlib
-    matplotlib.use("Agg")
+def draw(path, temperatures, marked, axes_values, costs, names, picture):
+    """path [its + 1, 2]; marked: label to (point, marker, colour); costs over axes_values."""
     import matplotlib.pyplot as plt
     import matplotlib.ticker
+    plt.switch_backend("Agg")
     figure, axis = plt.subplots(figsize=(8.4, 6.4))
-    filled = axis.contourf(*axes_values, costs, 40, cmap="Greys")
-    figure.colorbar(filled, ax=axis, label="R-D cost, λ · MSE + bits per pixel", pad=.02,
-                    format="%.3f")
-    axis.grid(color="#1b6ca8", alpha=.6, linewidth=.8)
-    axis.set_axisbelow(False)
+    levels = np.quantile(costs, np.linspace(0, 1, 15))
+    axis.contourf(*axes_values, costs, levels, cmap="Greys")
+    axis.clabel(axis.contour(*axes_values, costs, levels[1:-1:2], colors="#555555", linewidths=.7),
+                fmt="%.2f", fontsize=8)
     for which in (axis.xaxis, axis.yaxis):
         which.set_major_locator(matplotlib.ticker.MultipleLocator(1))
-    points = axis.scatter(*path[1:].T, c=temperatures, cmap="plasma", s=9, linewidths=0, zorder=3)
-    figure.colorbar(points, ax=axis, label="temperature T of SGA", pad=.04)
-    for label, (point, marker, colour) in ends.items():
+    axis.grid(color="#1b6ca8", alpha=.5, linewidth=.8)
+    points = axis.scatter(*path.T, c=[temperatures[0]] + temperatures, cmap="plasma", s=9,
+                          linewidths=0, zorder=3)
+    figure.colorbar(points, ax=axis, label="temperature T of SGA")
+    for label, (point, marker, colour) in marked.items():
         axis.plot(*point, marker, color=colour, markersize=18 if marker == "*" else 11,
                   markeredgecolor="white", linestyle="none", label=label, zorder=4)
     axis.set(xlabel="element (row, column, channel) = %s of y" % (names[0],),
-             ylabel="element %s of y" % (names[1],), aspect="equal",
-             title="R-D cost over two latents of one image")
+             ylabel="element %s of y" % (names[1],),
+             title="R-D cost over two latents of one image, % above SGA's")
     axis.legend(loc="best", fontsize=9)
     table1.save(figure, picture)
 
@@ -112,21 +113,20 @@ def run(args):
     x = centre_crop(image, SIDE)[None]
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         path, temperatures, (y_hat, z_hat) = sga_path(x)
-        base, mapped = end_of("mbt2018", x), end_of("map", x)
     cost = cost_function(x)
-    chosen = i, j = steepest(cost, path[0], z_hat)
-    flat = lambda y: y.reshape(len(y), -1)[:, chosen]
-    flat_path = flat(path)
-    colours = {method.script: method.colour for method in table1.METHODS}
-    ends = {"encoder": (flat_path[0], "s", "#1b6ca8"),
-            "base": (flat(base)[0], "D", colours["mbt2018"]),
-            "MAP": (flat(mapped)[0], "^", colours["map"]),
-            "SGA": (flat(y_hat)[0], "*", colours["sga"])}
-    seen = np.concatenate([flat_path] + [point[None] for point, _, _ in ends.values()])
-    middle, half = (seen.max(0) + seen.min(0)) / 2, np.ptp(seen, 0).max() / 2 + .8
-    axes_values = [np.linspace(m - half, m + half, RESOLUTION) for m in middle]
-    costs = cost(plane(y_hat[0], i, j, *axes_values), z_hat).reshape(RESOLUTION, RESOLUTION)
-    draw(flat_path, temperatures, ends, axes_values, costs,
+    chosen = i, j = decisive(cost, y_hat[0], np.round(path[0]), z_hat)
+    path, end = path.reshape(len(path), -1)[:, chosen], y_hat.ravel()[[i, j]]
+    above = lambda points: 100 * (cost(points, z_hat) / cost(y_hat, z_hat)[0] - 1)
+    marked = {name: (point, marker, colour) for name, point, marker, colour in [
+        ("encoder", path[0], "s", "#1b6ca8"), ("rounded", np.round(path[0]), "D", "#222222"),
+        ("SGA", end, "*", "#d62728")]}
+    marked = {"%s: %+.2f %%" % (name, above(plane(y_hat[0], i, j, *of[0][:, None]))[0]): of
+              for name, of in marked.items()}
+    seen = np.concatenate([path] + [point[None] for point, _, _ in marked.values()])
+    axes_values = [np.linspace(low - .4, high + .4, RESOLUTION)
+                   for low, high in zip(seen.min(0), seen.max(0))]
+    costs = above(plane(y_hat[0], i, j, *axes_values)).reshape(RESOLUTION, RESOLUTION)
+    draw(path, temperatures, marked, axes_values, costs,
          [tuple(map(int, np.unravel_index(k, y_hat.shape[1:]))) for k in chosen],
          args.output)
 

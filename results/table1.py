@@ -84,6 +84,10 @@ def find_jobs(args, job_for):
             has_options(method, args.options) for method in methods.values())):
         raise ValueError("-- %s: none of %s has these options"
                          % (" ".join(args.options), ", ".join(methods)))
+    without = [script for script in methods if not has_options(methods[script], args.options)]
+    if without:
+        nic.note("-- %s: not for %s, which have no such options"
+                 % (" ".join(args.options), ", ".join(without)))
     jobs = [job_for(script, runs[key]) for key in sorted(runs) for script in methods
             if nic.is_usable(runs[key], methods[script])]
     if not jobs:
@@ -131,10 +135,11 @@ def make_job(args, source, checksums, folder, script, run):
             " ".join(args.options), resolved.output_file))
     resolved.lmbda = nic.run_lmbda(run.name)
     settings = dict(nic.settings_of(method, resolved, run), image=checksums)
+    target = nic.path_for(settings, nic.result_path(
+        folder, script, run, source, resolved.lmbda, resolved.changed))
     if not args.threads:
         del settings["threads"]
-    target = nic.result_path(folder, script, run, source, resolved.lmbda, resolved.changed)
-    return Job(script, run.name, nic.path_for(checksums, target), settings, argv)
+    return Job(script, run.name, target, settings, argv)
 
 
 def is_done(job):
@@ -224,13 +229,21 @@ def bd_rate(rate, quality, base_rate, base_quality):
     return Saving(saved, overlap, caveats)
 
 
+def csv_rows(path):
+    """List of dicts of a CSV, whatever its delimiter; names of columns in lower case."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        lines = file.read().splitlines() or [""]
+    delimiter = max(",;\t", key=lines[0].count)
+    lines[0] = lines[0].lower().replace(" ", "")
+    return list(csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True))
+
+
 def read_csv(path):
     """Columns of a CSV, in the order of the rate est_bpp; None if there is none."""
     if not os.path.exists(path):
         return None
     try:
-        with open(path) as file:
-            rows = list(csv.DictReader(file))
+        rows = csv_rows(path)
         columns = {name: np.array([row[name] if name == "run_name" else float(row[name])
                                    for row in rows])
                    for name in rows[0] if name in ["lmbda", "run_name", "bpp"] + COLUMNS}
@@ -250,11 +263,12 @@ def read_curves(folder):
     curves = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.csv"))):
         name = os.path.basename(path)[:-len(".csv")]
-        with open(path) as file:
-            columns = set(file.readline().strip().split(","))
+        columns = set((csv_rows(path) or [{}])[0])
         if name in [method.script for method in METHODS] or (
                 "psnr" in columns and columns & {"est_bpp", "bpp"}):
             curves[name] = read_csv(path)
+        elif name != "table1":
+            nic.note("%s: has no columns psnr and bpp, is not drawn" % path)
     return curves
 
 
@@ -391,8 +405,8 @@ def export_compressai(folder, curves):
     for method in methods_of(curves):
         curve = curves[method.script]
         results = {"psnr-rgb": "psnr", "ms-ssim-rgb": "msssim", "bpp": "est_bpp"}
-        content = dict(name=method.label, description="%s.py on %s, information content" % (
-            method.script, os.path.basename(folder)), results={
+        content = dict(name=method.label, description="%s on %s, information content" % (
+            method.script + ".py" * bool(method.row), os.path.basename(folder)), results={
                 name: curve[column].tolist() for name, column in results.items()
                 if column in curve and np.isfinite(curve[column]).all()})
         nic.write_bytes(os.path.join(target, method.script + ".json"),
@@ -452,7 +466,25 @@ def make_parser():
     return parser
 
 
+def require_same_table(folder, options, paths, checksums):
+    """ValueError if the CSVs in a folder are of other images or options; else writes these there.
+
+    They are in its settings.json.
+    """
+    path = os.path.join(folder, "settings.json")
+    settings = dict(options=options, images=dict(zip(map(os.path.basename, paths), checksums)))
+    if os.path.exists(path):
+        for name, value in json.loads(nic.read_bytes(path).decode()).items():
+            if value != settings[name]:
+                raise ValueError("%s is a table of other %s; --label NAME makes one beside it"
+                                 % (folder, name))
+    nic.write_bytes(path, json.dumps(settings, indent=1).encode())
+
+
 def run(args):
+    if args.from_csv and (args.images or args.runs or args.label or args.options):
+        raise ValueError("--from-csv: --images, --runs, --label and options of scripts are for a "
+                         "table that is computed")
     if args.from_csv:
         folders = [folder for folder, _, files in os.walk(args.output)
                    if any(m.script + ".csv" in files for m in METHODS)]
@@ -465,11 +497,12 @@ def run(args):
         name = (source if many else os.path.splitext(source)[0]) + (
             "-" + args.label if args.label else "")
         folders = [os.path.join(args.output, name)]
-        nic.require_writable(os.path.join(folders[0], "npz", "results"), missing=3)
         checksums = [nic.digest(nic.read_images(path)).hex() for path in paths]
         job_for = functools.partial(make_job, args, source, checksums,
                                     os.path.join(folders[0], "npz"))
         jobs = find_jobs(args, job_for)
+        nic.require_writable(os.path.join(folders[0], "npz", "results"), missing=3)
+        require_same_table(folders[0], args.options, paths, checksums)
         earlier = find_earlier_jobs(args, jobs, folders[0], job_for)
         run_all(args, jobs)
         collect(jobs + earlier, folders[0])
@@ -478,8 +511,12 @@ def run(args):
 
 
 def main(argv=None):
-    parser = make_parser()
-    nic.run_or_exit(parser, run, parser.parse_args(argv))
+    parser, argv = make_parser(), sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(argv)
+    if args.options and "--" not in argv:
+        parser.error("unrecognized arguments: %s; %s, options of the scripts come after --"
+                     % (" ".join(args.options), nic.QUOTE))
+    nic.run_or_exit(parser, run, args)
 
 
 if __name__ == "__main__":

@@ -169,6 +169,7 @@ def test_the_last_iteration_is_checked(monkeypatch):
     """Also where it is no multiple of the iterations between checks: a worse end is not taken."""
     class Graph:
         x = free = sess = record = None
+        step = "op"
 
         def __init__(self, costs):
             self.costs, self.sess = costs, self
@@ -246,7 +247,49 @@ def test_finished_parts_are_reused_only_if_nothing_changed(folder, tmp_path, cap
     for height, width in [(32, 64), (64, 32)]:  # same bytes, another shape
         PIL.Image.new("RGB", (width, height), "red").save(str(folder / "b.png"))
         assert computed() == ["b.png"]
+        assert computed() == []
     assert computed("--seed", 1) == ["a.jpg", "b.png"]
+
+
+@pytest.mark.parametrize("script, options", [("mbt2018", ["--threads", 1]),
+                                             ("bb_plain", ["--rate_samples", 2])])
+def test_another_folder_of_the_same_name_replaces_nothing(script, options, folder, tmp_path,
+                                                          capfd):
+    """Neither parts, nor records, nor results; and what was there is found again."""
+    results, names = tmp_path / "results", []
+    other = tmp_path / "other" / folder.name
+    other.mkdir(parents=True)
+    write_image(other / "b.png", 64, 64)
+    payloads = [tmp_path / "p1", tmp_path / "p2"]
+    for i, path in enumerate(payloads):
+        path.write_bytes(bytes(range(i, 200)) * 10)
+    cases = [(folder, []), (other, [])]
+    if script == "bb_plain":
+        cases += [(other, ["--initial_bits", path]) for path in payloads]
+    for imgs, more in cases * 2:
+        before = {path: path.read_bytes() for path in results.rglob("*.npz")}
+        capfd.readouterr()
+        joined = compress(script, tmp_path, imgs, *options, *more)
+        printed = capfd.readouterr()
+        assert {path: path.read_bytes() for path in before} == before
+        names.append(printed.out.splitlines()[-1])
+        reused = [": from " in line for line in printed.out.splitlines() if " of " in line]
+        assert len(joined["files"]) == len(reused)
+        assert all(reused) == (len(names) > len(cases))
+    assert names[:len(cases)] == names[len(cases):] and len(set(names)) == len(cases)
+
+
+def test_a_method_with_unresolved_options_or_without_a_rate(tmp_path, monkeypatch, fails):
+    import sga
+    monkeypatch.setattr(sga, "METHOD", sga.METHOD._replace(resolve=lambda args: None))
+    command = ["sga", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path,
+               BASE_RUN, PNG]
+    assert "['annealing_rate', 't0'] None" in fails(*command)
+    monkeypatch.setattr(sga, "METHOD", sga.METHOD._replace(
+        options=[option for option in sga.OPTIONS if option.name not in (
+            "lr", "t0", "annealing_rate")], infer=lambda graph, x, args: nic.integers(
+                graph, *nic.optimise(graph, x, 1, nic.integers))))
+    assert "no option lr" in fails(*command)
 
 
 def test_parts_are_recomputed_when_the_compressed_file_is_gone(folder, tmp_path):
@@ -311,19 +354,36 @@ def test_compress_overwrites_nothing_but_compressed_files(tmp_path, fails):
             tmp_path / "results", BASE_RUN]
     for target in (second, tmp_path / "d.npy", tmp_path / "notes"):
         before = target.read_bytes()
-        assert "quote that, as '*.png'" in fails(*argv, first, target)
+        assert "glob must be quoted" in fails(*argv, first, target)
         assert target.read_bytes() == before
-    assert "quote a glob" in fails(*argv, first, second, third)
+    assert "glob must be quoted" in fails(*argv, first, second, third)
     (tmp_path / "many").mkdir()
     write_image(tmp_path / "many" / "a.png", 48, 48)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png.tfci").write_text("kept")
     assert "a.png.tfci" in fails(*argv, tmp_path / "many", tmp_path / "out")
+    assert "accepted are names in .tfci or .iinc" in fails(*argv, first, tmp_path / "new.PNG")
+    assert "accepted are names in .iinc" in fails("sga", *argv[1:], first, tmp_path / "new.tfci")
+    assert "is a file, not a folder" in fails(*argv, tmp_path / "many", tmp_path / "notes")
     assert not list(tmp_path.glob("results/*.npz"))
     for output in ("x.tfci", "x.iinc"):
         (tmp_path / output).touch()
         for _ in range(2):
             run(*argv, first, tmp_path / output)
+
+
+def test_compress_overwrites_no_payload(tmp_path, fails):
+    image, output = write_image(tmp_path / "a.png", 48, 48), tmp_path / "a.iinc"
+    (tmp_path / "bits").write_bytes(bytes(range(256)))
+    (tmp_path / "other").write_bytes(bytes(range(255)))
+    argv = ["bb_plain", "--checkpoint_dir", CHECKPOINTS, "compress", "--rate_samples", 2,
+            "--results_dir", "", BB_RUN, image, output]
+    for _ in range(2):
+        run(*argv, "--initial_bits", tmp_path / "bits")
+    before = output.read_bytes()
+    for options in ([], ["--initial_bits", tmp_path / "other"]):
+        assert "holds 256 bytes of other --initial_bits" in fails(*argv, *options)
+    assert output.read_bytes() == before
 
 
 def test_decompress_overwrites_only_what_it_wrote(tmp_path, fails):
@@ -554,6 +614,8 @@ def test_unwritable_results_are_found_before_the_work(script, tmp_path, fails):
 
 
 def test_unknown_options_and_subcommands(fails):
+    line = fails("sga", "compress", BASE_RUN, PNG, "x.iinc", "--itz", 3)
+    assert "--itz 3" in line and "glob" not in line
     assert "--its" in fails("mbt2018", "compress", "--its", 3, BASE_RUN, PNG)
     assert "--seed" in fails("danneal", "compress", "--seed", 3, BASE_RUN, PNG)
     assert "train" in fails("sga", "train")

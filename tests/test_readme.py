@@ -9,15 +9,27 @@ import sys
 
 import pytest
 
-from conftest import CHECKPOINTS, ROOT, run_of, write_image
+from conftest import CHECKPOINTS, ROOT, load_module, run_of, write_image
+
+table1 = load_module(os.path.join(ROOT, "results", "table1.py"), "table1")
 
 # What a block has that needs more than the repository, or a network.
 ELSEWHERE = ("<", "…", "checkpoints/", "--checkpoint_dir checkpoints", "pip install")
 
 
-def blocks(language):
+def readme():
     with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
-        return re.findall(r"^```%s\n(.*?)^```" % language, file.read(), re.MULTILINE | re.DOTALL)
+        return file.read()
+
+
+def blocks(language):
+    return re.findall(r"^```%s\n(.*?)^```" % language, readme(), re.MULTILINE | re.DOTALL)
+
+
+def tables():
+    """Rows of all tables, lists of cells."""
+    return [[cell.strip() for cell in line.replace("\\|", "¦").strip("|").split("|")]
+            for line in readme().splitlines() if line.startswith("|")]
 
 
 @pytest.fixture
@@ -48,8 +60,17 @@ def test_commands(copy):
     runnable = [block for block in blocks("bash") if not any(word in block for word in ELSEWHERE)]
     assert len(runnable) >= 1
     printed = copy("bash", "-ec", "".join(runnable))
-    assert "decoded: face.png" in printed and "Avg rd_cost" in printed
-    assert (copy.folder / "face.png").exists()
+    assert "decoded: face.png" in printed and (copy.folder / "face.png").exists()
+    (command,) = [line for line in runnable[0].splitlines() if line.startswith("python sga.py")
+                  and " compress " in line]
+    base = copy("bash", "-ec", command.replace("sga.py", "mbt2018.py").replace(" face.iinc", ""))
+    rows = [row for row in tables() if len(row) == 4 and row[0] in ("`mbt2018.py`", "`sga.py`")]
+    for row, text in zip(rows, (base, printed)):
+        values = dict(re.findall(r"^Avg (\w+): ([\d.]+)", text, re.MULTILINE))
+        for shown, name in zip(row[1:], ("est_bpp", "psnr", "rd_cost")):
+            assert float(shown.split()[0]) == pytest.approx(float(values[name]), rel=1e-3)
+    costs = [float(row[3].split()[0]) for row in rows]
+    assert "(−%.1f %%)" % (100 - 100 * costs[1] / costs[0]) in rows[1][3]
 
 
 def test_example_in_python(copy):
@@ -78,6 +99,29 @@ def test_a_method_is_one_file(copy):
     assert costs[0] > costs[1] != costs[2] < costs[0]
 
 
+def test_table_1_is_that_of_the_results():
+    folder = os.path.join(ROOT, "results", "reduced", "kodak-crops")
+    read = lambda name: table1.csv_rows(os.path.join(folder, name + ".csv"))
+    saved = {row["script"]: row for row in read("table1")}
+    base = {row["lmbda"]: float(row["rd_cost"]) for row in read("mbt2018")}
+    rows = [row for row in tables() if row[0] in {method.row for method in table1.METHODS}]
+    assert len(rows) == len(saved) == 9
+    number = lambda text: float(text.replace("−", "-").replace(" %", ""))
+    for name, script, _, rate, cost in rows:
+        script = script.strip("`")
+        assert saved[script]["table1"] == name
+        assert number(rate) == round(float(saved[script]["bd-rate%,psnr"].split()[0]), 1)
+        costs = [float(row["rd_cost"]) / base[row["lmbda"]] - 1 for row in read(script[:-3])]
+        assert number(cost) == round(100 * sum(costs) / len(costs), 1)
+
+
+def test_speed_is_that_of_the_benchmark():
+    text = re.search("## Speed(.*?)## ", readme(), re.DOTALL).group(1)
+    with open(os.path.join(ROOT, "results", "benchmark.md"), encoding="utf-8") as file:
+        measured = set(re.findall(r"\b0\.\d\d\b", file.read()))
+    shown = set(re.findall(r"\b0\.\d\d\b", text))
+    assert shown and shown <= measured
+
+
 def test_lengths():
-    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
-        assert len(file.read().split()) < 1800
+    assert len(readme().split()) < 1800

@@ -136,8 +136,14 @@ def test_results_of_another_model_or_image_are_not_reused(tmp_path, capfd):
     table1.main(argv)
     assert "1 of 1 results exist" in capfd.readouterr().out
     write_image(tmp_path / "image.png", 64, 80)
-    table1.main(argv)
+    before = {path: path.read_bytes() for path in (tmp_path / "image").rglob("*")
+              if path.is_file()}
+    assert "a table of other images; --label" in refused(argv, capfd)
+    assert {path: path.read_bytes() for path in before} == before
+    table1.main(argv + ["--label", "wider"])
     assert "0 of 1 results exist" in capfd.readouterr().out
+    assert {path: path.read_bytes() for path in before} == before
+    assert (tmp_path / "image-wider" / "mbt2018.csv").exists()
 
 
 @pytest.fixture
@@ -213,7 +219,7 @@ def test_fewer_runs_keep_the_rows_whose_results_exist(tmp_path, two_runs, capfd)
         table1.main(argv + ["--runs", name])
         assert "1 of 1 results exist" in capfd.readouterr().out
         assert read(tmp_path / "image" / "mbt2018.csv") == first
-    write_image(tmp_path / "image.png", 64, 80)
+    shutil.rmtree(str(tmp_path / "image" / "npz"))
     table1.main(argv + ["--runs", names[1]])
     assert column() == names[1:]
     table1.main(argv)
@@ -317,9 +323,9 @@ def test_shards(tmp_path, capfd, fails):
 def test_runs_of_the_same_lambda_are_to_be_chosen_from(tmp_path, capfd):
     for folder, run_name in ((CHECKPOINTS, BASE_RUN), (SHIPPED, run_of("mbt2018", 32))):
         (tmp_path / run_name).symlink_to(os.path.join(folder, run_name))
-    with pytest.raises(SystemExit):
-        table1.main(["--checkpoint_dir", str(tmp_path), "--images", PNG])
-    assert "num_filters=16" in capfd.readouterr().err
+    assert "num_filters=16" in refused(["--checkpoint_dir", str(tmp_path), "--images", PNG,
+                                        "--output", str(tmp_path)], capfd)
+    assert not (tmp_path / "face-197x251").exists()
 
 
 def test_published_curves_are_drawn(tmp_path):
@@ -335,7 +341,43 @@ def test_published_curves_are_drawn(tmp_path):
     assert (folder / "bd-rate.png").exists()
 
 
+def test_options_of_scripts_are_for_those_that_have_them(two_runs, capfd):
+    """Those without are named, and a table of other options needs a label."""
+    argv, names = two_runs
+    argv = argv + ["sga", "--runs", names[0]]
+    table1.main(argv + ["--", "--its", "2"])
+    assert "not for mbt2018" in capfd.readouterr().err
+    for options in ([], ["--", "--its", "3"]):
+        assert "table of other options; --label" in refused(argv + options, capfd)
+
+
+def refused(argv, capfd):
+    """The line in which table1 ends with exit code 2."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        table1.main(argv)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line[:6] != "note: "]
+    assert exit_info.value.code == 2 and len(lines) == 1, lines
+    return lines[0]
+
+
+def test_curves_as_spreadsheets_write_them(tmp_path, capfd):
+    write_curve(tmp_path, "mbt2018", [.1, .2, .4, .8], [28, 31, 34, 37])
+    for name, text in (("bom", "\ufeffPSNR,BPP\r\n30,0.3\r\n"), ("other", "rate,dB\n1,2\n"),
+                       ("semicolon", "bpp;psnr\n0.3;30\n"),
+                       ("spaces", "bpp, psnr , codec\n0.3, 30, x\n")):
+        (tmp_path / (name + ".csv")).write_bytes(text.encode())
+    table1.main(["--from-csv", "--output", str(tmp_path)])
+    curves = table1.read_curves(str(tmp_path))
+    assert sorted(curves) == ["bom", "mbt2018", "semicolon", "spaces"]
+    assert all(curves[name]["psnr"] == [30] and curves[name]["est_bpp"] == [.3]
+               for name in ("bom", "semicolon", "spaces"))
+    assert "other.csv: has no columns psnr and bpp" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("argv, message", [
+    (["--from-csv", "--label", "x"], "--from-csv"),
+    (["--images", "a.png", "b.png"], "glob must be quoted"),
     (["--images", "gone"], "gone"), ([], "--images is missing"),
     (["--images", PNG, "--checkpoint_dir", "gone"], "gone"),
     (["--images", PNG, "--methods", "vae"], "vae"),
@@ -343,10 +385,7 @@ def test_published_curves_are_drawn(tmp_path):
      "foo; runs in %s: %s" % (CHECKPOINTS, BASE_RUN)),
     (["--from-csv", "--output", CHECKPOINTS], "no CSV")])
 def test_bad_arguments_are_one_line(argv, message, capfd):
-    with pytest.raises(SystemExit) as exit_info:
-        table1.main(argv)
-    lines = capfd.readouterr().err.splitlines()
-    assert exit_info.value.code == 2 and len(lines) == 1 and message in lines[0], lines
+    assert message in refused(argv, capfd)
 
 
 def test_runs_and_csvs_that_cannot_be_used_are_one_line(tmp_path, capfd):
@@ -368,18 +407,19 @@ def test_runs_and_csvs_that_cannot_be_used_are_one_line(tmp_path, capfd):
                                      ["--its", "3", "x.tfci"]])
 def test_options_that_no_script_has_are_refused(options, two_runs, capfd):
     argv, _ = two_runs
-    with pytest.raises(SystemExit) as exit_info:
-        table1.main(argv + ["sga", "--"] + options)  # beside mbt2018
-    (line,) = capfd.readouterr().err.splitlines()
-    assert exit_info.value.code == 2 and "-- " + " ".join(options) in line
+    assert "-- " + " ".join(options) in refused(argv + ["sga", "--"] + options, capfd)
 
 
 def test_landscape_of_a_quadratic_cost():
-    """The two steepest elements, and a plane over them."""
+    """The two elements whose rounding matters most, and a plane over them."""
     y = np.zeros((2, 2, 3), np.float32)
     weights = np.arange(12).reshape(y.shape)
     cost = lambda ys, z: (weights * (ys - 1) ** 2).sum(axis=(1, 2, 3))
-    assert list(landscape.steepest(cost, y, None)) == [11, 10]
+    rounded = y.copy()
+    rounded.flat[[3, 7, 9]] = -1, -1, 1
+    assert list(landscape.decisive(cost, y, rounded, None)) == [7, 3]
+    with pytest.raises(ValueError):
+        landscape.decisive(cost, y, np.eye(2, 6).reshape(y.shape) * np.arange(3) // 2, None)
     plane = landscape.plane(y, 11, 10, [0, 1], [2, 3])
     np.testing.assert_array_equal(plane[:, 1, 1, 2], [0, 1, 0, 1])
     np.testing.assert_array_equal(plane[:, 1, 1, 1], [2, 2, 3, 3])

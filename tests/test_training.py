@@ -226,12 +226,16 @@ def test_a_run_continues_with_the_settings_it_began_with(tmp_path, images, fails
     every = os.path.join(str(images), "*")
     for options, named in (([every, "--batchsize", 1], "--batchsize 2 (now 1)"),
                            ([every, "--seed", 3], "--seed 0 (now 3)"),
+                           ([every, "--eval_glob", images / "*.jpg"], "--eval_glob none (now"),
+                           ([every, "--init_from", folder], "--init_from none (now"),
                            ([images], "--train_glob")):
         line = fails("mbt2018", *argv, "--last_step", 2, "--train_glob", *options)
         assert named in line and "--force" in line
     assert weights(folder)["global_step"] == 1
     run("mbt2018", *argv, "--last_step", 2, "--train_glob", images, "--force")
     assert weights(folder)["global_step"] == 2
+    line = fails("mbt2018", *argv, "--last_step", 3, "--train_glob", every)
+    assert "was trained with --train_glob %s (now %s)" % (images, every) in line
 
 
 def test_continue_the_original(tmp_path, images):
@@ -310,7 +314,7 @@ def test_validation_is_what_compress_reports(tmp_path, images, capfd, script, ev
     os.symlink(str(images / "b.jpg"), str(held_out / "b.jpg"))
     shutil.copy(PNG, str(held_out))
     train(tmp_path, images, "--last_step", 2, script=script)
-    folder = train(tmp_path, images, "--last_step", 4, "--eval_glob", held_out / "*",
+    folder = train(tmp_path, images, "--last_step", 4, "--eval_glob", held_out / "*", "--force",
                    script=script)
     printed = [line for line in capfd.readouterr().out.splitlines() if "validation" in line][-1]
     results = compress(evaluated_by, tmp_path, held_out, run_name=folder.name,
@@ -364,6 +368,14 @@ def test_bad_input(tmp_path, images, fails):
     (images / "text.png").write_text("not an image")
     assert "text.png" in refused()
     os.remove(images / "text.png")
+    for mode, array in (("I;16", np.zeros((64, 64), np.uint16)), ("F", np.zeros((64, 64), "f4"))):
+        PIL.Image.fromarray(array).save(str(images / "deep.tif"))
+        line = refused()
+        assert "deep.tif" in line and "more than 8 bits" in line and mode in line
+    os.remove(images / "deep.tif")
+    assert "gone" in refused("--init_from", "gone")
+    assert "by name and shape" in refused("--init_from", os.path.join(CHECKPOINTS, BASE_RUN))
+    assert not (tmp_path / "runs").exists() or not os.listdir(tmp_path / "runs")
     content = (images / "a.png").read_bytes()
     (images / "a.png").write_bytes(content[:len(content) // 2])
     assert "a.png" in refused("--last_step", 3)
@@ -386,8 +398,9 @@ def run_export(folder, target):
     import sys
     done = subprocess.run([sys.executable, os.path.join(ROOT, "results", "export_model.py"),
                            str(folder), str(target)], stdout=subprocess.PIPE,
-                          universal_newlines=True)
-    assert done.returncode == 0
+                          stderr=subprocess.PIPE, universal_newlines=True)
+    if done.returncode or done.stderr:
+        return done.returncode, done.stderr
     return target / os.path.basename(done.stdout.strip())
 
 
@@ -396,6 +409,10 @@ def test_exported_model_is_the_same_model(tmp_path):
     original, exported = (compress("mbt2018", tmp_path / str(i), PNG, checkpoints=checkpoints)
                           for i, checkpoints in enumerate([CHECKPOINTS, tmp_path / "runs"]))
     assert original["model"] == exported["model"] and original["mse"] == exported["mse"]
+    for folder, reason in ((os.path.join(CHECKPOINTS, BASE_RUN), "is there already"),
+                           (tmp_path, "no checkpoint")):
+        code, line = run_export(folder, tmp_path / "runs")
+        assert code == 2 and reason in line and line.count("\n") == 1
 
 
 def test_init_from_another_run(tmp_path, images, capfd):
@@ -412,7 +429,8 @@ def test_init_from_another_run(tmp_path, images, capfd):
     with open(folder / "args.json") as file:
         assert json.load(file)["init_from"] == first.name
     capfd.readouterr()
-    train(tmp_path, images, "--last_step", 2, "--lambda", 0.02, "--init_from", "gone")  # goes on
+    first.rename(tmp_path / "moved")
+    train(tmp_path, images, "--last_step", 2, "--lambda", 0.02, "--init_from", first.name)
     with pytest.raises(SystemExit):
         train(tmp_path, images, "--last_step", 2, "--lambda", 0.03, "--init_from", "gone")
     assert "no checkpoint in" in capfd.readouterr().err
