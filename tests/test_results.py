@@ -17,9 +17,11 @@ import pytest
 from conftest import BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, load, run, run_of, write_image
 
 sys.path.insert(0, os.path.join(ROOT, "results"))
+import compare
 import convergence
 import landscape
 import table1
+import training
 import tf_boilerplate as nic
 
 
@@ -435,9 +437,41 @@ def test_plots_are_written_to_the_current_folder(tmp_path, monkeypatch, capfd):
     shutil.copy(os.path.join(ROOT, "results", "convergence.csv"), str(tmp_path))
     convergence.main(["--from-csv"])
     assert sorted(os.listdir(tmp_path)) == ["convergence.csv", "convergence.png"]
+    for plot in (landscape, compare, training):
+        name = os.path.basename(plot.__file__)[:-3] + ".png"
+        with pytest.raises(SystemExit):
+            plot.main(["--help"])
+        assert "(default: %s)" % name in capfd.readouterr().out
+
+
+def test_validation_curves(tmp_path, capfd):
+    for name, last in (("mbt2018-num_filters=8-lmbda=0.01", 1.), ("mbt2018_bb-lmbda=0.02", 2.)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "validation.csv").write_text("step,rd_cost\n0,3\n10,%g\n" % last)
+    curves = training.read_curves(str(tmp_path))
+    assert [(curve["name"], curve["rd_cost"].tolist()) for curve in curves] == [
+        ("mbt2018", [3, 1]), ("mbt2018_bb", [3, 2])]
+    training.main(["--checkpoint_dir", str(tmp_path), "--output", str(tmp_path / "x.png")])
+    assert PIL.Image.open(tmp_path / "x.png").size[0] > 600
     with pytest.raises(SystemExit):
-        landscape.main(["--help"])
-    assert "(default: landscape.png)" in capfd.readouterr().out
+        training.main(["--checkpoint_dir", CHECKPOINTS])
+    assert "no run with a validation.csv" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_compare(tmp_path, monkeypatch):
+    """JPEG has about SGA's rate; what is drawn is what the files decode to."""
+    drawn = []
+    monkeypatch.setattr(compare, "draw", lambda original, compressed, path: drawn.append(
+        (original, compressed)))
+    compare.main(["--output", str(tmp_path / "x.png")])
+    (original, compressed), = drawn
+    assert list(compressed) == ["JPEG", "base hyperprior", "SGA", "SGA + BB"]
+    for decoded, bpp, psnr in compressed.values():
+        mse = np.mean((np.float64(decoded) - original) ** 2)
+        assert psnr == pytest.approx(10 * np.log10(255 ** 2 / mse), abs=1e-3)
+    assert compressed["JPEG"][1] == pytest.approx(compressed["SGA"][1], rel=.05)
+    assert compressed["SGA + BB"][1] < compressed["SGA"][1] < compressed["base hyperprior"][1]
 
 
 @pytest.mark.slow

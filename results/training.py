@@ -1,0 +1,63 @@
+"""Plot the validation R-D cost of runs over their training steps.
+
+    python results/training.py
+
+Of all runs in --checkpoint_dir with a validation.csv, as `train --eval_glob` writes it.
+"""
+
+import argparse
+import glob
+import os
+import sys
+
+RESULTS = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
+import tf_boilerplate as nic
+import numpy as np
+
+import table1
+
+
+def read_curves(folder):
+    """List of dicts by lambda: name of the script, lmbda, and the columns of a run's CSV."""
+    paths = glob.glob(os.path.join(glob.escape(folder), "*", "validation.csv"))
+    if not paths:
+        raise ValueError("%s: no run with a validation.csv there" % folder)
+    curves = []
+    for path in paths:
+        run_name, rows = os.path.basename(os.path.dirname(path)), table1.csv_rows(path)
+        columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+        curves.append(dict(columns, name=run_name.split("-")[0], lmbda=nic.run_lmbda(run_name)))
+    return sorted(curves, key=lambda curve: (curve["lmbda"], curve["name"]))
+
+
+def run(args):
+    curves = read_curves(args.checkpoint_dir)
+    import matplotlib.pyplot as plt
+    plt.switch_backend("Agg")
+    figure, axis = plt.subplots(figsize=(8, 5.2))
+    lmbdas = sorted({curve["lmbda"] for curve in curves})
+    for curve in curves:
+        axis.plot(curve["step"], curve["rd_cost"], "--" if curve["name"].endswith("bb") else "-",
+                  marker=".", color="C%d" % lmbdas.index(curve["lmbda"]),
+                  label="%s, λ = %g" % (curve["name"], curve["lmbda"]))
+    axis.set(xlabel="training steps", ylabel="R-D cost on the held-out images", yscale="log")
+    axis.yaxis.set_major_formatter("{x:.2g}")
+    axis.yaxis.set_minor_formatter("{x:.2g}")
+    axis.grid(alpha=.25, which="both")
+    axis.legend(fontsize=9)
+    table1.save(figure, args.output)
+
+
+def main(argv=None):
+    parser = nic.Parser(prog="training.py", description=__doc__,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint_dir", default=os.path.join(RESULTS, "models"),
+                        help="folder of the runs (default: %(default)s)")
+    parser.add_argument("--output", default="training.png",
+                        help="picture to write (default: %(default)s)")
+    nic.run_or_exit(parser, run, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()
