@@ -11,6 +11,7 @@ a decoder sees); lmbda the rate-distortion trade-off; N = num_filters; B images 
 import argparse
 import collections
 import contextlib
+import ctypes
 import errno
 import functools
 import glob
@@ -21,7 +22,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import struct
+import subprocess
 import sys
 import time
 import warnings
@@ -2186,24 +2189,28 @@ def compress(method, args):
     """Compress and evaluate every image of args.imgs; print averages and save the results.
 
     Of a folder or glob, each image's results are kept as a part as soon as they are there. With
-    args.shard, only some images are processed; whoever finds the parts of all joins them. Returns
-    the results, None if some are missing.
+    args.shard, only some images are processed; whoever finds the parts of all joins them. With
+    args.jobs, as many processes do a shard each. Returns the results, None if some are missing.
     """
     run = usable_run(args, method)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
+    args.threads = max(1, args.threads // args.jobs)
     codec, settings = codec_for(method, args.output_file or ""), settings_of(method, args, run)
     files, target, many = planned_files(args, run, codec, settings)
     mine = files[args.shard[0] - 1::args.shard[1]] if args.shard else files
     for file in mine:
         shape = read_images(file.path).shape[:3]
         with errors_of(file.path):
-            require_memory(run, shape, has_descent(method))
+            require_memory(run, shape, has_descent(method), args.jobs)
         for path in filter(None, (target, file.part, file.record)):
             require_writable(path, missing=1)
         if file.output:
             require_writable(file.output, missing=int(many))
             require_replaceable(file.output, payload(args))
 
+    if args.jobs > 1:
+        run_shards(args, min(args.jobs, len(files)))
+        return read_results(target)  # which the last of them has written and reported
     compressor, results = Compressor(method, run, args, codec), {}
     for k, file in enumerate(mine):
         results[file] = reusable_part(file, settings)
@@ -2221,6 +2228,23 @@ def compress(method, args):
         return report(others, target)
     print("%d of %d images are done" % (sum(map(bool, others)), len(files)))
     return None
+
+
+def end_with_parent():
+    """For a child process: it is killed when the one that started it ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def run_shards(args, num_shards):
+    """Run this compress as so many processes, a shard each; ValueError if one of them fails."""
+    processes = [subprocess.Popen(
+        [sys.executable, *args.command_line, "--threads", str(args.threads), "--jobs", "1",
+         "--shard", "%d/%d" % (i + 1, num_shards)], stderr=subprocess.PIPE,
+        universal_newlines=True, preexec_fn=end_with_parent) for i in range(num_shards)]
+    errors = [process.communicate()[1] for process in processes]
+    for process, error in zip(processes, errors):
+        if process.returncode:
+            raise ValueError(error.strip().split("error: ")[-1] or "a process of --jobs was killed")
 
 
 def codec_for(method, output):
@@ -2248,8 +2272,12 @@ def planned_files(args, run, codec, settings):
         note("%s is of other settings or images, and stays" % base)
     if args.write and not output:
         output = (os.path.dirname(os.path.abspath(paths[0])) if many else args.imgs) + codec.suffix
-    if args.shard and not (many and target):
-        raise ValueError("--shard: only for a folder or glob, with --results_dir")
+    if (args.shard or args.jobs > 1) and not (many and target):
+        raise ValueError("%s: only for a folder or glob, with --results_dir"
+                         % ("--shard" if args.shard else "--jobs"))
+    if args.shard and args.jobs > 1:
+        raise ValueError("--shard %d/%d, --jobs %d: accepted is one of the two"
+                         % (*args.shard, args.jobs))
     if args.shard and args.shard[1] > len(paths):
         raise ValueError("--shard %d/%d: there are only %d images" % (*args.shard, len(paths)))
     folder, name = os.path.split(base or "")
@@ -2321,13 +2349,13 @@ def available_memory():
     return min(free, default=np.inf)
 
 
-def require_memory(run, shape, with_gradients=False):
-    """ValueError if (num_imgs, H, W) need more memory than there is."""
+def require_memory(run, shape, with_gradients=False, jobs=1):
+    """ValueError if so many processes for (num_imgs, H, W) need more memory than there is."""
     height, width = shape[1:]
     batch = len(split_batches(range(shape[0]), height * width)[0])
     per_pixel, beside = memory_per_pixel(run.num_filters, with_gradients)
     needed = beside + per_pixel * batch * (16 * -(-height // 16)) * (16 * -(-width // 16))
-    free = available_memory()
+    free = available_memory() / jobs
     if needed > free:
         most = max(0, free - beside) / per_pixel
         raise ValueError(
@@ -2458,6 +2486,9 @@ def add_compress_options(parser, method):
                         help="where to save the .npz; none if empty (default: %(default)s)")
     parser.add_argument("--shard", type=shard, metavar="i/n",
                         help="only every n-th image of a folder or glob, from the i-th on")
+    parser.add_argument("--jobs", type=number(int, 1, high=1024), default=1, metavar="N",
+                        help="images of a folder or glob to process at a time, each by a process "
+                        "with its part of the threads (default: %(default)s)")
     parser.add_argument("--lambda", dest="lmbda", type=number(float, 0),
                         help="weight of the distortion (default: that of the run)")
     for option in method.options:
@@ -2572,4 +2603,6 @@ def main(argv, file, doc, method=None, train=None):
     script = os.path.splitext(os.path.basename(file))[0]
     parser = make_parser(script, doc, method, train)
     args = parse_arguments(parser, method, argv)
+    if args.command == "compress":
+        args.command_line = [os.path.abspath(file)] + (sys.argv[1:] if argv is None else argv)
     return run_or_exit(parser, args.__dict__.pop("function"), args)

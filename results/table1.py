@@ -17,7 +17,6 @@ import collections
 import concurrent.futures
 import contextlib
 import csv
-import ctypes
 import functools
 import glob
 import importlib
@@ -25,7 +24,6 @@ import itertools
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -49,7 +47,6 @@ METHODS = [Method(*values) for values in [
     ("bb_no_sga", "A5", "BB without SGA", "#17becf"),
     ("bb_plain", "A6", "BB, no iterative inference", "#8c564b")]]
 COLUMNS = ["est_bpp", "psnr", "msssim", "actual_bpp", "rd_cost"]
-LIBC = ctypes.CDLL(None)
 OWN_COLOURS = ["#bcbd22", "#7f7f7f", "#aec7e8", "#98df8a", "#c5b0d5"]
 
 
@@ -152,7 +149,7 @@ def run_job(job):
     start = time.time()
     done = subprocess.run(
         [sys.executable, os.path.join(ROOT, job.script + ".py")] + job.argv,
-        preexec_fn=lambda: LIBC.prctl(1, signal.SIGKILL),  # PR_SET_PDEATHSIG: it ends with us
+        preexec_fn=nic.end_with_parent,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["exit code %d" % done.returncode]

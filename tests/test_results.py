@@ -317,6 +317,14 @@ def test_shards(tmp_path, capfd, fails):
     next(results.glob("*file=trio.npz")).unlink()
     _, (again,) = compress_shard()
     assert again.keys() == expected.keys()
+    for path in results.glob("*file=trio.npz*"):
+        (shutil.rmtree if path.is_dir() else os.remove)(str(path))
+    printed, (joined,) = compress_shard("--jobs", 2, "--threads", 3)
+    assert printed.count("Avg est_bpp") == printed.count("results: ") == 1
+    for name, values in expected.items():
+        np.testing.assert_array_equal(joined[name], values)
+    assert "--jobs: only" in fails("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress",
+                                   BASE_RUN, images / "0.png", "--jobs", 2)
     argv = ["--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, images, "--shard"]
     assert "only 3 images" in fails("mbt2018", *argv, "1/4", "--results_dir", results)
     assert "--results_dir" in fails("mbt2018", *argv, "1/2", "--results_dir", "")
