@@ -29,12 +29,12 @@ SIDE = 160  # pixels that are shown
 SCRIPTS = ["mbt2018", "sga", "bb_sga"]
 
 
-def by_method(script, path, folder):
+def by_method(script, path, folder, options):
     """uint8 [H, W, 3] decoded from a file of a method, bits per pixel, PSNR in dB."""
     run_name = RUNS[0].replace("mbt2018", "mbt2018_bb" if script.startswith("bb") else "mbt2018")
     main, file = importlib.import_module(script).main, os.path.join(folder, script + ".iinc")
     models = ["--checkpoint_dir", os.path.join(RESULTS, "models")]
-    result = main(models + ["compress", run_name, path, file, "--results_dir", ""])
+    result = main(models + ["compress", run_name, path, file, "--results_dir", ""] + options)
     main(models + ["decompress", run_name, file, file + ".png"])
     return nic.read_image(file + ".png"), result["est_bpp"][0], result["psnr"][0]
 
@@ -76,7 +76,9 @@ def run(args):
     labels = {method.script: method.label for method in table1.METHODS}
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as null, \
             contextlib.redirect_stdout(null):
-        compressed = {labels[script]: by_method(script, args.image, folder) for script in SCRIPTS}
+        compressed = {labels[script]: by_method(
+            script, args.image, folder, ["--fast"] * (args.fast and script != "mbt2018"))
+            for script in SCRIPTS}
     jpeg = by_jpeg(image, compressed[labels["sga"]][1])
     draw(image, dict({"JPEG": jpeg}, **compressed), args.output)
 
@@ -88,6 +90,7 @@ def main(argv=None):
                         default=os.path.join(RESULTS, "images", "face-384x384.png"))
     parser.add_argument("--output", default="compare.png",
                         help="picture to write (default: %(default)s)")
+    parser.add_argument("--fast", action="store_true", help="instead of the paper's settings")
     nic.run_or_exit(parser, run, parser.parse_args(argv))
 
 

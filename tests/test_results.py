@@ -472,7 +472,7 @@ def test_compare(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(compare, "draw", lambda original, compressed, path: drawn.append(
         (original, compressed)))
-    compare.main(["--output", str(tmp_path / "x.png")])
+    compare.main(["--fast", "--output", str(tmp_path / "x.png")])
     (original, compressed), = drawn
     assert list(compressed) == ["JPEG", "base hyperprior", "SGA", "SGA + BB"]
     for decoded, bpp, psnr in compressed.values():
