@@ -1936,7 +1936,8 @@ def require_same_training(args, folder):
     last = {}
     with contextlib.suppress(OSError, ValueError):  # it may be missing, or a stranger's
         last = dict(json.loads(read_bytes(os.path.join(folder, "args.json")).decode()))
-    differ = ["--%s %s (now %s)" % (name, last[name] or "none", getattr(args, name) or "none")
+    shown = lambda value: "none" if value in (None, "") else value
+    differ = ["--%s %s (now %s)" % (name, shown(last[name]), shown(getattr(args, name)))
               for name in ("batchsize", "patchsize", "train_glob", "eval_glob", "lr", "lr_warmup",
                            "lr_decay", "init_from", "seed")
               if name in last and last[name] != getattr(args, name)]

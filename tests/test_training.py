@@ -10,6 +10,7 @@ import subprocess
 import time
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow.compat.v1 as tf
 
