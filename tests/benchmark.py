@@ -1,6 +1,6 @@
 """Time and memory of the scripts, as ratios to a plain implementation measured in the same run.
 
-    python tests/benchmark.py [--rows sga-192 train-32 ...] [--output results/benchmark.md]
+    python tests/benchmark.py [--rows sga-192 train-64 ...] [--output results/benchmark.md]
 
 The plain implementation ("baseline") has tfc.SignalConv2D everywhere, keeps latents as numpy arrays
 that are fed, with gradients fetched and Adam in numpy, fetches the PSNR on every step, lets
@@ -348,16 +348,61 @@ def compress_row(required, turns=5):
         np.uint8)).save(image)
     argv = ["compress", "--checkpoint_dir", MODELS, "--results_dir", "",
             "mbt2018-num_filters=32-lmbda=0.01", image]
-    commands = [[sys.executable, os.path.abspath(__file__), "--work", "baseline", "script"] + argv,
-                [sys.executable, os.path.join(ROOT, "mbt2018.py")] + argv]
+    commands = [[os.path.abspath(__file__), "--work", "baseline", "script"] + argv,
+                ["mbt2018.py"] + argv]
     times = [[], []]
     for _ in range(turns):
         for command, elapsed in zip(commands, times):
-            begin = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            elapsed.append(time.perf_counter() - begin)
+            elapsed.append(script_seconds(*command))
     return table(COMPARISON, [compared("`mbt2018.py compress`, 256×256, whole process", required,
                                        *map(statistics.median, times))])
+
+
+def script_seconds(*argv):
+    """Of a script as a process."""
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, *map(str, argv)], check=True, cwd=ROOT,
+                   stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begin
+
+
+def folder_row(required, turns=3):
+    """sga.py on a folder of eight images, one after the other and two side by side."""
+    folder = tempfile.mkdtemp()
+    run = make_run_and_images(folder, 64, 8)
+    times = [[], []]
+    for _ in range(turns):
+        for jobs, elapsed in zip((1, 2), times):
+            elapsed.append(script_seconds(
+                "sga.py", "--checkpoint_dir", folder, "compress", run, folder + "/images", "--its",
+                50, "--jobs", jobs, "--results_dir", tempfile.mkdtemp()) / 8)
+    header = ["", "one at a time", "two", "ratio", "required"]
+    return table(header, [compared("50 iterations of SGA, 512×768, N = 64, per image of a folder",
+                                   required, *map(statistics.median, times))])
+
+
+def decompress_row(required, turns=5):
+    """decompress of a file by sga.py, as a process."""
+    folder = tempfile.mkdtemp()
+    run = make_run_and_images(folder, 64, 1)
+    argv = ["sga.py", "--checkpoint_dir", folder]
+    file, image = folder + "/x.iinc", folder + "/images/0.png"
+    script_seconds(*argv, "compress", run, image, file, "--its", 1, "--results_dir", "")
+    taken = statistics.median([script_seconds(*argv, "decompress", run, file)
+                               for _ in range(turns)])
+    return table(["", "", "required"], [["`sga.py decompress`, 512×768, N = 64, whole process",
+                                         seconds(taken), "≤ %d s" % required]])
+
+
+def make_run_and_images(folder, N, num_imgs):
+    """Name of a run in `folder` with random weights; images of noise are in its folder images."""
+    import_scripts("ours", "script")
+    os.mkdir(os.path.join(folder, "images"))
+    for i, image in enumerate(noise(num_imgs, 512, 768)):
+        nic.PIL.Image.fromarray(image).save(os.path.join(folder, "images", "%d.png" % i))
+    run = random_run(N)
+    os.rename(os.path.dirname(run.checkpoint), os.path.join(folder, run.name))
+    return run.name
 
 
 def pixels_row():
@@ -383,9 +428,11 @@ ROWS = {
     "sga-192": lambda: sga_row(.78, 192),
     "sga-64": lambda: sga_row(.70, 64),
     "train-192": lambda: train_row(.80, 192, 256, burst=1),
-    "train-32": lambda: train_row(.80, 32, 128, burst=10),
+    "train-64": lambda: train_row(.60, 64, 128, burst=5),
     "cost": lambda: cost_row(.20),
+    "folder": lambda: folder_row(.90),
     "compress": lambda: compress_row(.70),
+    "decompress": lambda: decompress_row(4),
     "pixels": pixels_row,
     "batch": batch_row}
 
