@@ -590,7 +590,7 @@ def write_16_bit_rgb(path):
                      + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", KINDS)
 def test_bad_images(script, tmp_path, fails):
     for path, message in bad_images(tmp_path):
         line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", run_of(script), path,
@@ -599,7 +599,7 @@ def test_bad_images(script, tmp_path, fails):
     assert not list((tmp_path / "results").glob("*")) if (tmp_path / "results").exists() else True
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", KINDS)
 def test_unwritable_results_are_found_before_the_work(script, tmp_path, fails):
     (tmp_path / "file").write_text("in the way")
     for results in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nowhere"):
