@@ -1166,7 +1166,7 @@ def parse_file(content, run):
 #           the method's options
 # codecs    CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
 # options   list of Option, of compress
-# relax     (v, T, key) -> free latents v relaxed at temperature T, with noise, if it has any, of
+# relax     (v, T, key, args) -> free latents v relaxed at temperature T, with noise, if any, of
 #           stateless seed `key`, an int [2]; of bits-back for y alone. None: nothing is optimised
 # resolve   (args) fills in all options that are None, as they depend on others
 # presets   flag -> the options that it sets, a dict
@@ -1193,6 +1193,15 @@ def number(kind, low, exclusive=False, high=2 ** 31 - 1):
     return parse
 
 
+def one_of(names):
+    """Parser of a name, likewise."""
+    def parse(text):
+        if text not in names:
+            raise argparse.ArgumentTypeError("%r: must be one of %s" % (text, ", ".join(names)))
+        return text
+    return parse
+
+
 count, natural, positive = number(int, 1), number(int, 0), number(float, 0, exclusive=True)
 
 # sess      session with the model's weights
@@ -1212,10 +1221,11 @@ Graph = collections.namedtuple(
 
 
 @do_not_convert
-def inference_graph(method, run, shape, lmbda, threads, lr=None, seed=0, record=None):
+def inference_graph(method, run, shape, args, record=None):
     """Graph of a method and a run for a batch of static shape [B, H, W, 3].
 
-    lr is Adam's rate, seed that of the noise.
+    args has the method's options, of which lr is Adam's rate, seed that of the noise; and lmbda,
+    threads.
     """
     N, is_base = run.num_filters, run.model == "base"
     with tf.Graph().as_default() as graph:
@@ -1226,18 +1236,18 @@ def inference_graph(method, run, shape, lmbda, threads, lr=None, seed=0, record=
         start = [y, hyper_analysis_transform(N, N)(y)] if is_base else [y, *posterior(N, y)]
         variables = [free_variable(v) for v in start]
         free = [v.read_value() for v in variables]
-        relax = method.relax or (lambda v, T, key: tf.identity(v))
+        relax, seed = method.relax or (lambda v, *_: tf.identity(v)), getattr(args, "seed", 0)
         num_relaxed = 2 if is_base else 1
-        relaxed = [relax(v, T, noise_key(seed, t, i)) for i, v in
+        relaxed = [relax(v, T, noise_key(seed, t, i), args) for i, v in
                    enumerate(free[:num_relaxed])] + free[num_relaxed:]
         if is_base:
             rates, mu = base_rates(*relaxed, shape, method.scale_bound)
         else:
             rates, mu = bits_back_rates(*relaxed, noise_key(seed, t, 1), shape)[0], None
         x_tilde = synthesis_transform(N)(relaxed[0])[:, :shape[1], :shape[2]]
-        losses = dict(rd_losses(lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
-        sess = restored_session(graph, run, session_config(threads))
-        step, restart = adam_ops(losses["rd_loss"], variables, lr if method.relax else None)
+        losses = dict(rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
+        sess = restored_session(graph, run, session_config(args.threads))
+        step, restart = adam_ops(losses["rd_loss"], variables, args.lr if method.relax else None)
         graph.finalize()
     return Graph(sess=sess, x=x, T=T, t=t, free=free, relaxed=relaxed, losses=losses,
                  restart=restart, step=step, centres=(mu, medians(run)) if is_base else None,
@@ -1312,6 +1322,14 @@ def atanh_logits(distance):
     return -tf.atanh(tf.minimum(distance, 1 - 1e-5))
 
 
+def sigmoid_logits(a):
+    """Like atanh_logits, log sigmoid(-a logit(distance)); of a = 1 log(1 - distance)."""
+    def logits(distance):
+        distance = tf.clip_by_value(distance, 1e-5, 1 - 1e-5)
+        return tf.log_sigmoid(a * (tf.log(1 - distance) - tf.log(distance)))
+    return logits
+
+
 def two_way(v, T, weigh=tf.nn.softmax, logits=atanh_logits):
     """Average of floor(v) and ceil(v) with weights weigh(logits(distances) / T), both [..., 2].
 
@@ -1357,10 +1375,8 @@ class Compressor:
         """The graph for a batch of a shape; the last one is kept, and its meter of quality."""
         if not self.graph or tuple(self.graph.x.shape.as_list()) != shape:
             self.graph = None  # frees it before the next takes memory
-            self.graph = inference_graph(
-                self.method, self.run, shape, self.args.lmbda, self.args.threads,
-                getattr(self.args, "lr", None), getattr(self.args, "seed", 0),
-                [] if self.args.save_opt_record else None)
+            self.graph = inference_graph(self.method, self.run, shape, self.args,
+                                         [] if self.args.save_opt_record else None)
             self.quality = quality_meter(shape, self.args.threads)
         return self.graph
 
