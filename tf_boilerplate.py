@@ -1247,7 +1247,9 @@ def inference_graph(method, run, shape, args, record=None):
         x_tilde = synthesis_transform(N)(relaxed[0])[:, :shape[1], :shape[2]]
         losses = dict(rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
         sess = restored_session(graph, run, session_config(args.threads))
-        step, restart = adam_ops(losses["rd_loss"], variables, args.lr if method.relax else None)
+        rate = method.relax and learning_rate(t, getattr(args, "sga_its", 0), args.lr, warmup=0,
+                                              decay=getattr(args, "lr_decay", 0))
+        step, restart = adam_ops(losses["rd_loss"], variables, rate)
         graph.finalize()
     return Graph(sess=sess, x=x, T=T, t=t, free=free, relaxed=relaxed, losses=losses,
                  restart=restart, step=step, centres=(mu, medians(run)) if is_base else None,
