@@ -21,7 +21,7 @@ def resolve(args):
         args.annealing_rate = 8 / args.its
 
 
-def relax(v, T, key):
+def relax(v, T, key, args):
     """Softmax between floor(v) and ceil(v): SGA without its noise."""
     return nic.two_way(v, T)
 

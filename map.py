@@ -12,7 +12,7 @@ OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
            nic.Option("--check_every", nic.count, 10, "iterations between checks when to stop")]
 
 
-def relax(v, T, key):
+def relax(v, T, key, args):
     """The latents as they are."""
     return v
 

@@ -13,7 +13,7 @@ OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
            nic.Option("--check_every", nic.count, 10, "iterations between checks when to stop")]
 
 
-def relax(v, T, key):
+def relax(v, T, key, args):
     """round(v), with the gradient of the identity."""
     # Not v + stop_gradient(round(v) - v), whose value is off by a rounding error.
     return tf.stop_gradient(tf.round(v)) + (v - tf.stop_gradient(v))

@@ -469,6 +469,21 @@ def free_variable(encoded):
                        collections=[tf.GraphKeys.LOCAL_VARIABLES])
 
 
+def learning_rate(step, last_step, lr, warmup, decay):
+    """The rate of the update after `step` (an integer tensor): lr, by default throughout.
+
+    It rises linearly over the first `warmup` steps, and falls to lr / 100 along a cosine over the
+    last `decay` (a fraction) of all last_step.
+    """
+    step, rate = tf.cast(step, tf.float32), tf.constant(lr, tf.float32)
+    if warmup:
+        rate *= tf.minimum(1., (step + 1) / warmup)
+    if decay:
+        progress = tf.clip_by_value(1 - (last_step - step) / (decay * last_step), 0, 1)
+        rate *= .01 + .99 * .5 * (1 + tf.cos(np.pi * progress))
+    return rate
+
+
 def adam_ops(losses, free, lr):
     """Ops: one step of Adam on the mean of `losses` [B], None if lr is; a restart of it all."""
     if lr is None:
@@ -1171,8 +1186,9 @@ def parse_file(content, run):
 #           the method's options
 # codecs    CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
 # options   list of Option, of compress; those named lr and seed, if there are any, are Adam's rate
-#           and the seed of the noise, and of bits-back rate_samples the draws of z that are averaged
-# relax     (v, T, key) -> free latents v relaxed at temperature T, with noise, if it has any, of
+#           (with lr_decay and sga_its, see `learning_rate`) and the seed of the noise, and of
+#           bits-back rate_samples the draws of z that are averaged
+# relax     (v, T, key, args) -> free latents v relaxed at temperature T, with noise, if any, of
 #           stateless seed `key`, an int [2]; of bits-back for y alone. None: nothing is optimised
 # resolve   (args) fills in all options that are None, as they depend on others
 # presets   flag -> the options that it sets, a dict
@@ -1199,6 +1215,15 @@ def number(kind, low, exclusive=False, high=2 ** 31 - 1):
     return parse
 
 
+def one_of(names):
+    """Parser of a name, likewise."""
+    def parse(text):
+        if text not in names:
+            raise argparse.ArgumentTypeError("%r: must be one of %s" % (text, ", ".join(names)))
+        return text
+    return parse
+
+
 count, natural, positive = number(int, 1), number(int, 0), number(float, 0, exclusive=True)
 
 # sess      session with the model's weights
@@ -1218,10 +1243,11 @@ Graph = collections.namedtuple(
 
 
 @do_not_convert
-def inference_graph(method, run, shape, lmbda, threads, lr=None, seed=0, record=None):
+def inference_graph(method, run, shape, args, record=None):
     """Graph of a method and a run for a batch of static shape [B, H, W, 3].
 
-    lr is Adam's rate, seed that of the noise.
+    args has the method's options, of which lr is Adam's rate, seed that of the noise; and lmbda,
+    threads.
     """
     N, is_base = run.num_filters, run.model == "base"
     with tf.Graph().as_default() as graph:
@@ -1232,18 +1258,20 @@ def inference_graph(method, run, shape, lmbda, threads, lr=None, seed=0, record=
         start = [y, hyper_analysis_transform(N, N)(y)] if is_base else [y, *posterior(N, y)]
         variables = [free_variable(v) for v in start]
         free = [v.read_value() for v in variables]
-        relax = method.relax or (lambda v, T, key: tf.identity(v))
+        relax, seed = method.relax or (lambda v, *_: tf.identity(v)), getattr(args, "seed", 0)
         num_relaxed = 2 if is_base else 1
-        relaxed = [relax(v, T, noise_key(seed, t, i)) for i, v in
+        relaxed = [relax(v, T, noise_key(seed, t, i), args) for i, v in
                    enumerate(free[:num_relaxed])] + free[num_relaxed:]
         if is_base:
             rates, mu = base_rates(*relaxed, shape, method.scale_bound)
         else:
             rates, mu = bits_back_rates(*relaxed, noise_key(seed, t, 1), shape)[0], None
         x_tilde = synthesis_transform(N)(relaxed[0])[:, :shape[1], :shape[2]]
-        losses = dict(rd_losses(lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
-        sess = restored_session(graph, run, session_config(threads))
-        step, restart = adam_ops(losses["rd_loss"], variables, lr if method.relax else None)
+        losses = dict(rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
+        sess = restored_session(graph, run, session_config(args.threads))
+        rate = getattr(args, "lr", None) and learning_rate(
+            t, getattr(args, "sga_its", 0), args.lr, warmup=0, decay=getattr(args, "lr_decay", 0))
+        step, restart = adam_ops(losses["rd_loss"], variables, rate if method.relax else None)
         graph.finalize()
     return Graph(sess=sess, x=x, T=T, t=t, free=free, relaxed=relaxed, losses=losses,
                  restart=restart, step=step, centres=(mu, medians(run)) if is_base else None,
@@ -1320,6 +1348,14 @@ def atanh_logits(distance):
     return -tf.atanh(tf.minimum(distance, 1 - 1e-5))
 
 
+def sigmoid_logits(a):
+    """Like atanh_logits, log sigmoid(-a logit(distance)); of a = 1 log(1 - distance)."""
+    def logits(distance):
+        distance = tf.clip_by_value(distance, 1e-5, 1 - 1e-5)
+        return tf.log_sigmoid(a * (tf.log(1 - distance) - tf.log(distance)))
+    return logits
+
+
 def two_way(v, T, weigh=tf.nn.softmax, logits=atanh_logits):
     """Average of floor(v) and ceil(v) with weights weigh(logits(distances) / T), both [..., 2].
 
@@ -1365,10 +1401,8 @@ class Compressor:
         """The graph for a batch of a shape; the last one is kept, and its meter of quality."""
         if not self.graph or tuple(self.graph.x.shape.as_list()) != shape:
             self.graph = None  # frees it before the next takes memory
-            self.graph = inference_graph(
-                self.method, self.run, shape, self.args.lmbda, self.args.threads,
-                getattr(self.args, "lr", None), getattr(self.args, "seed", 0),
-                [] if self.args.save_opt_record else None)
+            self.graph = inference_graph(self.method, self.run, shape, self.args,
+                                         [] if self.args.save_opt_record else None)
             self.quality = quality_meter(shape, self.args.threads)
         return self.graph
 
@@ -1964,21 +1998,6 @@ def initialiser(run):
           % (run.checkpoint, len(shared), ", ".join(fresh) or "none"), flush=True)
     saver = tf.train.Saver(shared)
     return lambda scaffold, sess: saver.restore(sess, run.checkpoint)
-
-
-def learning_rate(step, last_step, lr, warmup, decay):
-    """The rate of the update after `step` (an integer tensor): lr, by default throughout.
-
-    It rises linearly over the first `warmup` steps, and falls to lr / 100 along a cosine over the
-    last `decay` (a fraction) of all last_step.
-    """
-    step, rate = tf.cast(step, tf.float32), tf.constant(lr, tf.float32)
-    if warmup:
-        rate *= tf.minimum(1., (step + 1) / warmup)
-    if decay:
-        progress = tf.clip_by_value(1 - (last_step - step) / (decay * last_step), 0, 1)
-        rate *= .01 + .99 * .5 * (1 + tf.cos(np.pi * progress))
-    return rate
 
 
 class Validation(tf.train.CheckpointSaverListener):

@@ -10,7 +10,7 @@ OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
            nic.Option("--seed", nic.natural, 0, "seed of the noise")]
 
 
-def relax(v, T, key):
+def relax(v, T, key, args):
     """v + U(-1/2, 1/2), with the same noise for every image."""
     return v + nic.uniform_noise(v.shape[1:], key)
 

@@ -37,8 +37,8 @@ def method_graph(script, run_name, options, shape):
     args = nic.parse_arguments(nic.make_parser(script, None, method), method,
                                ["compress", run_name, ""] + options)
     run = nic.find_run(os.path.join(RESULTS, "models"), run_name)
-    return args, nic.inference_graph(method, run, shape, nic.run_lmbda(run_name), args.threads,
-                                     getattr(args, "lr", None), getattr(args, "seed", 0))
+    args.lmbda = nic.run_lmbda(run_name)
+    return args, nic.inference_graph(method, run, shape, args)
 
 
 def descent(run_name, options, x):

@@ -88,7 +88,7 @@ class Baseline:
             encoded_z = nic.hyper_analysis_transform(N, N)(encoded_y)
             self.latents = [tf.placeholder(tf.float32, v.shape) for v in (encoded_y, encoded_z)]
             self.T, self.t = tf.placeholder(tf.float32, []), tf.placeholder(tf.int64, [])
-            y, z = (sga.relax(v, self.T, nic.noise_key(args.seed, self.t, i))
+            y, z = (sga.relax(v, self.T, nic.noise_key(args.seed, self.t, i), args)
                     for i, v in enumerate(self.latents))
             mu, log_sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z, y.shape)
             prior_z = tfc.EntropyBottleneck(name="entropy_bottleneck")
@@ -141,8 +141,7 @@ class Ours:
 
     def __init__(self, args, run, x):
         self.args, self.x = args, x
-        self.graph = nic.inference_graph(sga.METHOD, run, x.shape, args.lmbda, args.threads,
-                                         args.lr, args.seed)
+        self.graph = nic.inference_graph(sga.METHOD, run, x.shape, args)
         self.restart()
 
     def restart(self):

@@ -63,8 +63,9 @@ def test_reported_rate_is_a_mean_over_draws(image, results, tmp_path):
 def y_hat():
     """[2, 1, h, w, N]: of two images, each of which is fitted alone."""
     run, images = nic.find_run(CHECKPOINTS, BB_RUN), np.load(NPY)
-    graph = nic.inference_graph(bb_no_sga.METHOD, run, images.shape, lmbda=0.01, threads=2)
-    return bb_no_sga.infer(graph, images, parsed("bb_no_sga"))[0][:, None]
+    args = parsed("bb_no_sga", "--lambda", 0.01, "--threads", 2)
+    graph = nic.inference_graph(bb_no_sga.METHOD, run, images.shape, args)
+    return bb_no_sga.infer(graph, images, args)[0][:, None]
 
 
 def decoder_of_npy(threads=2):

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -82,20 +81,20 @@ def test_example_in_python(copy):
 def test_a_method_is_one_file(copy):
     """The README's example compresses, decompresses and is compared, with nothing else edited."""
     (example,) = [block for block in blocks("python") if "METHOD" in block]
-    (copy.folder / "linear.py").write_text(example)
+    (copy.folder / "soft_round.py").write_text(example)
     write_image(copy.folder / "image.png", 64, 80)
     base = ["--checkpoint_dir", CHECKPOINTS]
-    copy(sys.executable, "linear.py", *base, "compress", run_of("sga"), "image.png", "x.iinc",
-         "--its", "30")
-    copy(sys.executable, "sga.py", *base, "decompress", run_of("sga"), "x.iinc", "x.png")
+    copy(sys.executable, "soft_round.py", *base, "compress", run_of("danneal"), "image.png",
+         "x.iinc", "--its", "30")
+    copy(sys.executable, "sga.py", *base, "decompress", run_of("danneal"), "x.iinc", "x.png")
     table = copy(sys.executable, "results/table1.py", *base, "--images", "image.png", "--methods",
-                 "mbt2018", "sga", "linear", "--label", "short", "--", *shlex.split("--its 30"))
+                 "mbt2018", "danneal", "soft_round", "--label", "short", "--", "--its", "30")
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("|")]
-    assert [row[1] for row in rows if len(row) > 9 and row[2] in ("sga.py", "linear")] == [
-        "SGA", "linear"]
+    assert [row[1] for row in rows if len(row) > 9 and row[2] in ("danneal.py", "soft_round")] == [
+        "deterministic annealing", "soft_round"]
     folder = copy.folder / "results" / "image-short"
     costs = [float((folder / (name + ".csv")).read_text().split()[1].split(",")[-1])
-             for name in ("mbt2018", "sga", "linear")]
+             for name in ("mbt2018", "danneal", "soft_round")]
     assert costs[0] > costs[1] != costs[2] < costs[0]
 
 

@@ -1,5 +1,7 @@
 """Limits and identities of the relaxations, as of the paper's section 3.2."""
 
+import argparse
+import functools
 import importlib
 
 import numpy as np
@@ -8,12 +10,14 @@ import tensorflow.compat.v1 as tf
 
 import danneal
 import sga
-from conftest import parsed
+from conftest import PNG, parsed
 
 VALUES = np.array([-2.5, -2., -1.75, -0.5, -0.2, 0., 0.3, 0.5, 0.99999, 1., 7.25], np.float32)
-RELAX = {script: importlib.import_module(script).relax
+RELAX = {script: functools.partial(importlib.import_module(script).relax, args=parsed(script))
          for script in ("sga", "map", "ste", "unoise", "danneal")}
-ANNEALED = ("sga", "danneal")
+RELAX.update(("sga " + name, functools.partial(sga.relax, args=parsed("sga", "--logits", name)))
+             for name in ("linear", "ssl"))
+ANNEALED = ("sga", "sga linear", "sga ssl", "danneal")
 
 
 def relaxed(relax, T, seed=0, values=VALUES):
@@ -55,9 +59,43 @@ def test_high_temperature_averages(script):
 def test_sga_draws_the_gumbel_softmax():
     """The share of samples near ceil(v) is softmax(logits), as of RelaxedOneHotCategorical."""
     v, T, n = 0.3, 0.2, 20000
-    value, _ = relaxed(sga.relax, T, values=np.full(n, v, np.float32))
+    value, _ = relaxed(RELAX["sga"], T, values=np.full(n, v, np.float32))
     odds = np.exp((np.arctanh(v) - np.arctanh(1 - v)) / T)  # of ceil against floor
     assert np.mean(value > 0.5) == pytest.approx(odds / (1 + odds), abs=4 * 0.5 / np.sqrt(n))
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("atanh", lambda d: -np.arctanh(d)), ("linear", lambda d: np.log(1 - d)),
+    ("ssl", lambda d: -np.log(1 + (d / (1 - d)) ** 2.3))])
+def test_logits(name, expected):
+    """Highest, and 0, at distance 0; finite at 1; those of the two neighbours are d <-> 1 - d."""
+    distances = np.array([0, .1, .3, .5, .7, .9, 1], np.float32)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        d = tf.constant(distances)
+        logits = sga.LOGITS[name](d)
+        values, slopes = sess.run([logits, tf.gradients(logits, d)[0]])
+    np.testing.assert_allclose(values[1:-1], expected(distances[1:-1]), rtol=2e-5)
+    assert values[0] == pytest.approx(0, abs=2e-5) and values[-1] < -5
+    assert np.all(np.diff(values) < 0) and np.all(np.isfinite(slopes))
+
+
+@pytest.mark.parametrize("T", [.1, .5])
+def test_logits_by_default_are_those_of_the_paper(T):
+    values = [relaxed(RELAX[name], T)[0] for name in ("sga", "sga linear")]
+    args = argparse.Namespace(logits="atanh")
+    np.testing.assert_array_equal(values[0], relaxed(functools.partial(sga.relax, args=args), T)[0])
+    assert np.any(values[0] != values[1])
+
+
+def test_linear_logits_at_temperature_one_keep_the_mean():
+    """The share of samples near ceil(v) is then v - floor(v): stochastic rounding."""
+    value, _ = relaxed(RELAX["sga linear"], 1., values=np.full(20000, 3.3, np.float32))
+    assert np.mean(value > 3.5) == pytest.approx(.3, abs=4 * .5 / np.sqrt(20000))
+
+
+def test_unknown_logits_are_an_error(fails):
+    assert "must be one of atanh, linear, ssl" in fails("sga", "compress", "run", PNG, "--logits",
+                                                        "cosine")
 
 
 def test_map_keeps_the_latents():

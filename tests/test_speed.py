@@ -85,12 +85,11 @@ def test_any_number_of_iterations_anneals_fully(its):
 def test_presets_and_options():
     fast = sga.PRESETS["fast"]
     args = parsed("sga", "--fast")
-    assert (args.sga_its, args.lr, args.t0) == (fast["sga_its"], fast["lr"],
-                                                0.35 * fast["sga_its"])
+    assert {**vars(args), **fast, "annealing_rate": 2 / fast["sga_its"]} == vars(args)
     assert parsed("sga", "--fast", "--lr", "0.1").lr == .1
     assert parsed("sga", "--lr", "0.1", "--fast").lr == .1
     assert parsed("sga", "--lr", "0.1", "--fast").sga_its == fast["sga_its"]
-    paper = ["--lr", "0.005", "--sga_its", "2000"]  # given, although they are the defaults
+    paper = ["--lr", "0.005", "--sga_its", "2000", "--t0", "700"]  # given, although the defaults
     for argv in (["--fast"] + paper, paper + ["--fast"]):
         assert (parsed("sga", *argv).lr, parsed("sga", *argv).t0) == (0.005, 700)
 
