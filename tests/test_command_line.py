@@ -18,13 +18,15 @@ from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, KINDS, NPY, PNG, comm
 SCRIPTS = list(FAST)
 # The paper's settings, and for each one that is a little different.
 SETTINGS = dict(mbt2018={},
-                sga=dict(sga_its=2000, lr=0.005, annealing_rate=1e-3, t0=700, T_max=0.5, seed=0),
+                sga=dict(sga_its=2000, lr=0.005, lr_decay=0, annealing_rate=1e-3, t0=700, T_max=0.5,
+                         logits="atanh", seed=0),
                 map=dict(its=2000, lr=0.005, check_every=10),
                 ste=dict(its=2000, lr=1e-4, check_every=10),
                 unoise=dict(its=2000, lr=0.005, seed=0),
                 danneal=dict(its=2000, lr=0.005, annealing_rate=4e-3, T_max=0.2),
                 bb_sga=dict(sga_its=2000, lr=0.005, rate_its=2000, rate_lr=3e-3, seed=0,
-                            annealing_rate=1e-3, t0=700, T_max=0.5, rate_samples=16),
+                            lr_decay=0, annealing_rate=1e-3, t0=700, T_max=0.5,
+                            logits="atanh", rate_samples=16),
                 bb_no_sga=dict(rate_its=1000, rate_lr=0.005, rate_samples=16, seed=0),
                 bb_plain=dict(rate_samples=16, seed=0))
 CHANGES = dict(sga=[("--sga_its", 13), ("--its", 13), ("--lr", 0.02), ("--T_max", 0.1),
