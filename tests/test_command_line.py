@@ -80,7 +80,7 @@ def test_result_names_and_settings(script, tmp_path):
     np.testing.assert_allclose(results["rd_cost"], 1e-5 * results["mse"] + results["est_bpp"])
     given = dict(zip([option.strip("-") for option in FAST[script][::2]], FAST[script][1::2]))
     for name, value in SETTINGS[script].items():
-        value = given.get(name, given.get("its", value) if name.endswith("its") else value)
+        value = given.get(name, given.get("its", value) if name.endswith("_its") else value)
         scale = {"t0": 1 / 1000, "annealing_rate": 1000}.get(name, 1)  # 2 iterations, not 2000
         assert results[name] == pytest.approx(scale * value)
 
