@@ -285,8 +285,10 @@ def find_run(checkpoint_dir, run_name):
         runs = sorted(os.path.basename(other) for other in
                       glob.glob(os.path.join(glob.escape(checkpoint_dir), "*"))
                       if newest_checkpoint(other))
-        raise ValueError("no checkpoint in %s; runs in %s: %s"
-                         % (folder, checkpoint_dir, ", ".join(runs) or "none"))
+        is_path = newest_checkpoint(run_name) and os.path.dirname(os.path.abspath(run_name))
+        raise ValueError("no checkpoint in %s; runs in %s: %s%s" % (
+            folder, checkpoint_dir, ", ".join(runs) or "none",
+            is_path and "; give --checkpoint_dir %s and the run's name" % is_path or ""))
     try:
         return read_run(checkpoint)
     except tf.errors.OpError as error:
@@ -1600,7 +1602,11 @@ def result_path(results_dir, script, run, source, lmbda, changed):
 
 def path_for(settings, path):
     """A path of results or, where others are stored there, one with a digest of the settings."""
-    if stored_results(path, {}) is None or stored_results(path, settings) is not None:
+    if stored_results(path, {}) is None:
+        if os.path.exists(path):
+            note("%s: is damaged, and replaced" % path)
+        return path
+    if stored_results(path, settings) is not None:
         return path
     checksum = digest(json.dumps(settings, sort_keys=True).encode()).hex()[:8]
     return "%s-%s.npz" % (path[:-len(".npz")], checksum)
@@ -2053,34 +2059,11 @@ def summary_hooks(args, folder, scalars, x, x_tilde):
         output_dir=summary_folder(args.logdir, folder))]
 
 
-def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks, print_every=100):
-    """Train to last_step; prints the scalars and the speed now and then."""
-    with tf.control_dependencies([train_op]):
-        next_step = tf.train.get_global_step().read_value()
+@contextlib.contextmanager
+def training_errors(folder):
+    """What a user can do something about becomes a ValueError."""
     try:
-        with tf.train.MonitoredTrainingSession(
-                master=cluster.server.target if cluster.server else "", hooks=hooks,
-                is_chief=cluster.replica == 0, checkpoint_dir=folder, scaffold=scaffold,
-                save_checkpoint_secs=None, save_checkpoint_steps=None, save_summaries_steps=None,
-                save_summaries_secs=None, log_step_count_steps=None, config=cluster.config,
-                stop_grace_period_secs=5) as sess:
-            # Not sess.run, which would call hooks: that of summaries takes a batch.
-            step = first = previous = sess.run_step_fn(
-                lambda step_context: step_context.session.run(tf.train.get_global_step()))
-            since = time.time()
-            with tqdm.tqdm(total=last_step, initial=step, disable=None, leave=False) as bar:
-                while step < last_step and not sess.should_stop():
-                    # With several replicas, a step can be seen twice or not at all.
-                    printing = previous == first or step + 1 >= min(
-                        last_step, ((previous + 1) // print_every + 1) * print_every)
-                    step, values = sess.run([next_step, scalars if printing else {}])
-                    if printing:
-                        values.update(step=step, speed=(step - previous) / (time.time() - since))
-                        print_line("step={step} loss={loss:.4f} bpp={bpp:.4f} mse={mse:.3f} "
-                                   "psnr={psnr:.3f} lr={lr:.3g} steps/s={speed:.2f}".format(
-                                       **values))
-                        since, previous = time.time(), step
-                    bar.update(step - bar.n)
+        yield
     except tf.errors.InvalidArgumentError as error:
         unreadable = re.search("^ValueError: (.*)$", error.message, re.MULTILINE)
         if unreadable:
@@ -2089,6 +2072,41 @@ def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks
             raise
         raise ValueError("the loss turned NaN or infinite; %s keeps the last good checkpoint"
                          % folder)
+
+
+def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks, print_every=100):
+    """Train to last_step; prints the scalars and the speed now and then.
+
+    Alone, Ctrl-C ends the loop only: the session, when it is closed, saves a checkpoint.
+    """
+    with tf.control_dependencies([train_op]):
+        next_step = tf.train.get_global_step().read_value()
+    with training_errors(folder), tf.train.MonitoredTrainingSession(
+            master=cluster.server.target if cluster.server else "", hooks=hooks,
+            is_chief=cluster.replica == 0, checkpoint_dir=folder, scaffold=scaffold,
+            save_checkpoint_secs=None, save_checkpoint_steps=None, save_summaries_steps=None,
+            save_summaries_secs=None, log_step_count_steps=None, config=cluster.config,
+            stop_grace_period_secs=5) as sess:
+        # Not sess.run, which would call hooks: that of summaries takes a batch.
+        step = first = previous = sess.run_step_fn(
+            lambda step_context: step_context.session.run(tf.train.get_global_step()))
+        since = time.time()
+        with tqdm.tqdm(total=last_step, initial=step, disable=None, leave=False) as bar, \
+                contextlib.suppress(*[] if cluster.server else [KeyboardInterrupt]):
+            while step < last_step and not sess.should_stop():
+                # With several replicas, a step can be seen twice or not at all.
+                printing = previous == first or step + 1 >= min(
+                    last_step, ((previous + 1) // print_every + 1) * print_every)
+                step, values = sess.run([next_step, scalars if printing else {}])
+                if printing:
+                    values.update(step=step, speed=(step - previous) / (time.time() - since))
+                    print_line("step={step} loss={loss:.4f} bpp={bpp:.4f} mse={mse:.3f} "
+                               "psnr={psnr:.3f} lr={lr:.3g} steps/s={speed:.2f}".format(**values))
+                    since, previous = time.time(), step
+                bar.update(step - bar.n)
+    if step < last_step and not cluster.server:
+        print_line("stopped; a checkpoint is saved")
+        raise KeyboardInterrupt
 
 
 class Adam(tf.train.AdamOptimizer):
@@ -2246,7 +2264,9 @@ def compress(method, args):
     others = [results.get(file) or reusable_part(file, settings) for file in files]
     if all(others):
         return report(others, target)
-    print("%d of %d images are done" % (sum(map(bool, others)), len(files)))
+    missing = [os.path.basename(file.path) for file, other in zip(files, others) if not other]
+    print("%d of %d images are done so far; not yet: %s%s" % (
+        len(files) - len(missing), len(files), ", ".join(missing[:5]), ", …" * (len(missing) > 5)))
     return None
 
 
@@ -2263,6 +2283,9 @@ def run_shards(args, num_shards):
         universal_newlines=True, preexec_fn=end_with_parent) for i in range(num_shards)]
     errors = [process.communicate()[1] for process in processes]
     for process, error in zip(processes, errors):
+        for line in error.splitlines():
+            if line.startswith("note: "):
+                note(line[len("note: "):])
         if process.returncode:
             raise ValueError(error.strip().split("error: ")[-1] or "a process of --jobs was killed")
 
@@ -2327,6 +2350,8 @@ def settings_of(method, args, run):
 def payload(args):
     """Bytes of the file --initial_bits."""
     path = getattr(args, "initial_bits", "")
+    if path and not os.path.isfile(path):
+        raise ValueError("--initial_bits %s: no such file" % path)
     return read_bytes(path) if path else b""
 
 
@@ -2409,7 +2434,10 @@ def decompress(method, args):
         if not output.endswith(endings):
             raise ValueError("%d image(s) can't be decoded to %s, only to %s"
                              % (file.shape[0], output, " or ".join(endings)))
-        for path in filter(None, (output, initial_bits)):
+        paths = [path for path in (args.input_file, output, initial_bits) if path]
+        if len(set(map(os.path.realpath, paths))) < len(paths):
+            raise ValueError("input, output and --initial_bits are to be different files")
+        for path in paths[1:]:
             require_writable(path)
         require_memory(run, (1,) + file.shape[1:])
         images, bits = codec.decode(Decoder(run, *file.shape[1:], args.threads), file,
@@ -2574,7 +2602,8 @@ def parse_arguments(parser, method, argv):
     if len(others) == 1 and others[0][:1] != "-" and getattr(args, "output_file", "") is None:
         args.output_file = others[0]  # after an option
     elif others:
-        is_glob = getattr(args, "output_file", None) and all(word[:1] != "-" for word in others)
+        is_glob = all(word[:1] != "-" for word in others) and (
+            args.command == "train" or getattr(args, "output_file", None))
         parser.error("unrecognized arguments: %s%s" % (
             " ".join(others), ("; " + QUOTE) * bool(is_glob)))
     if args.command == "compress":

@@ -6,8 +6,8 @@
 
 Results that exist, of the same model, images and settings, are kept, so that it can be stopped and
 continued at any time. Of images in a folder, glob or .npy called NAME, everything goes into the
-folder NAME of --output (NAME-LABEL with --label), results into its subfolder npz. Options after --
-go to all scripts that have them. A script that is not in the table is a method of your own, and so
+folder NAME of --output (NAME-LABEL with --label), results into its subfolder npz. Each option after
+-- goes to all scripts that have it. A script that is not in the table is a method of your own, and so
 is any CSV in the folder that has columns psnr and est_bpp or bpp, a row per point; those in its
 subfolder codecs (see codecs.py) are drawn in grey.
 """
@@ -71,20 +71,22 @@ def find_jobs(args, job_for):
         if args.runs or nic.newest_checkpoint(os.path.join(args.checkpoint_dir, name)):
             run = nic.find_run(args.checkpoint_dir, name)
             if not re.search(r"lmbda=\.?\d", run.name):
-                raise ValueError("the run name %s has no lmbda=<number>" % run.name)
+                raise ValueError("the run name %s has no lmbda=<number>; choose others by --runs"
+                                 % run.name)
             other = runs.setdefault((nic.run_lmbda(run.name), run.model), run)
             if other.name != run.name:
                 raise ValueError("%s and %s have the same lambda: choose by --runs"
                                  % (other.name, run.name))
     methods = {script: importlib.import_module(script).METHOD for script in args.methods}
-    if args.options and (not args.options[0].startswith("--") or not any(
-            has_options(method, args.options) for method in methods.values())):
-        raise ValueError("-- %s: none of %s has these options"
-                         % (" ".join(args.options), ", ".join(methods)))
-    without = [script for script in methods if not has_options(methods[script], args.options)]
-    if without:
-        nic.note("-- %s: not for %s, which have no such options"
-                 % (" ".join(args.options), ", ".join(without)))
+    known = {**methods, **{method.script: importlib.import_module(method.script).METHOD
+                           for method in METHODS}}
+    for flag in [word for i, word in enumerate(args.options) if word.startswith("--") or not i]:
+        if not any(options_for(method, [flag]) for method in known.values()):
+            raise ValueError("-- %s: none of %s has %s"
+                             % (" ".join(args.options), ", ".join(known), flag))
+        without = [script for script in methods if not options_for(methods[script], [flag])]
+        if without:
+            nic.note("-- %s: not for %s" % (flag, ", ".join(without)))
     jobs = [job_for(script, runs[key]) for key in sorted(runs) for script in methods
             if nic.is_usable(runs[key], methods[script])]
     if not jobs:
@@ -107,11 +109,15 @@ def find_earlier_jobs(args, jobs, folder, job_for):
     return earlier
 
 
-def has_options(method, options):
-    """Whether a method's script has all of `options`, words of a command line."""
-    flags = {option.split("=")[0] for option in options if option.startswith("--")}
-    return flags <= {"--" + name for name in method.presets}.union(
+def options_for(method, options):
+    """Those of `options`, words of a command line, that a method's script has."""
+    flags = {"--" + name for name in method.presets}.union(
         *(option.flags.split() for option in method.options))
+    kept, is_kept = [], False
+    for word in options:
+        is_kept = word.split("=")[0] in flags if word.startswith("--") else is_kept
+        kept += [word] * is_kept
+    return kept
 
 
 def make_job(args, source, checksums, folder, script, run):
@@ -124,8 +130,7 @@ def make_job(args, source, checksums, folder, script, run):
     parser = nic.make_parser(script, None, method)
     argv = ["--checkpoint_dir", args.checkpoint_dir, "--threads", str(threads), "compress",
             "--results_dir", folder, run.name, args.images]
-    if has_options(method, args.options):
-        argv += args.options
+    argv += options_for(method, args.options)
     resolved = nic.parse_arguments(parser, method, argv)
     if resolved.output_file:
         raise ValueError("-- %s: %s is not an option" % (
@@ -248,7 +253,7 @@ def read_csv(path):
             columns["est_bpp"] = columns["bpp"]
         order = np.argsort(columns["est_bpp"])
     except (LookupError, TypeError, ValueError, csv.Error) as error:
-        raise ValueError("%s: not a CSV of R-D points (%r)" % (path, error))
+        raise ValueError("%s: not a CSV of R-D points (%s)" % (path, error))
     columns = {name: values[order] for name, values in columns.items()}
     if "msssim" in columns:
         columns["msssim_db"] = -10 * np.log10(1 - columns["msssim"])
@@ -438,6 +443,13 @@ def method_name(name):
     return name
 
 
+def label(text):
+    """A part of a folder's name, for argparse."""
+    if "/" in text:
+        raise argparse.ArgumentTypeError("%r: must be a name without /" % text)
+    return text
+
+
 def make_parser():
     parser = nic.Parser(prog="table1.py", description=__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -455,26 +467,38 @@ def make_parser():
     parser.add_argument("--output", default=RESULTS, help="where to write (default: %(default)s)")
     parser.add_argument("--from-csv", action="store_true",
                         help="only tables and plots, of every data set under --output")
-    parser.add_argument("--label", metavar="NAME", help="of a folder for tables of other settings")
+    parser.add_argument("--label", metavar="NAME", type=label, help="of a folder for tables of other settings")
     parser.add_argument("--export-compressai", action="store_true",
                         help="also write what CompressAI's plot tool reads")
     parser.add_argument("options", nargs="*", metavar="-- OPTION",
-                        help="for the scripts that have all of them; others run without")
+                        help="for the scripts that have it")
     return parser
 
 
-def require_same_table(folder, options, paths, checksums):
-    """ValueError if the CSVs in a folder are of other images or options; else writes these there.
+def require_same_table(folder, options, paths, checksums, jobs):
+    """ValueError if the CSVs in a folder are of other images, options or models, or a stranger's.
 
-    They are in its settings.json.
+    Else its settings.json gets these; of models, names and checksums by kind and lambda.
     """
+    for script in {job.script for job in jobs}:
+        path = os.path.join(folder, script + ".csv")
+        if os.path.exists(path) and "run_name" not in (csv_rows(path) or [{}])[0]:
+            raise ValueError("%s: is there and not of this script; rename it, or --label NAME "
+                             "makes a table beside it" % path)
     path = os.path.join(folder, "settings.json")
-    settings = dict(options=options, images=dict(zip(map(os.path.basename, paths), checksums)))
-    if os.path.exists(path):
-        for name, value in json.loads(nic.read_bytes(path).decode()).items():
-            if value != settings[name]:
-                raise ValueError("%s is a table of other %s; --label NAME makes one beside it"
-                                 % (folder, name))
+    stored = json.loads(nic.read_bytes(path).decode()) if os.path.exists(path) else {}
+    settings = dict(options=options, images=dict(zip(map(os.path.basename, paths), checksums)),
+                    models=dict(stored.get("models", {})))
+    for job in jobs:
+        codec, = importlib.import_module(job.script).METHOD.codecs[:1]
+        kind = "bits-back" if codec.kind == "bits-back" else "base"
+        settings["models"]["%s, lambda = %g" % (kind, job.settings["lmbda"])] = [
+            job.run_name, job.settings["model"]]
+    for name, value in stored.items():
+        if {**settings[name], **value} != settings[name] if name == "models" else (
+                value != settings[name]):
+            raise ValueError("%s is a table of other %s; --label NAME makes one beside it"
+                             % (folder, name))
     nic.write_bytes(path, json.dumps(settings, indent=1).encode())
 
 
@@ -499,7 +523,7 @@ def run(args):
                                     os.path.join(folders[0], "npz"))
         jobs = find_jobs(args, job_for)
         nic.require_writable(os.path.join(folders[0], "npz", "results"), missing=3)
-        require_same_table(folders[0], args.options, paths, checksums)
+        require_same_table(folders[0], args.options, paths, checksums, jobs)
         earlier = find_earlier_jobs(args, jobs, folders[0], job_for)
         run_all(args, jobs)
         collect(jobs + earlier, folders[0])

@@ -401,6 +401,9 @@ def test_decompress_overwrites_only_what_it_wrote(tmp_path, fails):
     for _ in range(2):
         run(*argv, tmp_path / "new.png", "--initial_bits", tmp_path / "new.bits")
     assert (tmp_path / "new.bits").read_bytes() == before
+    for same in ([tmp_path / "x.npy", "--initial_bits", tmp_path / "x.npy"],
+                 [tmp_path / "new.png", "--force", "--initial_bits", tmp_path / "a.iinc"]):
+        assert "different files" in fails(*argv, *same)
     run(*argv, image, "--force")
     assert image.read_bytes() == (tmp_path / "new.png").read_bytes()
 

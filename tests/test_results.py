@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import glob
+import json
 import os
 import shutil
 import signal
@@ -354,11 +355,32 @@ def test_published_curves_are_drawn(tmp_path):
 def test_options_of_scripts_are_for_those_that_have_them(two_runs, capfd):
     """Those without are named, and a table of other options needs a label."""
     argv, names = two_runs
-    argv = argv + ["sga", "--runs", names[0]]
-    table1.main(argv + ["--", "--its", "2"])
-    assert "not for mbt2018" in capfd.readouterr().err
+    argv = argv + ["sga", "ste", "--runs", names[0]]
+    table1.main(argv + ["--", "--its", "2", "--check_every", "1"])
+    noted = capfd.readouterr().err
+    assert "--its: not for mbt2018" in noted and "--check_every: not for mbt2018, sga" in noted
+    for script, name in (("sga", "sga_its"), ("ste", "its")):
+        (npz,) = (tmp_path / "image" / "npz").glob("rd-%s-*" % script)
+        assert load(npz)[name] == 2
+    table1.main(argv[:-4] + argv[-2:] + ["--", "--its", "2", "--check_every", "1"])  # base alone
     for options in ([], ["--", "--its", "3"]):
         assert "table of other options; --label" in refused(argv + options, capfd)
+
+
+def test_a_table_of_other_models_or_a_strangers_csv(two_runs, tmp_path, capfd):
+    """Retrained weights, or another run of the same lambda, do not come beside what is there."""
+    argv, names = two_runs
+    table1.main(argv + ["--runs", names[0]])
+    run_folder = tmp_path / "runs" / names[0]
+    other = tmp_path / "runs" / ("other-" + names[0])
+    run_folder.rename(other)
+    assert "table of other models; --label" in refused(argv + ["--runs", other.name], capfd)
+    table1.main(argv + ["--runs", names[1]])  # another lambda
+    assert len(json.loads((tmp_path / "image" / "settings.json").read_text())["models"]) == 2
+    (tmp_path / "image-x").mkdir()
+    (tmp_path / "image-x" / "mbt2018.csv").write_text("bpp,psnr\n0.3,25\n")
+    assert "mbt2018.csv: is there and not" in refused(argv + ["--label", "x"], capfd)
+    assert "without /" in refused(argv + ["--label", "x/y"], capfd)
 
 
 def refused(argv, capfd):
