@@ -352,7 +352,7 @@ def test_published_curves_are_drawn(tmp_path):
     assert (folder / "bd-rate.png").exists()
 
 
-def test_options_of_scripts_are_for_those_that_have_them(two_runs, capfd):
+def test_options_of_scripts_are_for_those_that_have_them(two_runs, tmp_path, capfd):
     """Those without are named, and a table of other options needs a label."""
     argv, names = two_runs
     argv = argv + ["sga", "ste", "--runs", names[0]]
