@@ -1602,11 +1602,10 @@ def result_path(results_dir, script, run, source, lmbda, changed):
 
 def path_for(settings, path):
     """A path of results or, where others are stored there, one with a digest of the settings."""
-    if stored_results(path, {}) is None:
-        if os.path.exists(path):
-            note("%s: is damaged, and replaced" % path)
-        return path
-    if stored_results(path, settings) is not None:
+    stored = stored_results(path)
+    if stored is None and os.path.exists(path):
+        note("%s: is damaged, and replaced" % path)
+    if stored is None or is_of(stored, settings):
         return path
     checksum = digest(json.dumps(settings, sort_keys=True).encode()).hex()[:8]
     return "%s-%s.npz" % (path[:-len(".npz")], checksum)
@@ -1660,14 +1659,16 @@ def read_results(path):
         return {field: stored[field] for field in stored.files}
 
 
-def stored_results(path, settings):
-    """The results in a file, or None if it is missing, damaged, or of other settings."""
-    try:
-        result = read_results(path)
-    except Exception:  # damaged files raise many types
-        return None
-    same = all(np.array_equal(result.get(name), value) for name, value in settings.items())
-    return result if same else None
+def stored_results(path):
+    """The results in a file, or None if it is missing or damaged."""
+    with contextlib.suppress(Exception):  # damaged files raise many types
+        return read_results(path)
+    return None
+
+
+def is_of(result, settings):
+    """Whether results are of these settings."""
+    return all(np.array_equal(result.get(name), value) for name, value in settings.items())
 
 
 def reusable_part(file, settings):
@@ -1675,8 +1676,10 @@ def reusable_part(file, settings):
 
     None unless they are there, with the compressed file and the record if these are asked for.
     """
-    result = file.part and stored_results(file.part, dict(settings, image=file.image))
-    if not result or file.record and not os.path.exists(file.record):
+    result = file.part and stored_results(file.part)
+    if not result or not is_of(result, dict(settings, image=file.image)):
+        return None
+    if file.record and not os.path.exists(file.record):
         return None
     if file.output and not (os.path.exists(file.output) and digest(
             read_bytes(file.output)).hex() == result.get("file_checksum", "")):
@@ -1756,9 +1759,10 @@ def require_replaceable(path, initial_bits=b""):
             parse_example(content).features.feature)
     if not is_ours:
         raise ValueError("%s: is there and not a compressed file; %s" % (path, QUOTE))
-    with contextlib.suppress(ValueError, TypeError):  # damaged, or a .tfci
+    with contextlib.suppress(ValueError):  # damaged
         header, body = unpack(content)
-        num_bytes, checksum = parse_iinc(header.kind, body).initial
+        if isinstance(body, bytes):  # an .iinc
+            num_bytes, checksum = parse_iinc(header.kind, body).initial
     if num_bytes and checksum != digest(initial_bits):
         raise ValueError("%s: is there and holds %d bytes of other --initial_bits; decompress them "
                          "and remove it first" % (path, num_bytes))

@@ -23,7 +23,7 @@ import PIL.Image
 
 import table1
 from convergence import RUNS
-from landscape import centre_crop
+from landscape import centre_crop, read_large_image
 
 SIDE = 160  # pixels that are shown
 SCRIPTS = ["mbt2018", "sga", "bb_sga"]
@@ -68,10 +68,7 @@ def draw(original, compressed, path):
 
 
 def run(args):
-    image = nic.read_image(args.image)
-    if min(image.shape[:2]) < SIDE:
-        raise ValueError("%s: %d x %d pixels, needs %d x %d"
-                         % ((args.image,) + image.shape[:2] + (SIDE, SIDE)))
+    image = read_large_image(args.image, SIDE)
     nic.require_writable(args.output)
     labels = {method.script: method.label for method in table1.METHODS}
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as null, \

@@ -26,6 +26,15 @@ SIDE = 64
 RESOLUTION = 81
 
 
+def read_large_image(path, side):
+    """uint8 [H, W, 3] of an image file; ValueError if it has less than side x side pixels."""
+    image = nic.read_image(path)
+    if min(image.shape[:2]) < side:
+        raise ValueError("%s: %d x %d pixels, needs %d x %d"
+                         % ((path,) + image.shape[:2] + (side, side)))
+    return image
+
+
 def centre_crop(image, side):
     """The middle [side, side, 3] of uint8 [H, W, 3]."""
     top, left = ((length - side) // 2 for length in image.shape[:2])
@@ -106,11 +115,7 @@ def draw(path, temperatures, marked, axes_values, costs, names, picture):
 
 
 def run(args):
-    image = nic.read_image(args.image)
-    if min(image.shape[:2]) < SIDE:
-        raise ValueError("%s: %d x %d pixels, needs %d x %d"
-                         % ((args.image,) + image.shape[:2] + (SIDE, SIDE)))
-    x = centre_crop(image, SIDE)[None]
+    x = centre_crop(read_large_image(args.image, SIDE), SIDE)[None]
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         path, temperatures, (y_hat, z_hat) = sga_path(x)
     cost = cost_function(x)

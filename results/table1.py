@@ -146,7 +146,8 @@ def make_job(args, source, checksums, folder, script, run):
 
 def is_done(job):
     """Whether the job's results exist, of its settings."""
-    return nic.stored_results(job.target, job.settings) is not None
+    result = nic.stored_results(job.target)
+    return result is not None and nic.is_of(result, job.settings)
 
 
 def run_job(job):
