@@ -1197,6 +1197,8 @@ def parse_file(content, run):
 # scale_bound  from below, of sigma of p(y|z)
 Method = collections.namedtuple("Method", "infer codecs options relax resolve presets scale_bound")
 Method.__new__.__defaults__ = [], None, lambda args: None, {}, 0.
+Method.model = property(  # of its family, as in Run
+    lambda method: "bits-back" if method.codecs[0].kind == "bits-back" else "base")
 # flags "--name --alias", parser of its text (as of `number`), default, help
 Option = collections.namedtuple("Option", "flags type default help")
 Option.name = property(lambda option: option.flags.split()[0].strip("-"))
@@ -1285,15 +1287,10 @@ def has_descent(method):
     return bool({"lr", "rate_lr"} & {option.name for option in method.options})
 
 
-def is_usable(run, method):
-    """Whether the run is a model of the method's family."""
-    return (run.model == "bits-back") == (method.codecs[0].kind == "bits-back")
-
-
 def usable_run(args, method):
     """The run that the arguments name; ValueError if there is none or not for the method."""
     run = find_run(args.checkpoint_dir, args.run_name)
-    if not is_usable(run, method):
+    if run.model != method.model:
         raise ValueError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
             run.checkpoint, run.model, args.script, "mbt2018.py, sga.py and others without bb_"
             if run.model == "base" else "mbt2018_bb.py, bb_sga.py and others with bb_"))
@@ -2589,7 +2586,7 @@ def make_parser(script, doc, method=None, train=None):
             formatter_class=argparse.RawDescriptionHelpFormatter)
         add_global_options(subparser, default=argparse.SUPPRESS)
         add_options(subparser)
-        if method and method.codecs[0].kind == "bits-back":
+        if method and method.model == "bits-back":
             subparser.add_argument("--initial_bits", metavar="FILE", default="",
                                    help="payload in the place of random initial bits; "
                                    "decompress writes it there")

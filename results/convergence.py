@@ -22,7 +22,7 @@ import numpy as np
 import sga
 import table1
 
-RUNS = ["mbt2018-num_filters=32-lmbda=0.01", "mbt2018-num_filters=32-lmbda=0.0025"]
+RUNS = ["mbt2018-num_filters=64-lmbda=0.01", "mbt2018-num_filters=64-lmbda=0.0025"]
 SETTINGS = {"paper": [], "fast": ["--fast"], "thorough": ["--thorough"]}
 COLOURS = {"paper": "#555555", "fast": "#d95f02", "thorough": "#1b6ca8"}
 FIELDS = ["run_name", "setting", "iteration", "seconds", "cost", "encoder_cost"]

@@ -88,7 +88,7 @@ def find_jobs(args, job_for):
         if without:
             nic.note("-- %s: not for %s" % (flag, ", ".join(without)))
     jobs = [job_for(script, runs[key]) for key in sorted(runs) for script in methods
-            if nic.is_usable(runs[key], methods[script])]
+            if runs[key].model == methods[script].model]
     if not jobs:
         raise ValueError("%s: no run there that one of %s can use"
                          % (args.checkpoint_dir, ", ".join(args.methods)))
@@ -491,9 +491,8 @@ def require_same_table(folder, options, paths, checksums, jobs):
     settings = dict(options=options, images=dict(zip(map(os.path.basename, paths), checksums)),
                     models=dict(stored.get("models", {})))
     for job in jobs:
-        codec, = importlib.import_module(job.script).METHOD.codecs[:1]
-        kind = "bits-back" if codec.kind == "bits-back" else "base"
-        settings["models"]["%s, lambda = %g" % (kind, job.settings["lmbda"])] = [
+        model = importlib.import_module(job.script).METHOD.model
+        settings["models"]["%s, lambda = %g" % (model, job.settings["lmbda"])] = [
             job.run_name, job.settings["model"]]
     for name, value in stored.items():
         if {**settings[name], **value} != settings[name] if name == "models" else (

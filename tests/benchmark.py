@@ -201,7 +201,7 @@ def train_input(side, N, batchsize, patchsize):
 
 def sga_cost(side, lmbda):
     """All of SGA on the shipped image: at the paper's setting, or with --fast."""
-    run_name = "mbt2018-num_filters=32-lmbda=%s" % lmbda
+    run_name = "mbt2018-num_filters=64-lmbda=%s" % lmbda
     args = options("--lambda", lmbda, *([] if side == "baseline" else ["--fast"]))
     x, costs = nic.read_images(IMAGE), []
     it = (Baseline if side == "baseline" else Ours)(args, nic.find_run(MODELS, run_name), x)
@@ -346,7 +346,7 @@ def compress_row(required, turns=5):
     PIL.Image.fromarray(np.random.RandomState(0).randint(0, 256, (256, 256, 3)).astype(
         np.uint8)).save(image)
     argv = ["compress", "--checkpoint_dir", MODELS, "--results_dir", "",
-            "mbt2018-num_filters=32-lmbda=0.01", image]
+            "mbt2018-num_filters=64-lmbda=0.01", image]
     commands = [[os.path.abspath(__file__), "--work", "baseline", "script"] + argv,
                 ["mbt2018.py"] + argv]
     times = [[], []]
@@ -415,12 +415,12 @@ def pixels_row():
 
 
 def batch_row():
-    """Iterations on a batch and on a single image, N = 32."""
+    """Iterations on a batch and on a single image, N = 64."""
     rows = []
     for batch in (1, 24):
-        (step, _), = in_turns("sga", [32, batch, 256, 256], burst=3, sides=["ours"])
+        (step, _), = in_turns("sga", [64, batch, 256, 256], burst=3, sides=["ours"])
         rows.append(["%d × 256 × 256" % batch, seconds(step), seconds(step / batch)])
-    return table(["iteration of SGA, N = 32", "", "per image"], rows)
+    return table(["iteration of SGA, N = 64", "", "per image"], rows)
 
 
 ROWS = {

@@ -99,7 +99,7 @@ KINDS = ("mbt2018", "sga", "bb_sga")
 
 
 def run_of(script, num_filters=16):
-    """The golden run (or with 32 filters the shipped one) that a script can use."""
+    """The golden run (or with 64 filters the shipped one) that a script can use."""
     return (BB_RUN if "bb" in script else BASE_RUN).replace("=16", "=%d" % num_filters)
 
 

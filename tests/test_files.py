@@ -82,7 +82,7 @@ def test_threads_do_not_matter(files, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("script,suffix,num_filters,checkpoints", [
     (script, suffix, 16, CHECKPOINTS) for script, suffix in SUFFIXES] + [
-    (script, suffix, 32, SHIPPED) for script, suffix in SUFFIXES if script in KINDS])
+    (script, suffix, 64, SHIPPED) for script, suffix in SUFFIXES if script in KINDS])
 def test_round_trip(script, suffix, num_filters, checkpoints, tmp_path):
     """In fresh processes, from the file and the model alone: the pixels that were evaluated."""
     images = [write_image(tmp_path / ("%dx%d.png" % size), *size)

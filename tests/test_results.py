@@ -188,7 +188,7 @@ def test_threads_count_if_given(tmp_path, existing):
 @pytest.mark.parametrize("method", table1.METHODS, ids=lambda method: method.script)
 def test_settings_are_those_of_the_shipped_results(method):
     folder = os.path.join(ROOT, "results", "reduced", "kodak-crops", "npz")
-    run_name = run_of(method.script, 32)
+    run_name = run_of(method.script, 64)
     result = load(next(path for path in glob.glob(os.path.join(folder, "*.npz"))
                        if run_name in path and load(path)["script"] == method.script))
     args = table1.make_parser().parse_args(["--images", "kodak-crops.npy", "--threads", "1"])
@@ -332,7 +332,7 @@ def test_shards(tmp_path, capfd, fails):
 
 
 def test_runs_of_the_same_lambda_are_to_be_chosen_from(tmp_path, capfd):
-    for folder, run_name in ((CHECKPOINTS, BASE_RUN), (SHIPPED, run_of("mbt2018", 32))):
+    for folder, run_name in ((CHECKPOINTS, BASE_RUN), (SHIPPED, run_of("mbt2018", 64))):
         (tmp_path / run_name).symlink_to(os.path.join(folder, run_name))
     assert "num_filters=16" in refused(["--checkpoint_dir", str(tmp_path), "--images", PNG,
                                         "--output", str(tmp_path)], capfd)
