@@ -1,5 +1,6 @@
 """The bits-back model: its prior, its golden numbers, and what a decoder must repeat exactly."""
 
+import math
 import os
 import subprocess
 import sys
@@ -132,6 +133,18 @@ def test_fit_sees_y_hat_alone(y_hat):
     first, second = (np.array(decoder.fit(y, nic.Fit(5, 5e-3, 0))[0]) for y in y_hat)
     assert abs(first - second).max() > .1
     np.testing.assert_array_equal(decoder.fit(y_hat[0], nic.Fit(5, 5e-3, 0))[0], first)
+
+
+def test_all_of_q_is_coded():
+    """Outside of the range of z is less than 1e-14 of the mass of q, in any element."""
+    random = np.random.RandomState(0)
+    z_mean, z_logvar = random.normal(0, 3, (1, 2, 2, 4)), random.normal(-4, 1, (1, 2, 2, 4))
+    std = np.exp(.5 * z_logvar) / nic.Z_WIDTH
+    for mean in (z_mean / nic.Z_WIDTH, 0 * z_mean):
+        low, high = nic.posterior_range(mean * nic.Z_WIDTH, z_logvar)
+        tails = [math.erfc(distance / 2 ** .5) for distance in np.ravel(
+            [(mean - low + .5) / std, (high + .5 - mean) / std])]
+        assert max(tails) < 1e-14
 
 
 def test_record(tmp_path):
