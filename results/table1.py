@@ -284,11 +284,11 @@ def savings(curves, quality, rate="est_bpp"):
 
 
 def table1_rows(curves):
-    """Table 1: header, and a row per method with its BD-rates against base."""
+    """Table 1: header, and a row per method or codec with its BD-rates against base."""
     columns = [savings(curves, "psnr"), savings(curves, "msssim_db"),
                savings(curves, "psnr", "actual_bpp")]
     shown = lambda value, mark="": "–" if np.isnan(value) else "%.2f%s" % (value, mark)
-    rows = [["Table 1", "method", "script", "λs", "BD-rate %, PSNR", "BD-rate %, MS-SSIM",
+    rows = [["Table 1", "method", "script", "points", "BD-rate %, PSNR", "BD-rate %, MS-SSIM",
              "BD-rate %, PSNR, size of files", "overlap dB, PSNR", "overlap dB, MS-SSIM",
              "* not to be trusted"]]
     for method in methods_of(curves):
@@ -323,7 +323,7 @@ def points_rows(curves):
 
 def write_tables(folder, curves):
     """table1.csv, and table1.md with the points too, of a data set; returns the latter's text."""
-    rows = table1_rows(curves)
+    rows = table1_rows({**curves, **read_curves(os.path.join(folder, "codecs"))})
     write_csv(os.path.join(folder, "table1.csv"), rows[0], rows[1:])
     markdown = lambda rows: "\n".join("| %s |" % " | ".join(map(str, row)) for row in
                                       rows[:1] + [["---"] * len(rows[0])] + rows[1:])

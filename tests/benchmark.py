@@ -424,11 +424,11 @@ def batch_row():
 
 
 ROWS = {
-    "sga-192": lambda: sga_row(.78, 192),
-    "sga-64": lambda: sga_row(.70, 64),
+    "sga-192": lambda: sga_row(.60, 192),
+    "sga-64": lambda: sga_row(.60, 64),
     "train-192": lambda: train_row(.80, 192, 256, burst=1),
     "train-64": lambda: train_row(.60, 64, 128, burst=5),
-    "cost": lambda: cost_row(.20),
+    "cost": lambda: cost_row(.12),
     "folder": lambda: folder_row(.90),
     "compress": lambda: compress_row(.70),
     "decompress": lambda: decompress_row(4),

@@ -37,6 +37,8 @@ def test_curves_are_written_and_drawn_behind_the_methods(tmp_path):
                                         "0.01,a,0.2,20,0.8,0.2,5\n0.02,b,0.3,21,0.85,0.3,6\n")
     run_results("table1.py", "--from-csv", "--output", tmp_path)
     alone = (folder / "rd-psnr.png").read_bytes()
+    with open(folder / "table1.csv") as file:
+        assert [row["script"] for row in csv.DictReader(file)] == ["mbt2018.py", "JPEG", "WebP"]
     (folder / "codecs" / "JPEG.csv").rename(folder / "JPEG.csv.txt")
     run_results("table1.py", "--from-csv", "--output", tmp_path)
     assert (folder / "rd-psnr.png").read_bytes() != alone

@@ -185,15 +185,19 @@ def test_threads_count_if_given(tmp_path, existing):
     assert existing("mbt2018", "--threads", "2") == "0 of 1 results exist"
 
 
-@pytest.mark.parametrize("method", table1.METHODS, ids=lambda method: method.script)
-def test_settings_are_those_of_the_shipped_results(method):
-    folder = os.path.join(ROOT, "results", "reduced", "kodak-crops", "npz")
-    run_name = run_of(method.script, 64)
-    result = load(next(path for path in glob.glob(os.path.join(folder, "*.npz"))
-                       if run_name in path and load(path)["script"] == method.script))
+CROPS = os.path.join(ROOT, "results", "reduced", "kodak-crops")
+
+
+@pytest.mark.parametrize("script", [
+    method.script for method in table1.METHODS
+    if os.path.exists(os.path.join(CROPS, method.script + ".csv"))])
+def test_settings_are_those_of_the_shipped_results(script):
+    run_name = run_of(script, 64)
+    result = load(next(path for path in glob.glob(os.path.join(CROPS, "npz", "*.npz"))
+                       if run_name in path and load(path)["script"] == script))
     args = table1.make_parser().parse_args(["--images", "kodak-crops.npy", "--threads", "1"])
-    job = table1.make_job(args, "kodak-crops.npy", list(result["image"]), folder, method.script,
-                          nic.find_run(SHIPPED, run_name))
+    job = table1.make_job(args, "kodak-crops.npy", list(result["image"]),
+                          os.path.join(CROPS, "npz"), script, nic.find_run(SHIPPED, run_name))
     assert table1.is_done(job)
     saved = {name for name, value in result.items() if not value.ndim}
     assert saved | {"image"} == job.settings.keys() | saved & {"avg_batch_actual_bpp"}
@@ -494,7 +498,9 @@ def test_compare(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(compare, "draw", lambda original, compressed, path: drawn.append(
         (original, compressed)))
-    compare.main(["--fast", "--output", str(tmp_path / "x.png")])
+    nic.write_images(str(tmp_path / "crop.png"), nic.read_images(
+        os.path.join(ROOT, "results", "images", "face-384x384.png"))[:, 100:292, 100:292])
+    compare.main([str(tmp_path / "crop.png"), "--fast", "--output", str(tmp_path / "x.png")])
     (original, compressed), = drawn
     assert list(compressed) == ["JPEG", "base hyperprior", "SGA", "SGA + BB"]
     for decoded, bpp, psnr in compressed.values():
