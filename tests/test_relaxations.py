@@ -66,7 +66,7 @@ def test_sga_draws_the_gumbel_softmax():
 
 @pytest.mark.parametrize("name, expected", [
     ("atanh", lambda d: -np.arctanh(d)), ("linear", lambda d: np.log(1 - d)),
-    ("ssl", lambda d: -np.log(1 + (d / (1 - d)) ** 2.3))])
+    ("ssl", lambda d: -np.log(1 + (d / (1 - d)) ** (4 / 3)))])
 def test_logits(name, expected):
     """Highest, and 0, at distance 0; finite at 1; those of the two neighbours are d <-> 1 - d."""
     distances = np.array([0, .1, .3, .5, .7, .9, 1], np.float32)
