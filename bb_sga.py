@@ -15,7 +15,7 @@ OPTIONS = [option for option in sga.OPTIONS if option.name != "seed"] + bb_plain
                "iterations of the second phase, on the rate alone"),
     nic.Option("--rate_lr", nic.positive, 3e-3,
                "learning rate of Adam in the second phase")]
-PRESETS = dict(fast=dict(sga_its=400, lr=0.04, rate_its=200, rate_lr=0.06),
+PRESETS = dict(fast=dict(sga.PRESETS["fast"], rate_its=200, rate_lr=0.06),
                thorough=dict(sga.PRESETS["thorough"], rate_lr=0.01))
 
 
