@@ -1,4 +1,4 @@
-"""Plot the R-D cost of SGA's rounded latents against iterations and seconds, per setting.
+"""Plot the R-D cost of SGA's rounded latents against iterations and CPU time, per setting.
 
     python results/convergence.py [<image>]
 
@@ -47,14 +47,14 @@ def descent(run_name, options, x):
     cost = lambda: float(np.mean(nic.discrete_losses(
         graph, x, *nic.integers(graph, *graph.sess.run(graph.free)))["rd_loss"]))
     nic.encode(graph, x)
-    start, rows, elapsed, since = cost(), [], 0, time.perf_counter()
+    start, rows, elapsed, since = cost(), [], 0, time.process_time()
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         for t, _, _ in nic.descend(graph, {graph.x: x}, args.sga_its,
                                    functools.partial(sga.temperature, args), args.sga_its):
             if t % max(5, args.sga_its // 100) == 0 or t == args.sga_its - 1:
-                elapsed += time.perf_counter() - since  # scoring does not count
+                elapsed += time.process_time() - since  # scoring does not count
                 rows.append((t + 1, elapsed, cost(), start))
-                since = time.perf_counter()
+                since = time.process_time()
     return rows
 
 
@@ -79,7 +79,7 @@ def draw(path, picture):
         table = list(csv.DictReader(file))
     figure, axes = plt.subplots(len(RUNS), 2, figsize=(9, 6.4), sharey="row")
     for row, run_name in zip(axes, RUNS):
-        for axis, field, unit in zip(row, ("iteration", "seconds"), ("iterations", "seconds")):
+        for axis, field, unit in zip(row, ("iteration", "seconds"), ("iterations", "seconds of CPU time")):
             for setting in SETTINGS:
                 points = [entry for entry in table
                           if (entry["run_name"], entry["setting"]) == (run_name, setting)]
