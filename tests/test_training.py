@@ -211,6 +211,7 @@ def test_continued_training_ends_as_uninterrupted_training(tmp_path, images, cap
     assert np.abs(continued[name] - other[name]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_moved_run_continues_where_it_is_now(tmp_path, images):
     folder = train(tmp_path, images, "--last_step", 2)
     checkpoint = "model_checkpoint_path: \"%s/model.ckpt-2\"" % (tmp_path / "gone")
@@ -288,6 +289,7 @@ def test_tensorboard(tmp_path, images):
             "reconstruction/image/0", "validation/rd_cost"} <= tags
 
 
+@pytest.mark.slow
 def test_tensorboard_does_not_change_training(tmp_path, images):
     with_logs, without = (weights(train(tmp_path / str(i), images, "--last_step", 2,
                                         "--threads", 1, "--logdir", logdir))
@@ -329,7 +331,7 @@ def test_validation_is_what_compress_reports(tmp_path, images, capfd, script, ev
     held_out = tmp_path / "held out"
     held_out.mkdir()
     os.symlink(str(images / "b.jpg"), str(held_out / "b.jpg"))
-    shutil.copy(PNG, str(held_out))
+    write_image(held_out / "d.png", 100, 64)
     train(tmp_path, images, "--last_step", 2, script=script)
     folder = train(tmp_path, images, "--last_step", 4, "--eval_glob", held_out / "*", "--force",
                    script=script)
@@ -423,7 +425,8 @@ def run_export(folder, target):
 
 def test_exported_model_is_the_same_model(tmp_path):
     run_export(os.path.join(CHECKPOINTS, BASE_RUN), tmp_path / "runs")
-    original, exported = (compress("mbt2018", tmp_path / str(i), PNG, checkpoints=checkpoints)
+    image = write_image(tmp_path / "x.png", 64, 64)
+    original, exported = (compress("mbt2018", tmp_path / str(i), image, checkpoints=checkpoints)
                           for i, checkpoints in enumerate([CHECKPOINTS, tmp_path / "runs"]))
     assert original["model"] == exported["model"] and original["mse"] == exported["mse"]
     for folder, reason in ((os.path.join(CHECKPOINTS, BASE_RUN), "is there already"),
