@@ -34,7 +34,7 @@ TRAINED = "mbt2018-num_filters=8-lmbda=0.01"
 def kill_often(argv, seconds):
     """Start a command that takes so many seconds five times; kill it and its children."""
     moments = random.Random(0)
-    for _ in range(5):
+    for _ in range(3):
         process = subprocess.Popen(argv, start_new_session=True, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)
         time.sleep(moments.uniform(0, seconds))
@@ -62,7 +62,7 @@ def whole_and_killed(tmp_path, argv_for):
 def test_killed_training_ends_as_if_it_had_not_been(tmp_path):
     costs = {}
     for name, folder in whole_and_killed(tmp_path, lambda folder: command(
-            "mbt2018", "--checkpoint_dir", folder, *TRAIN, "--last_step", 400,
+            "mbt2018", "--checkpoint_dir", folder, *TRAIN, "--last_step", 200,
             "--save_checkpoint_secs", 1)):
         if name is None:
             assert not nic.newest_checkpoint(str(folder / TRAINED)).endswith("-0")
