@@ -32,7 +32,7 @@ TRAINED = "mbt2018-num_filters=8-lmbda=0.01"
 # ---------------------------------------------------------------- kill -9
 
 def kill_often(argv, seconds):
-    """Start a command that takes so many seconds five times; kill it and its children."""
+    """Start a command that takes so many seconds three times; kill it and its children."""
     moments = random.Random(0)
     for _ in range(3):
         process = subprocess.Popen(argv, start_new_session=True, stdout=subprocess.DEVNULL,
