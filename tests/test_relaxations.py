@@ -149,3 +149,10 @@ def test_sga_temperature():
     assert sga.temperature(args, 0) == sga.temperature(args, 700) == 0.5
     assert sga.temperature(args, 1700) == pytest.approx(0.5 * np.exp(-1))
     assert sga.temperature(args, 10 ** 6) == 1e-8
+
+
+def test_noise_is_another_for_each_iteration_and_latents():
+    with tf.Graph().as_default(), tf.Session() as sess:
+        keys = sess.run([nic.noise_key(tf.constant(seed, tf.int64), tf.constant(t, tf.int64), i)
+                         for seed in (0, 7) for t in range(3) for i in (0, 1)])
+    assert len(set(map(tuple, keys))) == 12
