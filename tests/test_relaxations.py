@@ -7,6 +7,7 @@ import importlib
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+import tf_boilerplate as nic
 
 import danneal
 import sga
