@@ -350,6 +350,16 @@ def test_validation_is_what_compress_reports(tmp_path, images, capfd, script, ev
         "a.png", "c.npy", "grey.png"]
 
 
+def test_every_epoch_has_all_images_in_another_order(tmp_path):
+    for i in range(4):
+        np.save(tmp_path / ("%d.npy" % i), np.full((64, 64, 3), i, np.float32))
+    with tf.Graph().as_default(), tf.Session() as sess:
+        patch = tf.data.make_one_shot_iterator(nic.training_patches(
+            nic.matching(str(tmp_path)), 1, 64, seed=0)).get_next()
+        order = np.reshape([sess.run(patch).mean() for _ in range(24)], (6, 4))
+    assert (np.sort(order) == range(4)).all() and len(np.unique(order, axis=0)) > 3
+
+
 def test_small_images_are_skipped(tmp_path, images, capfd):
     write_image(images / "small.png", 63, 200)
     train(tmp_path, images, "--last_step", 1)
