@@ -79,7 +79,8 @@ def draw(path, picture):
         table = list(csv.DictReader(file))
     figure, axes = plt.subplots(len(RUNS), 2, figsize=(9, 6.4), sharey="row")
     for row, run_name in zip(axes, RUNS):
-        for axis, field, unit in zip(row, ("iteration", "seconds"), ("iterations", "seconds of CPU time")):
+        for axis, field, unit in zip(row, ("iteration", "seconds"),
+                                     ("iterations", "seconds of CPU time")):
             for setting in SETTINGS:
                 points = [entry for entry in table
                           if (entry["run_name"], entry["setting"]) == (run_name, setting)]

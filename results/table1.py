@@ -321,9 +321,9 @@ def points_rows(curves):
         for m in methods_of(curves) if {"lmbda", "rd_cost"} <= set(curves[m.script])]
 
 
-def write_tables(folder, curves):
+def write_tables(folder, curves, codecs):
     """table1.csv, and table1.md with the points too, of a data set; returns the latter's text."""
-    rows = table1_rows({**curves, **read_curves(os.path.join(folder, "codecs"))})
+    rows = table1_rows({**codecs, **curves})
     write_csv(os.path.join(folder, "table1.csv"), rows[0], rows[1:])
     markdown = lambda rows: "\n".join("| %s |" % " | ".join(map(str, row)) for row in
                                       rows[:1] + [["---"] * len(rows[0])] + rows[1:])
@@ -343,11 +343,11 @@ def published(dataset):
     return {script: curve for script, curve in curves.items() if curve is not None}
 
 
-def draw(folder, curves):
+def draw(folder, curves, codecs):
     """rd-psnr.png, rd-msssim.png and bd-rate.png of a data set."""
     import matplotlib.pyplot as plt
     plt.switch_backend("Agg")
-    dataset, codecs = os.path.basename(folder), read_curves(os.path.join(folder, "codecs"))
+    dataset = os.path.basename(folder)
     papers = published(dataset)
     is_known = lambda curve, quality: quality in curve and np.isfinite(curve[quality]).all()
     for quality, label in (("psnr", "PSNR, dB"), ("msssim_db", "MS-SSIM, dB")):
@@ -427,9 +427,9 @@ def save(figure, path):
 
 def summarise(folder, with_compressai):
     """Table and plots of a data set from its CSVs."""
-    curves = read_curves(folder)
-    print("%s\n\n%s" % (folder, write_tables(folder, curves)))
-    draw(folder, curves)
+    curves, codecs = read_curves(folder), read_curves(os.path.join(folder, "codecs"))
+    print("%s\n\n%s" % (folder, write_tables(folder, curves, codecs)))
+    draw(folder, curves, codecs)
     if with_compressai:
         export_compressai(folder, curves)
 
