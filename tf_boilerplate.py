@@ -695,6 +695,8 @@ Coded = collections.namedtuple("Coded", "offset y z latents x_hat")
 # where latents are those of all images of the file, shape its (num_imgs, H, W), file a File, and
 # initial_bits the payload of bits-back, bytes.
 Codec = collections.namedtuple("Codec", "kind suffix encode decode")
+Codec.model = property(  # whose latents these are, as in Run
+    lambda codec: "bits-back" if codec.kind == "bits-back" else "base")
 KINDS = ("centred", "integer", "bits-back")
 
 # Before the body: checksum of all that follows; then magic, version, index of the kind, checksums
@@ -1160,7 +1162,7 @@ def parse_file(content, run):
     ValueError if it is damaged or not of this run.
     """
     header, body = unpack(content)
-    is_tfci = not isinstance(body, bytes)
+    codec = IINC[header.kind] if isinstance(body, bytes) else TFCI
     if not header and run.model != "base":
         raise ValueError("a file of the original's mbt2018.py, which ours decodes")
     if header and header.run_name != run.name:
@@ -1169,13 +1171,11 @@ def parse_file(content, run):
     if header and header.model != run.fingerprint:
         raise ValueError("of another model: the weights of %s are not those it was written with"
                          % run.checkpoint)
-    if header and (header.kind == "bits-back") != (run.model == "bits-back"):
-        raise ValueError("of %s latents, which %s model does not have" % (header.kind, run.model))
-    if is_tfci and header and header.kind != "centred":
+    if header and header.kind != codec.kind:
         raise ValueError("a .tfci of %s latents; accepted are centred ones" % header.kind)
-    if is_tfci:
-        return header, TFCI, parse_tfci(body)
-    return header, IINC[header.kind], parse_iinc(header.kind, body)
+    if codec.model != run.model:
+        raise ValueError("of %s latents, which %s model does not have" % (codec.kind, run.model))
+    return header, codec, parse_tfci(body) if codec is TFCI else parse_iinc(codec.kind, body)
 
 
 # ---------------------------------------------------------------- 5. inference
@@ -1197,8 +1197,7 @@ def parse_file(content, run):
 # scale_bound  from below, of sigma of p(y|z)
 Method = collections.namedtuple("Method", "infer codecs options relax resolve presets scale_bound")
 Method.__new__.__defaults__ = [], None, lambda args: None, {}, 0.
-Method.model = property(  # of its family, as in Run
-    lambda method: "bits-back" if method.codecs[0].kind == "bits-back" else "base")
+Method.model = property(lambda method: method.codecs[0].model)
 # flags "--name --alias", parser of its text (as of `number`), default, help
 Option = collections.namedtuple("Option", "flags type default help")
 Option.name = property(lambda option: option.flags.split()[0].strip("-"))
@@ -2424,6 +2423,8 @@ def decompress(method, args):
     """Decode args.input_file to args.output_file; ValueError if it is not what it should be."""
     run, initial_bits = usable_run(args, method), getattr(args, "initial_bits", "")
     with errors_of(args.input_file):
+        if os.path.isdir(args.input_file):
+            raise ValueError("is a folder; decompress takes one compressed file")
         header, codec, file = parse_file(read_bytes(args.input_file), run)
         if not header:
             note("%s has no checksum (the original's format): a wrong run or damage goes unnoticed"

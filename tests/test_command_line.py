@@ -393,6 +393,7 @@ def test_decompress_overwrites_only_what_it_wrote(tmp_path, fails):
     compress("bb_plain", tmp_path, image, "--initial_bits", image, output=tmp_path / "a.iinc")
     before = image.read_bytes()
     argv = ["bb_plain", "--checkpoint_dir", CHECKPOINTS, "decompress", BB_RUN, tmp_path / "a.iinc"]
+    assert "takes one compressed file" in fails(*argv[:-1], tmp_path)
     assert "--force" in fails(*argv, image)
     (tmp_path / "bits").write_text("kept")
     assert "--force" in fails(*argv, tmp_path / "new.png", "--initial_bits", tmp_path / "bits")
