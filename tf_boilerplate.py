@@ -1479,6 +1479,7 @@ class Compressor:
 
 # What Pillow lacks to read files of these names.
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif"}
+DECODED = (".iinc.png", ".tfci.png")  # how decompress names a picture if it is not told
 
 
 def read_image(path):
@@ -1491,6 +1492,8 @@ def read_image(path):
             require_8_bits(image)
             if "A" in image.mode or "transparency" in image.info:
                 note("%s: alpha channel dropped" % path)
+            if getattr(image, "n_frames", 1) > 1:
+                note("%s: only the first of %d frames is read" % (path, image.n_frames))
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # decoders raise many types on damaged files
         reason = "" if isinstance(error, PIL.UnidentifiedImageError) else " (%s)" % error
@@ -1562,6 +1565,11 @@ def find_images(imgs):
         name = os.path.basename(os.path.commonpath(folders)) if folders else None
     else:
         raise ValueError("%s: no such image, .npy, folder or glob" % imgs)
+    decoded = [path for path in paths if path.endswith(DECODED)]
+    if 0 < len(decoded) < len(paths):
+        note("%d of %d images of %s are skipped, which decompress wrote (%s)"
+             % (len(decoded), len(paths), imgs, " or ".join("*" + name for name in DECODED)))
+        paths = [path for path in paths if path not in decoded]
     if not paths:
         raise ValueError("%s: no image found there" % imgs)
     if len(set(map(os.path.basename, paths))) < len(paths):
@@ -2061,7 +2069,8 @@ def summary_hooks(args, folder, scalars, x, x_tilde):
 
 @contextlib.contextmanager
 def training_errors(folder):
-    """What a user can do something about becomes a ValueError."""
+    """What a user can do something about becomes a ValueError; SIGTERM is as Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
@@ -2072,12 +2081,15 @@ def training_errors(folder):
             raise
         raise ValueError("the loss turned NaN or infinite; %s keeps the last good checkpoint"
                          % folder)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks, print_every=100):
     """Train to last_step; prints the scalars and the speed now and then.
 
-    Alone, Ctrl-C ends the loop only: the session, when it is closed, saves a checkpoint.
+    Alone, Ctrl-C or SIGTERM, as of a time limit, ends the loop only: the session, when it is
+    closed, saves a checkpoint.
     """
     with tf.control_dependencies([train_op]):
         next_step = tf.train.get_global_step().read_value()
@@ -2318,6 +2330,8 @@ def planned_files(args, run, codec, settings):
     if (args.shard or args.jobs > 1) and not (many and target):
         raise ValueError("%s: only for a folder or glob, with --results_dir"
                          % ("--shard" if args.shard else "--jobs"))
+    if args.save_opt_record and not base:
+        raise ValueError("--save_opt_record: only with --results_dir")
     if args.shard and args.jobs > 1:
         raise ValueError("--shard %d/%d, --jobs %d: accepted is one of the two"
                          % (*args.shard, args.jobs))
@@ -2370,6 +2384,8 @@ def compress_file(compressor, file):
              % (file.path, MSSSIM_MIN_SIDE))
     result["files"] = np.repeat(os.path.basename(file.path), len(images))
     if file.output:
+        if os.path.exists(file.output) and read_bytes(file.output) not in (b"", content):
+            note("%s: was another compressed file, and is replaced" % file.output)
         write_bytes(file.output, content)
         result["file_checksum"] = digest(content).hex()
     return result

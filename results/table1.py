@@ -421,13 +421,16 @@ def save(figure, path):
     figure.tight_layout()
     with nic.replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
+    print("plot: %s" % path)
 
 
 # ---------------------------------------------------------------- command line
 
 def summarise(folder, with_compressai):
-    """Table and plots of a data set from its CSVs."""
-    curves, codecs = read_curves(folder), read_curves(os.path.join(folder, "codecs"))
+    """Table and plots of a data set from its CSVs, and those of codecs, which have no --label."""
+    label = read_settings(folder).get("label")
+    unlabelled = folder[:-len("-" + label)] if label else folder
+    curves, codecs = read_curves(folder), read_curves(os.path.join(unlabelled, "codecs"))
     print("%s\n\n%s" % (folder, write_tables(folder, curves, codecs)))
     draw(folder, curves, codecs)
     if with_compressai:
@@ -468,7 +471,8 @@ def make_parser():
     parser.add_argument("--output", default=RESULTS, help="where to write (default: %(default)s)")
     parser.add_argument("--from-csv", action="store_true",
                         help="only tables and plots, of every data set under --output")
-    parser.add_argument("--label", metavar="NAME", type=label, help="of a folder for tables of other settings")
+    parser.add_argument("--label", metavar="NAME", type=label,
+                        help="of a folder for tables of other settings")
     parser.add_argument("--export-compressai", action="store_true",
                         help="also write what CompressAI's plot tool reads")
     parser.add_argument("options", nargs="*", metavar="-- OPTION",
@@ -476,7 +480,13 @@ def make_parser():
     return parser
 
 
-def require_same_table(folder, options, paths, checksums, jobs):
+def read_settings(folder):
+    """What require_same_table wrote there, if it did."""
+    path = os.path.join(folder, "settings.json")
+    return json.loads(nic.read_bytes(path).decode()) if os.path.exists(path) else {}
+
+
+def require_same_table(folder, label, options, paths, checksums, jobs):
     """ValueError if the CSVs in a folder are of other images, options or models, or a stranger's.
 
     Else its settings.json gets these; of models, names and checksums by kind and lambda.
@@ -486,10 +496,9 @@ def require_same_table(folder, options, paths, checksums, jobs):
         if os.path.exists(path) and "run_name" not in (csv_rows(path) or [{}])[0]:
             raise ValueError("%s: is there and not of this script; rename it, or --label NAME "
                              "makes a table beside it" % path)
-    path = os.path.join(folder, "settings.json")
-    stored = json.loads(nic.read_bytes(path).decode()) if os.path.exists(path) else {}
-    settings = dict(options=options, images=dict(zip(map(os.path.basename, paths), checksums)),
-                    models=dict(stored.get("models", {})))
+    stored = read_settings(folder)
+    settings = dict(label=label, options=options, models=dict(stored.get("models", {})),
+                    images=dict(zip(map(os.path.basename, paths), checksums)))
     for job in jobs:
         model = importlib.import_module(job.script).METHOD.model
         settings["models"]["%s, lambda = %g" % (model, job.settings["lmbda"])] = [
@@ -499,7 +508,7 @@ def require_same_table(folder, options, paths, checksums, jobs):
                 value != settings[name]):
             raise ValueError("%s is a table of other %s; --label NAME makes one beside it"
                              % (folder, name))
-    nic.write_bytes(path, json.dumps(settings, indent=1).encode())
+    nic.write_bytes(os.path.join(folder, "settings.json"), json.dumps(settings, indent=1).encode())
 
 
 def run(args):
@@ -523,7 +532,7 @@ def run(args):
                                     os.path.join(folders[0], "npz"))
         jobs = find_jobs(args, job_for)
         nic.require_writable(os.path.join(folders[0], "npz", "results"), missing=3)
-        require_same_table(folders[0], args.options, paths, checksums, jobs)
+        require_same_table(folders[0], args.label, args.options, paths, checksums, jobs)
         earlier = find_earlier_jobs(args, jobs, folders[0], job_for)
         run_all(args, jobs)
         collect(jobs + earlier, folders[0])

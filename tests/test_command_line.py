@@ -452,6 +452,9 @@ def test_output_after_options_and_what_is_printed(tmp_path, capfd):
     printed = capfd.readouterr().out
     assert "compressed: %s\n" % (tmp_path / "out.iinc") in printed
     assert "results: %s\n" % npz in printed
+    run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", "", BASE_RUN, PNG,
+        tmp_path / "out.iinc")
+    assert "out.iinc: was another compressed file, and is replaced" in capfd.readouterr().err
     run("sga", "--checkpoint_dir", CHECKPOINTS, "decompress", BASE_RUN, tmp_path / "out.iinc")
     assert "decoded: %s\n" % (tmp_path / "out.iinc.png") in capfd.readouterr().out
 
@@ -489,6 +492,17 @@ def test_files_that_pillow_does_not_read_are_named(tmp_path, folder, fails, capf
                                   folder / "c.heic")
 
 
+def test_decoded_pictures_and_later_frames_are_left_out(tmp_path, folder, capfd):
+    shutil.copy(folder / "b.png", folder / "b.png.iinc.png")
+    frames = [PIL.Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "c.gif", save_all=True, append_images=frames[1:])
+    assert list(compress("mbt2018", tmp_path, folder)["files"]) == ["a.jpg", "b.png", "c.gif"]
+    error = capfd.readouterr().err
+    assert "1 of 4 images of %s are skipped" % folder in error and "first of 2 frames" in error
+    only = compress("mbt2018", tmp_path, folder / "*.iinc.png")
+    assert list(only["files"]) == ["b.png.iinc.png"]
+
+
 def test_a_checkpoint_without_its_index_file(tmp_path):
     shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / BASE_RUN))
     expected = compress("mbt2018", tmp_path / "expected", PNG)
@@ -524,7 +538,8 @@ def test_bad_run(script, tmp_path, fails):
 
 @pytest.mark.parametrize("argv", [["--sga_its", 0], ["--lr", 0], ["--lr", "inf"], ["--T_max", 0],
                                   ["--t0", "nan"], ["--annealing_rate", -1], ["--seed", -1],
-                                  ["--seed", 2 ** 63], ["--threads", 65536]])
+                                  ["--seed", 2 ** 63], ["--threads", 65536],
+                                  ["--save_opt_record", "--results_dir", ""]])
 def test_sga_options_out_of_range(argv, fails):
     assert argv[0] in fails("sga", "--checkpoint_dir", CHECKPOINTS, "compress", *argv, BASE_RUN,
                             PNG)

@@ -143,8 +143,12 @@ def test_results_of_another_model_or_image_are_not_reused(tmp_path, capfd):
               if path.is_file()}
     assert "a table of other images; --label" in refused(argv, capfd)
     assert {path: path.read_bytes() for path in before} == before
+    curve = tmp_path / "image" / "codecs" / "JPEG.csv"
+    curve.parent.mkdir()
+    curve.write_text("bpp,psnr\n0.1,20\n0.2,21\n")
     table1.main(argv + ["--label", "wider"])
-    assert "0 of 1 results exist" in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert "0 of 1 results exist" in printed and "JPEG" in printed
     assert {path: path.read_bytes() for path in before} == before
     assert (tmp_path / "image-wider" / "mbt2018.csv").exists()
 

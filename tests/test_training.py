@@ -264,8 +264,9 @@ def test_killed_training_continues(tmp_path, images):
     assert 0 < reached[1] < reached[2]
 
 
-def test_interrupted_training_saves(tmp_path, images):
-    """Ctrl-C long before the next checkpoint: none of the steps is lost."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_training_saves(number, tmp_path, images):
+    """Ctrl-C, or a scheduler's limit, long before the next checkpoint: no step is lost."""
     argv = command("mbt2018", "--checkpoint_dir", tmp_path / "runs", "--num_filters", 8, "train",
                    "--train_glob", images / "*", *SMALL, "--last_step", 10 ** 6)
     process = subprocess.Popen(
@@ -273,7 +274,7 @@ def test_interrupted_training_saves(tmp_path, images):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while "step=100 " not in process.stdout.readline():
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "stopped; a checkpoint is saved" in out and not err
     folder = tmp_path / "runs" / "mbt2018-num_filters=8-lmbda=0.01"
