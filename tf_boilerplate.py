@@ -2380,8 +2380,7 @@ def compress_file(compressor, file):
         batch = "-batch=%d" % k if len(records) > 1 else ""
         write_results(file.record[:-len(".npz")] + batch + ".npz", record)
     if min(images.shape[1:3]) < MSSSIM_MIN_SIDE:
-        note("%s: MS-SSIM is nan, as it needs sides of at least %d pixels"
-             % (file.path, MSSSIM_MIN_SIDE))
+        note("MS-SSIM is nan of images with a side under %d pixels" % MSSSIM_MIN_SIDE)
     result["files"] = np.repeat(os.path.basename(file.path), len(images))
     if file.output:
         if os.path.exists(file.output) and read_bytes(file.output) not in (b"", content):
