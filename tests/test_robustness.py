@@ -62,7 +62,7 @@ def whole_and_killed(tmp_path, argv_for):
 def test_killed_training_ends_as_if_it_had_not_been(tmp_path):
     costs = {}
     for name, folder in whole_and_killed(tmp_path, lambda folder: command(
-            "mbt2018", "--checkpoint_dir", folder, *TRAIN, "--last_step", 200,
+            "mbt2018", "--checkpoint_dir", folder, *TRAIN, "--last_step", 100,
             "--save_checkpoint_secs", 1)):
         if name is None:
             assert not nic.newest_checkpoint(str(folder / TRAINED)).endswith("-0")

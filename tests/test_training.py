@@ -291,6 +291,7 @@ def test_tensorboard(tmp_path, images):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_tensorboard_does_not_change_training(tmp_path, images):
     with_logs, without = (weights(train(tmp_path / str(i), images, "--last_step", 2,
                                         "--threads", 1, "--logdir", logdir))
@@ -325,8 +326,8 @@ def test_default_learning_rate_is_the_constant_of_the_paper(tmp_path, images, mo
         np.testing.assert_array_equal(scheduled[name], constant[name], err_msg=name)
 
 
-@pytest.mark.parametrize("script, evaluated_by", [("mbt2018", "mbt2018"),
-                                                  ("mbt2018_bb", "bb_plain")])
+@pytest.mark.parametrize("script, evaluated_by", [
+    ("mbt2018", "mbt2018"), pytest.param("mbt2018_bb", "bb_plain", marks=pytest.mark.slow)])
 def test_validation_is_what_compress_reports(tmp_path, images, capfd, script, evaluated_by):
     """And its images are not trained on."""
     held_out = tmp_path / "held out"
