@@ -1490,7 +1490,7 @@ def read_image(path):
     try:
         with PIL.Image.open(path) as image:
             require_8_bits(image)
-            if "A" in image.mode or "transparency" in image.info:
+            if image.mode[-1] in "Aa" or "transparency" in image.info:  # RGBA, LA, La, but not LAB
                 note("%s: alpha channel dropped" % path)
             if getattr(image, "n_frames", 1) > 1:
                 note("%s: only the first of %d frames is read" % (path, image.n_frames))

@@ -496,9 +496,12 @@ def test_decoded_pictures_and_later_frames_are_left_out(tmp_path, folder, capfd)
     shutil.copy(folder / "b.png", folder / "b.png.iinc.png")
     frames = [PIL.Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     frames[0].save(folder / "c.gif", save_all=True, append_images=frames[1:])
-    assert list(compress("mbt2018", tmp_path, folder)["files"]) == ["a.jpg", "b.png", "c.gif"]
+    PIL.Image.new("LAB", (40, 40)).save(folder / "d.tif")
+    assert list(compress("mbt2018", tmp_path, folder)["files"]) == ["a.jpg", "b.png", "c.gif",
+                                                                    "d.tif"]
     error = capfd.readouterr().err
-    assert "1 of 4 images of %s are skipped" % folder in error and "first of 2 frames" in error
+    assert "1 of 5 images of %s are skipped" % folder in error and "first of 2 frames" in error
+    assert "alpha" not in error
     only = compress("mbt2018", tmp_path, folder / "*.iinc.png")
     assert list(only["files"]) == ["b.png.iinc.png"]
 
