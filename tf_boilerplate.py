@@ -1569,7 +1569,7 @@ def find_images(imgs):
     if 0 < len(decoded) < len(paths):
         note("%d of %d images of %s are skipped, which decompress wrote (%s)"
              % (len(decoded), len(paths), imgs, " or ".join("*" + name for name in DECODED)))
-        paths = [path for path in paths if path not in decoded]
+        paths = [path for path in paths if not path.endswith(DECODED)]
     if not paths:
         raise ValueError("%s: no image found there" % imgs)
     if len(set(map(os.path.basename, paths))) < len(paths):
@@ -2069,8 +2069,7 @@ def summary_hooks(args, folder, scalars, x, x_tilde):
 
 @contextlib.contextmanager
 def training_errors(folder):
-    """What a user can do something about becomes a ValueError; SIGTERM is as Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """What a user can do something about becomes a ValueError."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
@@ -2081,6 +2080,15 @@ def training_errors(folder):
             raise
         raise ValueError("the loss turned NaN or infinite; %s keeps the last good checkpoint"
                          % folder)
+
+
+@contextlib.contextmanager
+def interruptible():
+    """A context that Ctrl-C, or SIGTERM as of a scheduler's time limit, ends without an error."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -2088,8 +2096,7 @@ def training_errors(folder):
 def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks, print_every=100):
     """Train to last_step; prints the scalars and the speed now and then.
 
-    Alone, Ctrl-C or SIGTERM, as of a time limit, ends the loop only: the session, when it is
-    closed, saves a checkpoint.
+    Alone, Ctrl-C or SIGTERM ends the loop only: the session, when it is closed, saves a checkpoint.
     """
     with tf.control_dependencies([train_op]):
         next_step = tf.train.get_global_step().read_value()
@@ -2104,7 +2111,7 @@ def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks
             lambda step_context: step_context.session.run(tf.train.get_global_step()))
         since = time.time()
         with tqdm.tqdm(total=last_step, initial=step, disable=None, leave=False) as bar, \
-                contextlib.suppress(*[] if cluster.server else [KeyboardInterrupt]):
+                (contextlib.suppress() if cluster.server else interruptible()):
             while step < last_step and not sess.should_stop():
                 # With several replicas, a step can be seen twice or not at all.
                 printing = previous == first or step + 1 >= min(

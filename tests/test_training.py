@@ -291,7 +291,6 @@ def test_tensorboard(tmp_path, images):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_tensorboard_does_not_change_training(tmp_path, images):
     with_logs, without = (weights(train(tmp_path / str(i), images, "--last_step", 2,
                                         "--threads", 1, "--logdir", logdir))
