@@ -151,6 +151,12 @@ def write_image(path, height, width, mode="RGB"):
     return path
 
 
+@pytest.fixture(autouse=True)
+def untold():
+    """Each test stands for a process of its own: notes that another was told count anew."""
+    importlib.import_module("tf_boilerplate").NOTED.clear()
+
+
 @pytest.fixture(scope="session")
 def results(tmp_path_factory):
     """Function: results of a script on an image at the paper's settings, computed once."""
