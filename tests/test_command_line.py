@@ -151,7 +151,7 @@ def test_record(script, its, tmp_path):
     np.testing.assert_allclose(record["rd_loss_after_rounding"][-1], results["rd_cost"], rtol=0.05)
 
 
-@pytest.mark.parametrize("script", ["map", "ste"])
+@pytest.mark.parametrize("script", ["map", pytest.param("ste", marks=pytest.mark.slow)])
 def test_record_of_a_folder_and_early_stops(script, folder, tmp_path, monkeypatch):
     """Each image has a record of its own, which has its result in it; so has each batch."""
     results = compress(script, tmp_path, folder, "--save_opt_record", "--lr", 0.05, "--its", 60)
@@ -190,7 +190,7 @@ def test_the_last_iteration_is_checked(monkeypatch):
                             check_every=10) == [expected]
 
 
-@pytest.mark.parametrize("script", ["sga", "unoise"])
+@pytest.mark.parametrize("script", ["sga", pytest.param("unoise", marks=pytest.mark.slow)])
 def test_the_same_noise_alone_and_in_a_batch(script, tmp_path):
     batch = compress(script, tmp_path, NPY, "--its", 20)
     for k, image in enumerate(np.load(NPY)):
@@ -323,6 +323,7 @@ def test_options_may_stand_before_or_after_the_subcommand(tmp_path):
     assert len(os.listdir(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_large_npy_is_processed_in_batches(tmp_path, monkeypatch):
     import tf_boilerplate as nic
     images = np.load(NPY)[:, :64, :48].repeat(3, axis=0)

@@ -30,7 +30,7 @@ def mean_cost(image, script):
 
 
 @pytest.mark.parametrize("image", IMAGES)
-@pytest.mark.parametrize("script", ["sga", "unoise"])
+@pytest.mark.parametrize("script", ["sga", pytest.param("unoise", marks=pytest.mark.slow)])
 def test_stochastic(script, image, results):
     expected = golden(image, script)
     tolerance = np.maximum(3 * np.array(expected["rd_cost_std"]),

@@ -80,6 +80,7 @@ def test_example_in_python(copy):
     assert re.search(r"^\[[\d.]+\]$", printed, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_method_is_one_file(copy):
     """The README's example compresses, decompresses and is compared, with nothing else edited."""
     (example,) = [block for block in blocks("python") if "METHOD" in block]

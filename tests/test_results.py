@@ -124,6 +124,7 @@ def test_table1_of_the_golden_models(tmp_path, capfd):
     assert "λ = 0.01" in text and "%.4f, %.2f" % (float(row["est_bpp"]), float(row["psnr"])) in text
 
 
+@pytest.mark.slow
 def test_results_of_another_model_or_image_are_not_reused(tmp_path, capfd):
     write_image(tmp_path / "image.png", 64, 64)
     argv = ["--checkpoint_dir", CHECKPOINTS, "--images", str(tmp_path / "image.png"), "--output",
@@ -219,6 +220,7 @@ def two_runs(tmp_path):
             "--output", str(tmp_path), "--methods", "mbt2018"], names
 
 
+@pytest.mark.slow
 def test_fewer_runs_keep_the_rows_whose_results_exist(tmp_path, two_runs, capfd):
     argv, names = two_runs
     column = lambda: [row[1] for row in read(tmp_path / "image" / "mbt2018.csv")[1:]]
@@ -299,6 +301,7 @@ def test_an_interrupt_starts_no_other_script(running):
     assert process.wait(30) == 130 and not is_running(script)
 
 
+@pytest.mark.slow
 def test_shards(tmp_path, capfd, fails):
     """Whichever run finds the parts of all images, with or without --shard, writes the result."""
     images, results = tmp_path / "trio", tmp_path / "results"
@@ -360,6 +363,7 @@ def test_published_curves_are_drawn(tmp_path):
     assert (folder / "bd-rate.png").exists()
 
 
+@pytest.mark.slow
 def test_options_of_scripts_are_for_those_that_have_them(two_runs, tmp_path, capfd):
     """Those without are named, and a table of other options needs a label."""
     argv, names = two_runs

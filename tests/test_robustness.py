@@ -112,6 +112,7 @@ def test_killed_table1_ends_as_if_it_had_not_been(tmp_path, folder):
     assert tables["killed"] == tables["whole"]
 
 
+@pytest.mark.slow
 def test_what_killed_processes_left_is_removed(tmp_path):
     """Temporary files of processes that are gone, but not those of others."""
     argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path, BASE_RUN, PNG]
@@ -138,6 +139,7 @@ def fails_with_small_files(num_bytes, script, *argv):
     return lines[0]
 
 
+@pytest.mark.slow
 def test_full_disk_in_compress(tmp_path, folder):
     """The error names the file; older results and files stay whole."""
     argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path / "results",

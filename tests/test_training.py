@@ -221,6 +221,7 @@ def test_a_moved_run_continues_where_it_is_now(tmp_path, images):
     assert str(tmp_path) not in (folder / "checkpoint").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_continues_with_the_settings_it_began_with(tmp_path, images, fails):
     """Unless it is to; and a folder stands for the images in it."""
     folder = train(tmp_path, images, "--last_step", 1)
@@ -246,6 +247,7 @@ def test_continue_the_original(tmp_path, images):
     assert weights(folder)["global_step"] == 3002
 
 
+@pytest.mark.slow
 def test_killed_training_continues(tmp_path, images):
     argv = command("mbt2018", "--checkpoint_dir", tmp_path, "--num_filters", 8, "train",
                    "--train_glob", images / "*", *SMALL, "--save_checkpoint_secs", 1,
@@ -264,7 +266,8 @@ def test_killed_training_continues(tmp_path, images):
     assert 0 < reached[1] < reached[2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+                                    signal.SIGTERM])
 def test_interrupted_training_saves(number, tmp_path, images):
     """Ctrl-C, or a scheduler's limit, long before the next checkpoint: no step is lost."""
     argv = command("mbt2018", "--checkpoint_dir", tmp_path / "runs", "--num_filters", 8, "train",
@@ -281,6 +284,7 @@ def test_interrupted_training_saves(number, tmp_path, images):
     assert weights(folder)["global_step"] >= 100
 
 
+@pytest.mark.slow
 def test_tensorboard(tmp_path, images):
     train(tmp_path, images, "--last_step", 2, "--logdir", tmp_path / "logs", "--eval_glob", PNG)
     (events,) = (tmp_path / "logs").glob("*/events*")
@@ -367,6 +371,7 @@ def test_small_images_are_skipped(tmp_path, images, capfd):
     assert "1 of 5 training images" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_nan_keeps_the_last_good_checkpoint(tmp_path, images, fails):
     folder = train(tmp_path, images, "--last_step", 2)
     for path in images.iterdir():
@@ -446,6 +451,7 @@ def test_exported_model_is_the_same_model(tmp_path):
         assert code == 2 and reason in line and line.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_init_from_another_run(tmp_path, images, capfd):
     first = train(tmp_path, images, "--last_step", 2)
     folder = tmp_path / "runs" / "mbt2018-num_filters=8-lmbda=0.02"
