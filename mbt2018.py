@@ -30,12 +30,9 @@ def objective(x, t, N, lmbda, seed):
     y_tilde = y + nic.uniform_noise(y.shape, nic.noise_key(seed, t, 0))
     x_tilde = nic.synthesis_transform(N)(y_tilde)
 
-    y_bpp, z_bpp = (tf.reduce_mean(nic.bits_per_pixel(nic.likelihood_in_training(*pair), x.shape))
+    y_bpp, z_bpp = (nic.bits_per_pixel(nic.likelihood_in_training(*pair), x.shape)
                     for pair in ((prior_y, y_tilde), (prior_z, z_tilde)))
-    mse = tf.reduce_mean(nic.mean_squared_error(x, x_tilde))
-    loss = lmbda * mse + y_bpp + z_bpp
-    scalars = dict(loss=loss, bpp=y_bpp + z_bpp, y_bpp=y_bpp, z_bpp=z_bpp, mse=mse,
-                   psnr=tf.reduce_mean(tf.image.psnr(x, x_tilde, 1, name="psnr_db")))
+    scalars = nic.training_scalars(lmbda, x, x_tilde, y_bpp + z_bpp, y_bpp=y_bpp, z_bpp=z_bpp)
 
     def update_prior():
         return [tf.train.AdamOptimizer(1e-3).minimize(prior_z.losses[0]), prior_z.updates[0]]

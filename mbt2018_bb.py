@@ -30,14 +30,11 @@ def objective(x, t, N, lmbda, seed):
     y_tilde = y + nic.uniform_noise(y.shape, nic.noise_key(seed, t, 0))
     x_tilde = nic.synthesis_transform(N)(y_tilde)
 
-    y_bpp, z_bpp, bpp_back = (tf.reduce_mean(nic.bits_per_pixel(log_p, x.shape))
-                              for log_p in (nic.likelihood_in_training(prior_y, y_tilde),
-                                            tf.log(p_z), log_q))
-    bpp = y_bpp + z_bpp - bpp_back
-    mse = tf.reduce_mean(nic.mean_squared_error(x, x_tilde))
-    loss = lmbda * mse + bpp
-    scalars = dict(loss=loss, bpp=bpp, y_bpp=y_bpp, z_bpp=z_bpp, bpp_back=bpp_back, mse=mse,
-                   psnr=tf.reduce_mean(tf.image.psnr(x, x_tilde, 1, name="psnr_db")))
+    y_bpp, z_bpp, bpp_back = (
+        nic.bits_per_pixel(log_p, x.shape) for log_p in (
+            nic.likelihood_in_training(prior_y, y_tilde), tf.log(p_z), log_q))
+    scalars = nic.training_scalars(lmbda, x, x_tilde, y_bpp + z_bpp - bpp_back,
+                                   y_bpp=y_bpp, z_bpp=z_bpp, bpp_back=bpp_back)
     return scalars, x_tilde, lambda: []
 
 

@@ -23,7 +23,7 @@ OPTIONS = [nic.Option("--sga_its --its", nic.count, 2000, "iterations of SGA"),
                       "iteration from which the temperature decays (default: 0.35 * sga_its)"),
            nic.Option("--T_max", nic.positive, 0.5, "highest temperature"),
            nic.Option("--logits", nic.one_of(LOGITS), "atanh",
-                      "logits of rounding, as a function of the distance: atanh, linear or ssl"),
+                      "logits of rounding, as a function of the distance"),
            nic.Option("--seed", nic.natural, 0, "seed of the noise")]
 # fast: about the same R-D cost, in a sixth of the iterations; thorough: the lowest in 2000.
 SSL = dict(lr_decay=1, logits="ssl", T_max=1, t0=0)
@@ -48,7 +48,7 @@ def relax(v, T, key, args):
 
 def temperature(args, t):
     """T(t): T_max until t0, then decaying exponentially."""
-    return np.clip(args.T_max * np.exp(-args.annealing_rate * (t - args.t0)), 1e-8, args.T_max)
+    return max(1e-8, args.T_max * np.exp(-args.annealing_rate * max(0, t - args.t0)))
 
 
 def infer(graph, x, args):

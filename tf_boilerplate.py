@@ -42,6 +42,10 @@ import tqdm
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
+with contextlib.suppress(ImportError):  # it may be installed for HEIC
+    import pillow_heif
+    pillow_heif.register_heif_opener()
+
 # For what builds a graph: AutoGraph would take seconds to convert tfc's layers.
 do_not_convert = tf.autograph.experimental.do_not_convert
 
@@ -337,8 +341,14 @@ def medians(run):
     return quantiles[:, 0, 1]
 
 
+def num_threads(threads):
+    """So many threads or, if None, one for each core that this process may use."""
+    return threads or len(os.sched_getaffinity(0))
+
+
 def session_config(threads, gpu=True):
     """Explicit numbers of threads, as floats depend on them; a GPU's memory as it is needed."""
+    threads = num_threads(threads)
     return tf.ConfigProto(intra_op_parallelism_threads=threads,
                           inter_op_parallelism_threads=threads,
                           device_count={} if gpu else {"GPU": 0},
@@ -427,14 +437,12 @@ def bits_back_rates(y, z_mean, z_logvar, key, x_shape):
     return rates, prior, z_tilde, mu, log_sigma
 
 
-def mean_squared_error(x, x_tilde):
-    """[B] mean squared error on the 0..255 scale of images in [0, 1]."""
-    return 255 ** 2 * tf.reduce_mean(tf.squared_difference(x, x_tilde), axis=[1, 2, 3])
-
-
 def rd_losses(lmbda, x, x_tilde, bpp):
-    """rd_loss = lmbda * mse + bpp and its two terms, each [B]; x, x_tilde in [0, 1]."""
-    mse = mean_squared_error(x, x_tilde)
+    """The R-D cost rd_loss = lmbda * mse + bpp and its two terms, each [B]; x, x_tilde in [0, 1].
+
+    The mean squared error is that on the 0..255 scale.
+    """
+    mse = 255 ** 2 * tf.reduce_mean(tf.squared_difference(x, x_tilde), axis=[1, 2, 3])
     return dict(rd_loss=lmbda * mse + bpp, mse=mse, bpp=bpp)
 
 
@@ -703,7 +711,7 @@ KINDS = ("centred", "integer", "bits-back")
 # of the model and of all y and z, and length of the names of script and run, which follow.
 HEADER = struct.Struct("<8s4sBB8s8sB")
 MAGIC, VERSION = b"iinc", 2
-Header = collections.namedtuple("Header", "kind model latents script run_name")
+Header = collections.namedtuple("Header", "kind fingerprint latents script run_name")
 # The body of an .iinc: num_imgs, H, W, lowest and highest y and z. An offset per image follows, of
 # bits-back iterations, rate and seed of the fit of q and the bytes of --initial_bits, then their
 # checksum if there are any. The rest is the coder's.
@@ -945,7 +953,6 @@ class RangeCoder:
     @do_not_convert
     def __init__(self, run, shape):
         N, (_, y_shape, z_shape) = run.num_filters, latent_shapes(*shape[1:3])
-        self.shape = shape
         self.median = medians(run)
         with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
             self.y, self.z_hat = (tf.placeholder(tf.float32, (shape[0],) + sides + (N,))
@@ -979,20 +986,14 @@ class RangeCoder:
         return np.rint(y_hat - arrays[self.mu]), np.rint(z_hat - self.median)
 
 
-def range_coder(previous, run, shape):
-    """The RangeCoder of the previous batch, if it suits one of this shape, or a new one."""
-    return previous if previous and previous.shape == shape else RangeCoder(run, shape)
-
-
 def encode_tfci(decoder, shape, latents, script, initial_bits=b""):
     """See Codec: the original's five features, its model identifier, offsets, and our header."""
     images = settle(decoder, True, *latents)
     example = tf.train.Example()
     feature = example.features.feature
-    coder = None
     for batch in split_batches(images, shape[1] * shape[2]):
         y, z = (np.concatenate(arrays) for arrays in zip(*(image[1:3] for image in batch)))
-        coder = range_coder(coder, decoder.run, (len(batch),) + shape[1:])
+        coder = RangeCoder(decoder.run, (len(batch),) + shape[1:])
         for key, strings in zip(TFCI_FEATURES, coder.encode(y, z)):
             feature[key].bytes_list.value.extend(strings)
     for key, sides in zip(TFCI_FEATURES[2:], latent_shapes(*shape[1:])):
@@ -1023,10 +1024,10 @@ def parse_tfci(example):
 
 def decode_tfci(decoder, file, with_initial_bits=False):
     """See Codec."""
-    images, offsets, coder = [], iter(file.offsets), None
+    images, offsets = [], iter(file.offsets)
     for strings in zip(*(split_batches(strings, file.shape[1] * file.shape[2])
                          for strings in file.payload)):
-        coder = range_coder(coder, decoder.run, (len(strings[0]),) + file.shape[1:])
+        coder = RangeCoder(decoder.run, (len(strings[0]),) + file.shape[1:])
         for y, z, offset in zip(*(arrays[:, None] for arrays in coder.decode(*strings)), offsets):
             shift, _, _ = decoder.conditional(z + decoder.median, offset, centred=True)
             images.append(Coded(offset, y, z, None, decoder.picture(y + shift, offset)))
@@ -1168,7 +1169,7 @@ def parse_file(content, run):
     if header and header.run_name != run.name:
         raise ValueError("written by %s.py with the run %s, not %s"
                          % (header.script, header.run_name, run.name))
-    if header and header.model != run.fingerprint:
+    if header and header.fingerprint != run.fingerprint:
         raise ValueError("of another model: the weights of %s are not those it was written with"
                          % run.checkpoint)
     if header and header.kind != codec.kind:
@@ -1188,8 +1189,8 @@ def parse_file(content, run):
 #           the method's options
 # codecs    CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
 # options   list of Option, of compress; those named lr and seed, if there are any, are Adam's rate
-#           (with lr_decay and sga_its, see `learning_rate`) and the seed of the noise, and of
-#           bits-back rate_samples the draws of z that are averaged
+#           (with lr_decay and its or sga_its, see `learning_rate`) and the seed of the noise, and
+#           of bits-back rate_samples the draws of z that are averaged
 # relax     (v, T, key, args) -> free latents v relaxed at temperature T, with noise, if any, of
 #           stateless seed `key`, an int [2]; of bits-back for y alone. None: nothing is optimised
 # resolve   (args) fills in all options that are None, as they depend on others
@@ -1224,6 +1225,7 @@ def one_of(names):
         if text not in names:
             raise argparse.ArgumentTypeError("%r: must be one of %s" % (text, ", ".join(names)))
         return text
+    parse.metavar = "{%s}" % ",".join(names)
     return parse
 
 
@@ -1272,8 +1274,9 @@ def inference_graph(method, run, shape, args, record=None):
         x_tilde = synthesis_transform(N)(relaxed[0])[:, :shape[1], :shape[2]]
         losses = dict(rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
         sess = restored_session(graph, run, session_config(args.threads))
+        its = getattr(args, "sga_its", getattr(args, "its", 0))
         rate = getattr(args, "lr", None) and learning_rate(
-            t, getattr(args, "sga_its", 0), args.lr, warmup=0, decay=getattr(args, "lr_decay", 0))
+            t, its, args.lr, warmup=0, decay=getattr(args, "lr_decay", 0))
         step, restart = adam_ops(losses["rd_loss"], variables, rate if method.relax else None)
         graph.finalize()
     return Graph(sess=sess, x=x, T=T, t=t, free=free, relaxed=relaxed, losses=losses,
@@ -1497,8 +1500,9 @@ def read_image(path):
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # decoders raise many types on damaged files
         reason = "" if isinstance(error, PIL.UnidentifiedImageError) else " (%s)" % error
-        if path.lower().endswith(tuple(PLUGINS)):
-            reason = " (Pillow needs %s)" % PLUGINS[os.path.splitext(path.lower())[1]]
+        suffix = os.path.splitext(path.lower())[1]
+        if suffix in PLUGINS and suffix not in readable_extensions():
+            reason = " (Pillow needs %s)" % PLUGINS[suffix]
         raise ValueError("%s: not a readable image of 8 bits per channel%s" % (path, reason))
 
 
@@ -1541,11 +1545,16 @@ def read_images(path):
     return images
 
 
+def readable_extensions():
+    """Endings of the names of files that Pillow reads, of some of which it can only write others."""
+    return tuple(extension for extension, kind in PIL.Image.registered_extensions().items()
+                 if kind in PIL.Image.OPEN)
+
+
 def find_images(imgs):
     """(name for results, sorted paths, whether a folder or glob) of the <imgs> argument."""
     if os.path.isdir(imgs):
-        extensions = tuple(extension for extension, kind in
-                           PIL.Image.registered_extensions().items() if kind in PIL.Image.OPEN)
+        extensions = readable_extensions()
         names = [name for name in os.listdir(imgs) if not name.startswith(".")
                  and os.path.isfile(os.path.join(imgs, name))]
         paths = [os.path.join(imgs, name) for name in names if name.lower().endswith(extensions)]
@@ -1734,7 +1743,8 @@ def require_writable(path, missing=0):
         raise FileNotFoundError(errno.ENOENT, "no such folder", existing)
     os.makedirs(folder, exist_ok=True)
     for leftover in glob.glob(glob.escape(path) + ".*.tmp"):
-        if not os.path.exists("/proc/" + leftover.split(".")[-2]):
+        writer = leftover[len(path) + 1:-len(".tmp")]
+        if writer.isdigit() and not os.path.exists("/proc/" + writer):
             os.remove(leftover)
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, "is a folder, not a file to write", path)
@@ -1840,7 +1850,7 @@ def matching(pattern):
     """Sorted paths of a glob, or of the images and .npy in a folder."""
     if not os.path.isdir(pattern):
         return sorted(glob.glob(pattern))
-    endings = tuple(PIL.Image.registered_extensions()) + (".npy",)
+    endings = readable_extensions() + (".npy",)
     return [os.path.join(pattern, name) for name in sorted(os.listdir(pattern))
             if name.lower().endswith(endings) and not name.startswith(".")]
 
@@ -1895,6 +1905,13 @@ def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_
                           num_parallel_calls=readers)
     dataset = dataset.map(lambda x: tf.ensure_shape(x, [patchsize, patchsize, 3]))
     return dataset.batch(batchsize, drop_remainder=True).prefetch(2)
+
+
+def training_scalars(lmbda, x, x_tilde, bpp, **parts):
+    """Scalars to report of a batch, `loss` to minimise: means of rd_losses and parts, each [B]."""
+    values = dict(rd_losses(lmbda, x, x_tilde, bpp), **parts)
+    values.update(loss=values.pop("rd_loss"), psnr=tf.image.psnr(x, x_tilde, 1, name="psnr_db"))
+    return {name: tf.reduce_mean(value) for name, value in values.items()}
 
 
 @do_not_convert
@@ -1971,7 +1988,7 @@ def source_of(args, folder, run):
 def prepare_folder(args, folder, run):
     """Make the folder of a run that is to be continued or, if None, new, with its args.json."""
     require_writable(os.path.join(folder, "args.json"), 2)
-    for leftover in glob.glob(os.path.join(glob.escape(folder), "*_temp_*")):
+    for leftover in glob.glob(os.path.join(glob.escape(folder), "model.ckpt-*_temp_*")):
         shutil.rmtree(leftover)  # of a process that was killed while it saved
     write_bytes(os.path.join(folder, "args.json"),
                 json.dumps(vars(args), indent=4, sort_keys=True).encode())
@@ -2093,7 +2110,7 @@ def interruptible():
         signal.signal(signal.SIGTERM, before)
 
 
-def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks, print_every=100):
+def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks):
     """Train to last_step; prints the scalars and the speed now and then.
 
     Alone, Ctrl-C or SIGTERM ends the loop only: the session, when it is closed, saves a checkpoint.
@@ -2115,7 +2132,7 @@ def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks
             while step < last_step and not sess.should_stop():
                 # With several replicas, a step can be seen twice or not at all.
                 printing = previous == first or step + 1 >= min(
-                    last_step, ((previous + 1) // print_every + 1) * print_every)
+                    last_step, ((previous + 1) // 100 + 1) * 100)
                 step, values = sess.run([next_step, scalars if printing else {}])
                 if printing:
                     values.update(step=step, speed=(step - previous) / (time.time() - since))
@@ -2251,22 +2268,23 @@ def compress(method, args):
     """
     run = usable_run(args, method)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
-    args.threads = max(1, args.threads // args.jobs)
+    jobs = min(args.jobs, len(find_images(args.imgs)[1]))
+    args.threads = args.threads and max(1, args.threads // jobs)
     codec, settings = codec_for(method, args.output_file or ""), settings_of(method, args, run)
     files, target, many = planned_files(args, run, codec, settings)
     mine = files[args.shard[0] - 1::args.shard[1]] if args.shard else files
     for file in mine:
         shape = read_images(file.path).shape[:3]
         with errors_of(file.path):
-            require_memory(run, shape, has_descent(method), args.jobs)
+            require_memory(run, shape, has_descent(method), jobs)
         for path in filter(None, (target, file.part, file.record)):
             require_writable(path, missing=1)
         if file.output:
             require_writable(file.output, missing=int(many))
             require_replaceable(file.output, payload(args))
 
-    if args.jobs > 1:
-        run_shards(args, min(args.jobs, len(files)))
+    if jobs > 1 and not all(reusable_part(file, settings) for file in files):
+        run_shards(args, jobs)
         return read_results(target)  # which the last of them has written and reported
     compressor, results = Compressor(method, run, args, codec), {}
     for k, file in enumerate(mine):
@@ -2275,7 +2293,9 @@ def compress(method, args):
             print("%s (%d of %d)%s" % (file.path, k + 1, len(mine), results[file] and
                                        ": from " + file.part or ""), flush=True)
         if not results[file]:
-            results[file] = dict(compress_file(compressor, file), **settings, image=file.image)
+            results[file] = dict(compress_file(compressor, file), image=file.image,
+                                 threads=num_threads(args.threads))
+            results[file].update(settings)
             if file.part:
                 write_results(file.part, results[file])
     if mine[0].output:
@@ -2295,11 +2315,22 @@ def end_with_parent():
 
 
 def run_shards(args, num_shards):
-    """Run this compress as so many processes, a shard each; ValueError if one of them fails."""
+    """Run this compress as so many processes, a shard each; ValueError if one of them fails.
+
+    Each has its part of the cores or, if there are fewer than processes, shares one.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    share = max(1, len(cores) // num_shards)
+
+    def prepare(i):
+        end_with_parent()
+        os.sched_setaffinity(0, [cores[(i * share + k) % len(cores)] for k in range(share)])
     processes = [subprocess.Popen(
-        [sys.executable, *args.command_line, "--threads", str(args.threads), "--jobs", "1",
-         "--shard", "%d/%d" % (i + 1, num_shards)], stderr=subprocess.PIPE,
-        universal_newlines=True, preexec_fn=end_with_parent) for i in range(num_shards)]
+        [sys.executable, *args.command_line, "--jobs", "1",
+         "--shard", "%d/%d" % (i + 1, num_shards)]
+        + (["--threads", str(args.threads)] if args.threads else []),
+        stderr=subprocess.PIPE, universal_newlines=True,
+        preexec_fn=functools.partial(prepare, i)) for i in range(num_shards)]
     errors = [process.communicate()[1] for process in processes]
     for process, error in zip(processes, errors):
         for line in error.splitlines():
@@ -2357,15 +2388,20 @@ def planned_files(args, run, codec, settings):
 
 
 def settings_of(method, args, run):
-    """All that results depend on but the images and the code: saved with them, and compared."""
+    """All that results depend on but the images and the code: saved with them, and compared.
+
+    The number of threads only where it is given: machines of other cores share a folder's work.
+    """
     settings = {option.name: getattr(args, option.name) for option in method.options}
     unresolved = [name for name, value in settings.items() if value is None]
     if unresolved:
         raise ValueError("%s.py: METHOD.resolve leaves %s None" % (args.script, unresolved))
     if run.model == "bits-back":
         settings["initial_bits"] = args.initial_bits and digest(payload(args)).hex()
-    return dict(settings, lmbda=args.lmbda, threads=args.threads, script=args.script,
-                run_name=run.name, model=run.fingerprint.hex())
+    if args.threads:
+        settings["threads"] = args.threads
+    return dict(settings, lmbda=args.lmbda, script=args.script, run_name=run.name,
+                model=run.fingerprint.hex())
 
 
 def payload(args):
@@ -2383,7 +2419,7 @@ def compress_file(compressor, file):
     """
     images = read_images(file.path)
     content, result, records = compressor.compress(images, payload(compressor.args))
-    for k, record in enumerate(records if file.record else []):
+    for k, record in enumerate(records):
         batch = "-batch=%d" % k if len(records) > 1 else ""
         write_results(file.record[:-len(".npz")] + batch + ".npz", record)
     if min(images.shape[1:3]) < MSSSIM_MIN_SIDE:
@@ -2507,7 +2543,7 @@ def add_global_options(parser, **default):
                         help="folder of all runs (default: ./checkpoints)")
     parser.add_argument("--threads", type=number(int, 1, high=1024), metavar="N", **default,
                         help="threads of an operation (default: one per core); results depend on "
-                        "it by rounding errors")
+                        "it by rounding errors, and count as others where it is given")
 
 
 def add_train_options(parser):
@@ -2565,7 +2601,8 @@ def add_compress_options(parser, method):
                         help="weight of the distortion (default: that of the run)")
     for option in method.options:
         default = "" if option.default is None else " (default: %s)" % option.default
-        parser.add_argument(*option.flags.split(), dest=option.name, type=option.type, metavar="N",
+        parser.add_argument(*option.flags.split(), dest=option.name, type=option.type,
+                            metavar=getattr(option.type, "metavar", "N"),
                             help=option.help + default)
     parser.set_defaults(preset={}, save_opt_record=False)
     group = parser.add_mutually_exclusive_group() if method.presets else None  # else help fails
@@ -2591,8 +2628,7 @@ def make_parser(script, doc, method=None, train=None):
     parser = Parser(prog=script + ".py", description=doc,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add_global_options(parser)
-    parser.set_defaults(checkpoint_dir="./checkpoints", threads=len(os.sched_getaffinity(0)),
-                        script=script)
+    parser.set_defaults(checkpoint_dir="./checkpoints", script=script)
     commands = {}
     if train:
         commands["train"] = "train or continue a run", add_train_options, train
@@ -2664,7 +2700,7 @@ def run_or_exit(parser, function, args):
         parser.error(error.message.strip().split("\n")[0])
     except (ValueError, MemoryError) as error:
         parser.error(str(error) or "out of memory")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # Ctrl-C; of a folder, the images that are done have their parts
         sys.exit(130)
 
 

@@ -281,6 +281,24 @@ def test_another_folder_of_the_same_name_replaces_nothing(script, options, folde
     assert names[:len(cases)] == names[len(cases):] and len(set(names)) == len(cases)
 
 
+def test_lambda_is_the_weight_of_the_distortion(tmp_path):
+    """Of what is optimised, not only of what is reported."""
+    image = write_image(tmp_path / "image.png", 64, 64)
+    low, high = (compress("sga", tmp_path, image, "--its", 30, "--lr", .05, "--lambda", lmbda)
+                 for lmbda in (1e-4, 1))
+    assert low["mse"] > high["mse"] and low["est_bpp"] < high["est_bpp"]
+
+
+def test_a_method_of_ones_own_may_have_a_rate_that_falls(tmp_path, monkeypatch):
+    import danneal
+    decay = nic.Option("--lr_decay", nic.positive, 0., "last part of the iterations")
+    monkeypatch.setattr(danneal, "METHOD", danneal.METHOD._replace(
+        options=danneal.METHOD.options + [decay]))
+    constant, falling = (compress("danneal", tmp_path, PNG, "--its", 4, "--lr", .1, *options)
+                         for options in ((), ("--lr_decay", 1)))
+    assert np.isfinite(falling["rd_cost"]).all() and falling["rd_cost"] != constant["rd_cost"]
+
+
 def test_a_method_with_unresolved_options_or_without_a_rate(tmp_path, monkeypatch, fails):
     import sga
     monkeypatch.setattr(sga, "METHOD", sga.METHOD._replace(resolve=lambda args: None))

@@ -150,6 +150,7 @@ def test_sga_temperature():
     assert sga.temperature(args, 0) == sga.temperature(args, 700) == 0.5
     assert sga.temperature(args, 1700) == pytest.approx(0.5 * np.exp(-1))
     assert sga.temperature(args, 10 ** 6) == 1e-8
+    assert sga.temperature(argparse.Namespace(T_max=.5, annealing_rate=1, t0=1000), 0) == .5
 
 
 def test_noise_is_another_for_each_iteration_and_latents():

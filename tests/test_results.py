@@ -15,7 +15,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from conftest import BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, load, run, run_of, write_image
+from conftest import (BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, compress, load, run, run_of,
+                      write_image)
 
 sys.path.insert(0, os.path.join(ROOT, "results"))
 import compare
@@ -299,6 +300,34 @@ def test_an_interrupt_starts_no_other_script(running):
     wait_for(lambda: False, 8)  # the script has imported TensorFlow and iterates
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == 130 and not is_running(script)
+
+
+def test_shards_of_machines_with_other_numbers_of_cores(tmp_path, monkeypatch):
+    """Join, as --threads is not given; where it is, results of another number are others."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a.png", "b.png"):
+        write_image(images / name, 64, 64)
+    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path, BASE_RUN,
+            images, "--shard"]
+    for cores, number in ((1, "1/2"), (2, "2/2")):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+        joined = run("mbt2018", *argv, number)
+    assert list(joined["files"]) == ["a.png", "b.png"]
+    threads = {path.name: load(path)["threads"] for path in tmp_path.glob("*.parts/*")}
+    assert threads == {"a.png.npz": 1, "b.png.npz": 2}
+    assert run("mbt2018", *argv, "1/2", "--threads", 3) is None
+
+
+def test_jobs_of_a_finished_folder_start_no_process(tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a.png", "b.png"):
+        write_image(images / name, 64, 64)
+    results = compress("mbt2018", tmp_path, images)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    again = compress("mbt2018", tmp_path, images, "--jobs", 2)
+    np.testing.assert_array_equal(again["rd_cost"], results["rd_cost"])
 
 
 @pytest.mark.slow

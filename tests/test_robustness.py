@@ -121,11 +121,13 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     gone, alive = ("%s.%d.tmp" % (npz, pid) for pid in (2 ** 30, os.getppid()))
     half_saved = tmp_path / TRAINED / "model.ckpt-1_temp_0123"
     half_saved.mkdir(parents=True)
-    for path in (gone, alive, half_saved / "part-00000"):
+    others = [alive, str(npz) + ".old.tmp", half_saved.parent / "my_temp_plots"]
+    for path in (gone, half_saved / "part-00000", *others):
         open(str(path), "w").close()
     run("mbt2018", *argv)
     run("mbt2018", "--checkpoint_dir", tmp_path, *TRAIN, "--last_step", 1)
-    assert os.path.exists(alive) and not os.path.exists(gone) and not half_saved.exists()
+    assert all(map(os.path.exists, others))
+    assert not os.path.exists(gone) and not half_saved.exists()
 
 
 # ---------------------------------------------------------------- full disk

@@ -371,6 +371,12 @@ def test_small_images_are_skipped(tmp_path, images, capfd):
     assert "1 of 5 training images" in capfd.readouterr().err
 
 
+def test_a_folder_of_images_may_hold_other_files(images):
+    (images / "paper.pdf").write_bytes(b"%PDF-1.5")
+    paths, _ = nic.training_files(str(images), 64)
+    assert [os.path.basename(path) for path in paths] == ["a.png", "b.jpg", "c.npy", "grey.png"]
+
+
 @pytest.mark.slow
 def test_nan_keeps_the_last_good_checkpoint(tmp_path, images, fails):
     folder = train(tmp_path, images, "--last_step", 2)
