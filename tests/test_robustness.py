@@ -85,7 +85,7 @@ def test_killed_compress_ends_as_if_it_had_not_been(tmp_path, folder):
     results, files = {}, {}
     for name, target in whole_and_killed(tmp_path, lambda target: command(
             "sga", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, folder, target / "files",
-            "--results_dir", target, "--its", 200)):
+            "--results_dir", target, "--its", 100)):
         if name is None:
             assert list(target.glob("rd-*.parts/*.npz"))
         else:
@@ -372,7 +372,7 @@ def test_generated_command_lines_end_in_a_result_or_in_one_line(tmp_path, capfd)
     lines = st.one_of([compress_lines(folder)] * 4
                       + [train_lines(folder), decompress_lines(folder, files)])
 
-    @hypothesis.settings(max_examples=90, deadline=None, database=None, derandomize=True,
+    @hypothesis.settings(max_examples=60, deadline=None, database=None, derandomize=True,
                          suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(lines)
     def check(line):
