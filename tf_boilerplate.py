@@ -1546,7 +1546,7 @@ def read_images(path):
 
 
 def readable_extensions():
-    """Endings of the names of files that Pillow reads, of some of which it can only write others."""
+    """Endings of the names of files that Pillow reads, not of those that it only writes."""
     return tuple(extension for extension, kind in PIL.Image.registered_extensions().items()
                  if kind in PIL.Image.OPEN)
 
@@ -2274,14 +2274,9 @@ def compress(method, args):
     files, target, many = planned_files(args, run, codec, settings)
     mine = files[args.shard[0] - 1::args.shard[1]] if args.shard else files
     for file in mine:
-        shape = read_images(file.path).shape[:3]
         with errors_of(file.path):
-            require_memory(run, shape, has_descent(method), jobs)
-        for path in filter(None, (target, file.part, file.record)):
-            require_writable(path, missing=1)
-        if file.output:
-            require_writable(file.output, missing=int(many))
-            require_replaceable(file.output, payload(args))
+            require_memory(run, read_images(file.path).shape[:3], has_descent(method), jobs)
+        require_targets(file, target, many, payload(args))
 
     if jobs > 1 and not all(reusable_part(file, settings) for file in files):
         run_shards(args, jobs)
@@ -2307,6 +2302,15 @@ def compress(method, args):
     print("%d of %d images are done so far; not yet: %s%s" % (
         len(files) - len(missing), len(files), ", ".join(missing[:5]), ", …" * (len(missing) > 5)))
     return None
+
+
+def require_targets(file, target, many, initial_bits):
+    """Raise an error if the results or the compressed file of an InputFile can't be written."""
+    for path in filter(None, (target, file.part, file.record)):
+        require_writable(path, missing=1)
+    if file.output:
+        require_writable(file.output, missing=int(many))
+        require_replaceable(file.output, initial_bits)
 
 
 def end_with_parent():
