@@ -11,7 +11,8 @@ import tf_boilerplate as nic
 import tensorflow.compat.v1 as tf
 
 import bb_no_sga
-from conftest import BB_RUN, CHECKPOINTS, IMAGES, NPY, PNG, ROOT, compress, golden, load, parsed
+from conftest import (BB_RUN, CHECKPOINTS, FAST, IMAGES, NPY, PNG, ROOT, compress, golden, load,
+                      parsed, write_image)
 
 SCRIPTS = ("bb_sga", "bb_no_sga", "bb_plain")
 
@@ -125,6 +126,25 @@ def test_a_decoder_repeats_the_fit(y_hat, tmp_path):
     assert repeated.dtype == np.float64 and repeated.std() > .1
     np.testing.assert_allclose(repeated, fit(decoder_of_npy(), y_hat, 30)[0], rtol=0,
                                atol=nic.EDGE / 100)
+
+
+@pytest.mark.parametrize("script", ["bb_sga", "bb_no_sga"])
+def test_a_file_tells_the_decoder_how_to_fit(script, tmp_path):
+    file = tmp_path / "x.iinc"
+    compress(script, tmp_path, write_image(tmp_path / "x.png", 64, 64), *FAST[script],
+             "--rate_its", 3, "--rate_lr", .01, "--seed", 5, output=file)
+    content = nic.parse_file(file.read_bytes(), nic.find_run(CHECKPOINTS, BB_RUN))[2]
+    assert content.fit == (3, pytest.approx(.01), 5)
+
+
+def test_the_noise_of_z_is_the_same_for_every_image():
+    with tf.Graph().as_default(), tf.Session() as sess:
+        y, z = tf.zeros([2, 4, 8, 8]), tf.zeros([2, 1, 2, 8])
+        _, _, z_tilde, _, _ = nic.bits_back_rates(y, z, z, nic.noise_key(0, 0, 1), (2, 64, 128, 3))
+        sess.run(tf.global_variables_initializer())
+        first, second = sess.run(z_tilde)
+    assert np.std(first) > .5
+    np.testing.assert_array_equal(first, second)
 
 
 def test_fit_sees_y_hat_alone(y_hat):
