@@ -12,7 +12,7 @@ import tensorflow.compat.v1 as tf
 
 import bb_no_sga
 from conftest import (BB_RUN, CHECKPOINTS, FAST, IMAGES, NPY, PNG, ROOT, compress, golden, load,
-                      parsed, write_image)
+                      parsed, pixels, write_image)
 
 SCRIPTS = ("bb_sga", "bb_no_sga", "bb_plain")
 
@@ -57,6 +57,10 @@ def test_reported_rate_is_a_mean_over_draws(image, results, tmp_path):
     assert np.all(abs(few["est_bpp"] - many["est_bpp"]) < 4 * error)
     ratio = few["est_bpp_stderr"] / many["est_bpp_stderr"]
     assert np.all((1.5 < ratio) & (ratio < 15))  # 5, but for the noise of few draws
+    coded = few["pushed_y_bits"] + few["pushed_z_bits"] - few["popped_z_bits"]
+    assert few["net_bpp"][0] == pytest.approx(coded.sum() / pixels(image)[..., 0].size)
+    of_one_draw = np.linalg.norm(few["est_bpp_stderr"] * 16 ** .5) / len(few["est_bpp"])
+    assert abs(few["net_bpp"][0] - few["est_bpp"].mean()) < 4 * of_one_draw
 
 
 # ------------------------------------------------------------------------ fit of q

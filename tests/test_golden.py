@@ -1,9 +1,13 @@
 """Numbers of the original implementation on its own checkpoints."""
 
+import importlib
 import itertools
+import math
 
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
+import tf_boilerplate as nic
 
 from conftest import IMAGES, NPY, PNG, compress, golden
 
@@ -22,6 +26,21 @@ def test_mbt2018(image, results):
         np.array(expected["batch_actual_bpp"]) + header, abs=8 * 4 / pixels)
     assert results["avg_batch_actual_bpp"] == pytest.approx(
         results["batch_actual_bpp"].sum() / results["batch_sizes"].sum())
+
+
+@pytest.mark.parametrize("script, sigma", [("mbt2018", .11), ("sga", math.exp(-4))])
+def test_sigma_is_bounded_in_the_base_row_alone(script, sigma, monkeypatch):
+    """As the original's methods are evaluated; of a latent one away from mu where sigma is e^-4."""
+    monkeypatch.setattr(nic, "gaussian_parameters", lambda h_s, z, shape: (tf.zeros(shape),
+                                                                         tf.fill(shape, -4.)))
+    bound = importlib.import_module(script).METHOD.scale_bound
+    with tf.Graph().as_default(), tf.Session() as sess:
+        rates, _ = nic.base_rates(tf.ones([1, 4, 4, 2]), tf.zeros([1, 1, 1, 2]), (1, 64, 64, 3),
+                                  bound)
+        sess.run(tf.global_variables_initializer())
+        bpp = sess.run(rates["est_y_bpp"])
+    mass = max(1e-9, .5 * math.erfc(.5 / sigma / 2 ** .5))
+    assert bpp == pytest.approx(-32 * math.log2(mass) / 64 ** 2, rel=1e-4)
 
 
 def mean_cost(image, script):

@@ -153,6 +153,21 @@ def test_sga_temperature():
     assert sga.temperature(argparse.Namespace(T_max=.5, annealing_rate=1, t0=1000), 0) == .5
 
 
+@pytest.mark.parametrize("script, stops", [("map", False), ("ste", True)])
+def test_an_equal_cost_stops_ste_but_not_map(script, stops, monkeypatch):
+    """As in the original: map.py ends when the cost rises, ste.py when it does not fall."""
+    rules = []
+
+    def optimise(*_, stop, check_every):
+        rules.append([stop(cost, 1) for cost in (2, 1, 0)])
+        return 0, 0
+    monkeypatch.setattr(nic, "optimise", optimise)
+    monkeypatch.setattr(nic, "centred", lambda *_: None)
+    monkeypatch.setattr(nic, "integers", lambda *_: None)
+    importlib.import_module(script).infer(None, None, parsed(script))
+    assert rules == [[True, stops, False]]
+
+
 def test_noise_is_another_for_each_iteration_and_latents():
     with tf.Graph().as_default(), tf.Session() as sess:
         keys = sess.run([nic.noise_key(tf.constant(seed, tf.int64), tf.constant(t, tf.int64), i)
