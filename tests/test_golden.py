@@ -78,6 +78,7 @@ def test_ste(image, results):
     assert np.all(results("ste", image)["rd_cost"] <= 1.01 * mean_cost(image, "ste"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", IMAGES)
 def test_order_of_methods(image, results):
     """Methods that are over 1 % apart in the original come out in the same order."""
