@@ -2268,10 +2268,11 @@ def compress(method, args):
     """
     run = usable_run(args, method)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
-    jobs = min(args.jobs, len(find_images(args.imgs)[1]))
+    found = find_images(args.imgs)
+    jobs = min(args.jobs, len(found[1]))
     args.threads = args.threads and max(1, args.threads // jobs)
     codec, settings = codec_for(method, args.output_file or ""), settings_of(method, args, run)
-    files, target, many = planned_files(args, run, codec, settings)
+    files, target, many = planned_files(args, found, run, codec, settings)
     mine = files[args.shard[0] - 1::args.shard[1]] if args.shard else files
     for file in mine:
         with errors_of(file.path):
@@ -2356,12 +2357,12 @@ def codec_for(method, output):
     return method.codecs[0]
 
 
-def planned_files(args, run, codec, settings):
-    """List of InputFile of args.imgs; where their results go, or None; if of a folder or glob.
+def planned_files(args, found, run, codec, settings):
+    """List of InputFile of what find_images found; where their results go, or None; if many.
 
     In both, the results of other settings or images stay as they are.
     """
-    source, paths, many = find_images(args.imgs)
+    source, paths, many = found
     images = [digest(read_images(path)).hex() for path in paths]
     base = result_path(args.results_dir, args.script, run, source, args.lmbda, args.changed)
     target, output = base and path_for(dict(settings, image=images), base), args.output_file

@@ -302,14 +302,19 @@ def test_an_interrupt_starts_no_other_script(running):
     assert process.wait(30) == 130 and not is_running(script)
 
 
-def test_shards_of_machines_with_other_numbers_of_cores(tmp_path, monkeypatch):
-    """Join, as --threads is not given; where it is, results of another number are others."""
-    images = tmp_path / "images"
-    images.mkdir()
+@pytest.fixture
+def pair(tmp_path):
+    """A folder of two images."""
+    (tmp_path / "images").mkdir()
     for name in ("a.png", "b.png"):
-        write_image(images / name, 64, 64)
+        write_image(tmp_path / "images" / name, 64, 64)
+    return tmp_path / "images"
+
+
+def test_shards_of_machines_with_other_numbers_of_cores(pair, tmp_path, monkeypatch):
+    """Join, as --threads is not given; where it is, results of another number are others."""
     argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path, BASE_RUN,
-            images, "--shard"]
+            pair, "--shard"]
     for cores, number in ((1, "1/2"), (2, "2/2")):
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
         joined = run("mbt2018", *argv, number)
@@ -319,14 +324,10 @@ def test_shards_of_machines_with_other_numbers_of_cores(tmp_path, monkeypatch):
     assert run("mbt2018", *argv, "1/2", "--threads", 3) is None
 
 
-def test_jobs_of_a_finished_folder_start_no_process(tmp_path, monkeypatch):
-    images = tmp_path / "images"
-    images.mkdir()
-    for name in ("a.png", "b.png"):
-        write_image(images / name, 64, 64)
-    results = compress("mbt2018", tmp_path, images)
+def test_jobs_of_a_finished_folder_start_no_process(pair, tmp_path, monkeypatch):
+    results = compress("mbt2018", tmp_path, pair)
     monkeypatch.setattr(subprocess, "Popen", None)
-    again = compress("mbt2018", tmp_path, images, "--jobs", 2)
+    again = compress("mbt2018", tmp_path, pair, "--jobs", 2)
     np.testing.assert_array_equal(again["rd_cost"], results["rd_cost"])
 
 
