@@ -361,8 +361,9 @@ def restored_session(graph, run, config):
     weights = tf.train.load_checkpoint(run.checkpoint)
     with graph.as_default():
         variables = tf.global_variables()
-    for v in variables:  # one by one, which takes less memory
-        sess.run(v.initializer, {v.initializer.inputs[1]: weights.get_tensor(v.op.name)})
+    # At once, as each sess.run that has not been before takes some 10 ms.
+    sess.run([v.initializer for v in variables], {
+        v.initializer.inputs[1]: weights.get_tensor(v.op.name) for v in variables})
     return sess
 
 
@@ -480,12 +481,12 @@ def free_variable(encoded):
 
 
 def learning_rate(step, last_step, lr, warmup, decay):
-    """The rate of the update after `step` (an integer tensor): lr, by default throughout.
+    """The rate of the update after `step` (an integer, as last_step): lr, by default throughout.
 
     It rises linearly over the first `warmup` steps, and falls to lr / 100 along a cosine over the
     last `decay` (a fraction) of all last_step.
     """
-    step, rate = tf.cast(step, tf.float32), tf.constant(lr, tf.float32)
+    step, last_step, rate = (tf.cast(v, tf.float32) for v in (step, last_step, lr))
     if warmup:
         rate *= tf.minimum(1., (step + 1) / warmup)
     if decay:
@@ -1189,8 +1190,8 @@ def parse_file(content, run):
 #           the method's options
 # codecs    CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
 # options   list of Option, of compress; those named lr and seed, if there are any, are Adam's rate
-#           (with lr_decay and its or sga_its, see `learning_rate`) and the seed of the noise, and
-#           of bits-back rate_samples the draws of z that are averaged
+#           (with lr_decay, see `learning_rate`) and the seed of the noise, and of bits-back
+#           rate_samples the draws of z that are averaged
 # relax     (v, T, key, args) -> free latents v relaxed at temperature T, with noise, if any, of
 #           stateless seed `key`, an int [2]; of bits-back for y alone. None: nothing is optimised
 # resolve   (args) fills in all options that are None, as they depend on others
@@ -1234,6 +1235,7 @@ count, natural, positive = number(int, 1), number(int, 0), number(float, 0, excl
 # sess      session with the model's weights
 # x         uint8 [B, H, W, 3], placeholder; only needed by `restart` and losses
 # T, t      temperature and iteration, which the relaxation sees; placeholders
+# its       placeholder of the number of iterations, for a rate that falls
 # free      latents to optimise, which start from the encoder's output: y, z of shape [B, h, w, N];
 #           of the bits-back model y, z_mean, z_logvar
 # relaxed   y_tilde, z_tilde (or z_mean, z_logvar); feed discrete latents here to score those
@@ -1244,7 +1246,7 @@ count, natural, positive = number(int, 1), number(int, 0), number(float, 0, excl
 # centres   what the base model's latents are rounded around: mu of p(y|z_tilde), medians of p(z)
 # record    list of (t, T, rd_loss, rd_loss after rounding), see `optimise`; None to keep none
 Graph = collections.namedtuple(
-    "Graph", "sess x T t free relaxed losses restart step centres record")
+    "Graph", "sess x T t its free relaxed losses restart step centres record")
 
 
 @do_not_convert
@@ -1256,8 +1258,8 @@ def inference_graph(method, run, shape, args, record=None):
     """
     N, is_base = run.num_filters, run.model == "base"
     with tf.Graph().as_default() as graph:
-        x, T, t = (tf.placeholder(*of) for of in (
-            (tf.uint8, shape), (tf.float32, []), (tf.int64, [])))
+        x, T, t, its = (tf.placeholder(*of) for of in (
+            (tf.uint8, shape), (tf.float32, []), (tf.int64, []), (tf.int64, [])))
         x_float = tf.to_float(x) / 255
         y = analysis_transform(N)(x_float)
         start = [y, hyper_analysis_transform(N, N)(y)] if is_base else [y, *posterior(N, y)]
@@ -1274,12 +1276,11 @@ def inference_graph(method, run, shape, args, record=None):
         x_tilde = synthesis_transform(N)(relaxed[0])[:, :shape[1], :shape[2]]
         losses = dict(rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
         sess = restored_session(graph, run, session_config(args.threads))
-        its = getattr(args, "sga_its", getattr(args, "its", 0))
         rate = getattr(args, "lr", None) and learning_rate(
             t, its, args.lr, warmup=0, decay=getattr(args, "lr_decay", 0))
         step, restart = adam_ops(losses["rd_loss"], variables, rate if method.relax else None)
         graph.finalize()
-    return Graph(sess=sess, x=x, T=T, t=t, free=free, relaxed=relaxed, losses=losses,
+    return Graph(sess=sess, x=x, T=T, t=t, its=its, free=free, relaxed=relaxed, losses=losses,
                  restart=restart, step=step, centres=(mu, medians(run)) if is_base else None,
                  record=record)
 
@@ -1325,7 +1326,8 @@ def optimise(graph, x, its, rounding, temperature=None, stop=None, check_every=1
     if graph.step is None:
         raise ValueError("nothing to optimise: the method has no relax, or no option lr")
     previous, kept, verbose = np.inf, None, tf.logging.get_verbosity() <= tf.logging.INFO
-    for t, T, losses in descend(graph, {graph.x: x}, its, temperature, check_every):
+    feed = {graph.x: x, graph.its: its}
+    for t, T, losses in descend(graph, feed, its, temperature, check_every):
         checking, recording = (t % n == 0 or t == its - 1 for n in (check_every, RECORD_EVERY))
         recording = recording and graph.record is not None
         if not (recording or checking and (stop or verbose)):

@@ -23,6 +23,7 @@ CHECKPOINTS = os.path.join(GOLDEN, "checkpoints")
 BASE_RUN = "mbt2018-num_filters=16-lmbda=0.01"
 BB_RUN = "mbt2018_bb-num_filters=16-lmbda=0.01"
 PNG = os.path.join(GOLDEN, "images", "face-197x251.png")
+TINY = os.path.join(GOLDEN, "images", "face-64x64.png")  # where any image will do
 NPY = os.path.join(GOLDEN, "images", "face-2x192x256.npy")
 
 # Both golden images; the larger is slow for iterative methods.

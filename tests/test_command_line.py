@@ -12,8 +12,8 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, KINDS, NPY, PNG, command, compress, load,
-                      parsed, run, run_of, run_process, write_image)
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, KINDS, NPY, PNG, TINY, command, compress,
+                      load, parsed, run, run_of, run_process, write_image)
 
 SCRIPTS = list(FAST)
 # The paper's settings, and for each one that is a little different.
@@ -116,7 +116,7 @@ def test_without_stdout(tmp_path):
 
 def test_no_results_are_written_with_an_empty_results_dir(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG, "--results_dir", "")
+    run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, TINY, "--results_dir", "")
     assert os.listdir(tmp_path) == []
 
 
@@ -126,7 +126,7 @@ def test_options_are_obeyed(script, tmp_path):
     lr = {"ste": 0.01}.get(script, 0.005)
 
     def losses(*options):
-        compress(script, tmp_path, PNG, "--save_opt_record", "--its", 12, "--lr", lr, *options)
+        compress(script, tmp_path, TINY, "--save_opt_record", "--its", 12, "--lr", lr, *options)
         name = "opt-%s-lmbda=0*+*.npz" % script
         path = max((tmp_path / "results").glob(name), key=lambda path: path.stat().st_mtime_ns)
         return load(path)["rd_loss_after_rounding"].tolist()
@@ -170,7 +170,7 @@ def test_record_of_a_folder_and_early_stops(script, folder, tmp_path, monkeypatc
 def test_the_last_iteration_is_checked(monkeypatch):
     """Also where it is no multiple of the iterations between checks: a worse end is not taken."""
     class Graph:
-        x = free = sess = record = None
+        x = its = free = sess = record = None
         step = "op"
 
         def __init__(self, costs):
@@ -294,7 +294,7 @@ def test_a_method_of_ones_own_may_have_a_rate_that_falls(tmp_path, monkeypatch):
     decay = nic.Option("--lr_decay", nic.positive, 0., "last part of the iterations")
     monkeypatch.setattr(danneal, "METHOD", danneal.METHOD._replace(
         options=danneal.METHOD.options + [decay]))
-    constant, falling = (compress("danneal", tmp_path, PNG, "--its", 4, "--lr", .1, *options)
+    constant, falling = (compress("danneal", tmp_path, TINY, "--its", 4, "--lr", .1, *options)
                          for options in ((), ("--lr_decay", 1)))
     assert np.isfinite(falling["rd_cost"]).all() and falling["rd_cost"] != constant["rd_cost"]
 
@@ -303,7 +303,7 @@ def test_a_method_with_unresolved_options_or_without_a_rate(tmp_path, monkeypatc
     import sga
     monkeypatch.setattr(sga, "METHOD", sga.METHOD._replace(resolve=lambda args: None))
     command = ["sga", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path,
-               BASE_RUN, PNG]
+               BASE_RUN, TINY]
     assert "['annealing_rate', 't0'] None" in fails(*command)
     monkeypatch.setattr(sga, "METHOD", sga.METHOD._replace(
         options=[option for option in sga.OPTIONS if option.name not in (
@@ -336,7 +336,7 @@ def test_interrupted_folder_continues(folder, tmp_path, fails):
 
 
 def test_options_may_stand_before_or_after_the_subcommand(tmp_path):
-    run("mbt2018", "compress", BASE_RUN, PNG, "--checkpoint_dir", CHECKPOINTS,
+    run("mbt2018", "compress", BASE_RUN, TINY, "--checkpoint_dir", CHECKPOINTS,
         "--num_filters", 16, "--results_dir", tmp_path)
     assert len(os.listdir(tmp_path)) == 1
 
@@ -359,7 +359,7 @@ def test_quiet_and_as_a_process(tmp_path):
                        "--results_dir", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(line.startswith(("Avg ", "results: ")) for line in done.stdout.splitlines())
-    done = run_process("sga", "compress", "nothing", PNG)
+    done = run_process("sga", "compress", "nothing", TINY)
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
 
 
@@ -432,28 +432,28 @@ def test_results_of_other_settings_or_images_have_other_names(tmp_path, folder):
     names = lambda: {path.name: path.read_bytes() for path in tmp_path.glob("results/*.npz")}
     for options in (["--its", 2], ["--its", 3], ["--its", 3, "--lr", .1]):
         before = names()
-        compress("sga", tmp_path, PNG, *options)
+        compress("sga", tmp_path, TINY, *options)
         assert len(names()) == len(before) + 1 and before.items() <= names().items()
     assert {name[name.index(".png") + 4:] for name in names()} == {
         "-sga_its=2.npz", "-sga_its=3.npz", "-lr=0.1-sga_its=3.npz"}
-    compress("mbt2018", tmp_path, PNG, "--lambda", .5)
+    compress("mbt2018", tmp_path, TINY, "--lambda", .5)
     for imgs in (folder, folder / "*.jpg", folder / "*.png", folder):
         compress("mbt2018", tmp_path, imgs)
     selections = sorted(tuple(load(path)["files"]) for path in
                         tmp_path.glob("results/*images*.npz"))
     assert selections == [("a.jpg",), ("a.jpg", "b.png"), ("b.png",)]
-    for source in ("some images", "face-197x251.png-lmbda=0.5"):
+    for source in ("some images", "face-64x64.png-lmbda=0.5"):
         assert "rd-%s-file=%s.npz" % (BASE_RUN, source) in names()
 
 
 def test_only_the_last_folder_is_created(tmp_path, fails):
-    argv = ["mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG]
+    argv = ["mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, TINY]
     for options in ([tmp_path / "a" / "x.tfci", "--results_dir", ""],
                     ["--results_dir", tmp_path / "a" / "b"]):
         assert "no such folder" in fails(*argv, *options)
     assert "no such folder" in fails(
         "mbt2018", "--checkpoint_dir", tmp_path / "a" / "b", "--num_filters", 2, "train",
-        "--train_glob", PNG, "--patchsize", 64, "--last_step", 1, "--logdir", "")
+        "--train_glob", TINY, "--patchsize", 64, "--last_step", 1, "--logdir", "")
     assert os.listdir(tmp_path) == []
     run(*argv, tmp_path / "x.tfci", "--results_dir", tmp_path / "a")
     assert sorted(os.listdir(tmp_path)) == ["a", "x.tfci"]
@@ -465,13 +465,13 @@ def test_only_the_last_folder_is_created(tmp_path, fails):
 
 def test_output_after_options_and_what_is_printed(tmp_path, capfd):
     results = tmp_path / "results"
-    run("sga", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG, "--its", 2,
+    run("sga", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, TINY, "--its", 2,
         "--results_dir", results, tmp_path / "out.iinc")
     (npz,) = results.glob("*.npz")
     printed = capfd.readouterr().out
     assert "compressed: %s\n" % (tmp_path / "out.iinc") in printed
     assert "results: %s\n" % npz in printed
-    run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", "", BASE_RUN, PNG,
+    run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", "", BASE_RUN, TINY,
         tmp_path / "out.iinc")
     assert "out.iinc: was another compressed file, and is replaced" in capfd.readouterr().err
     run("sga", "--checkpoint_dir", CHECKPOINTS, "decompress", BASE_RUN, tmp_path / "out.iinc")
@@ -481,7 +481,7 @@ def test_output_after_options_and_what_is_printed(tmp_path, capfd):
 def test_main_returns_what_it_saves(tmp_path):
     """As in a notebook, repeatedly in one process."""
     main = importlib.import_module("sga").main
-    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG, "--its", "2",
+    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, TINY, "--its", "2",
             "--results_dir"]
     first, second = main(argv + [str(tmp_path)]), main(argv + [""])
     (npz,) = tmp_path.glob("*.npz")
@@ -527,12 +527,12 @@ def test_decoded_pictures_and_later_frames_are_left_out(tmp_path, folder, capfd)
 
 def test_a_checkpoint_without_its_index_file(tmp_path):
     shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / BASE_RUN))
-    expected = compress("mbt2018", tmp_path / "expected", PNG)
+    expected = compress("mbt2018", tmp_path / "expected", TINY)
     (tmp_path / BASE_RUN / "checkpoint").unlink()
     for name in os.listdir(tmp_path / BASE_RUN):  # an older one
         if name.startswith("model.ckpt-3000"):
             (tmp_path / BASE_RUN / name.replace("3000", "999")).write_bytes(b"")
-    results = compress("mbt2018", tmp_path, PNG, checkpoints=tmp_path)
+    results = compress("mbt2018", tmp_path, TINY, checkpoints=tmp_path)
     assert results["rd_cost"] == expected["rd_cost"]
 
 
@@ -554,7 +554,7 @@ def bad_runs(script):
 def test_bad_run(script, tmp_path, fails):
     for argv, message in bad_runs(script):
         line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir",
-                     tmp_path / "results", *argv, PNG)
+                     tmp_path / "results", *argv, TINY)
         assert message in line and not (tmp_path / "results").exists()
 
 
@@ -564,12 +564,12 @@ def test_bad_run(script, tmp_path, fails):
                                   ["--save_opt_record", "--results_dir", ""]])
 def test_sga_options_out_of_range(argv, fails):
     assert argv[0] in fails("sga", "--checkpoint_dir", CHECKPOINTS, "compress", *argv, BASE_RUN,
-                            PNG)
+                            TINY)
 
 
 def test_run_without_lambda_in_its_name(tmp_path, fails):
     shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / "my model"))
-    argv = ["--checkpoint_dir", tmp_path, "compress", "my model", PNG, "--results_dir",
+    argv = ["--checkpoint_dir", tmp_path, "compress", "my model", TINY, "--results_dir",
             tmp_path / "results"]
     assert "--lambda" in fails("mbt2018", *argv)
     run("mbt2018", *argv, "--lambda", 0.01)
@@ -582,7 +582,7 @@ def test_damaged_checkpoint(suffix, tmp_path, fails):
     (path,) = folder.glob("*" + suffix)
     path.write_bytes(path.read_bytes()[:1000])
     assert "model.ckpt-3000" in fails("sga", "--checkpoint_dir", tmp_path, "compress", BASE_RUN,
-                                      PNG)
+                                      TINY)
 
 
 def bad_images(tmp_path):
@@ -596,7 +596,7 @@ def bad_images(tmp_path):
     PIL.Image.fromarray(deep.astype(np.int32)).save(str(tmp_path / "int.tif"))
     write_16_bit_rgb(tmp_path / "deep_rgb.png")
     (tmp_path / "text.png").write_text("not an image")
-    (tmp_path / "cut.png").write_bytes(open(PNG, "rb").read()[:5000])
+    (tmp_path / "cut.png").write_bytes(open(TINY, "rb").read()[:3000])
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "cut.npy").write_bytes(open(NPY, "rb").read()[:5000])
     (tmp_path / "empty folder").mkdir()
@@ -646,21 +646,21 @@ def test_bad_images(script, tmp_path, fails):
 def test_unwritable_results_are_found_before_the_work(script, tmp_path, fails):
     (tmp_path / "file").write_text("in the way")
     for results in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nowhere"):
-        line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", run_of(script), PNG,
+        line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", run_of(script), TINY,
                      "--results_dir", results)
         assert str(results).split("/")[1] in line
     assert (tmp_path / "file").read_text() == "in the way"
     output = tmp_path / "folder.tfci"
     output.mkdir()
     assert "folder.tfci" in fails(script, "--checkpoint_dir", CHECKPOINTS, "compress",
-                                  run_of(script), PNG, output, "--results_dir", "")
+                                  run_of(script), TINY, output, "--results_dir", "")
 
 
 def test_unknown_options_and_subcommands(fails):
-    line = fails("sga", "compress", BASE_RUN, PNG, "x.iinc", "--itz", 3)
+    line = fails("sga", "compress", BASE_RUN, TINY, "x.iinc", "--itz", 3)
     assert "--itz 3" in line and "glob" not in line
-    assert "--its" in fails("mbt2018", "compress", "--its", 3, BASE_RUN, PNG)
-    assert "--seed" in fails("danneal", "compress", "--seed", 3, BASE_RUN, PNG)
+    assert "--its" in fails("mbt2018", "compress", "--its", 3, BASE_RUN, TINY)
+    assert "--seed" in fails("danneal", "compress", "--seed", 3, BASE_RUN, TINY)
     assert "train" in fails("sga", "train")
     fails("sga")
 

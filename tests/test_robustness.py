@@ -21,8 +21,8 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, PNG, ROOT, SHIPPED, command, compress,
-                      load, run, run_of, run_process, write_image)
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, PNG, ROOT, SHIPPED, TINY, command,
+                      compress, load, run, run_of, run_process, write_image)
 
 TRAIN = ("--threads", 1, "--num_filters", 8, "train", "--train_glob", PNG, "--patchsize", 64,
          "--batchsize", 2, "--logdir", "")
@@ -67,7 +67,7 @@ def test_killed_training_ends_as_if_it_had_not_been(tmp_path):
         if name is None:
             assert not nic.newest_checkpoint(str(folder / TRAINED)).endswith("-0")
         else:
-            costs[name] = compress("mbt2018", folder, PNG, run_name=TRAINED,
+            costs[name] = compress("mbt2018", folder, TINY, run_name=TRAINED,
                                    checkpoints=folder)["rd_cost"][0]
     assert costs["killed"] == pytest.approx(costs["whole"], rel=1e-4)
 
@@ -115,7 +115,8 @@ def test_killed_table1_ends_as_if_it_had_not_been(tmp_path, folder):
 @pytest.mark.slow
 def test_what_killed_processes_left_is_removed(tmp_path):
     """Temporary files of processes that are gone, but not those of others."""
-    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path, BASE_RUN, PNG]
+    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path, BASE_RUN,
+            TINY]
     run("mbt2018", *argv)
     (npz,) = tmp_path.iterdir()
     gone, alive = ("%s.%d.tmp" % (npz, pid) for pid in (2 ** 30, os.getppid()))
@@ -214,7 +215,8 @@ def test_memory_is_limited(monkeypatch):
     assert 10 ** 8 < nic.available_memory() < 10 ** 14
     monkeypatch.delenv("TF_CPU_BFC_MEM_LIMIT_IN_MB", raising=False)
     monkeypatch.setattr(nic, "available_memory", lambda: 300 * 2 ** 30)
-    run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", "", BASE_RUN, PNG)
+    run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", "", BASE_RUN,
+        TINY)
     assert os.environ["TF_CPU_BFC_MEM_LIMIT_IN_MB"] == str(300 * 2 ** 10)
 
 
@@ -259,7 +261,7 @@ def test_a_checkpoint_of_strangers_is_only_data(tmp_path, monkeypatch):
         (tmp_path / BASE_RUN / name).write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
     opened = []
     monkeypatch.setattr(nic.tf.train, "import_meta_graph", opened.append)
-    compress("mbt2018", tmp_path, PNG, checkpoints=tmp_path)
+    compress("mbt2018", tmp_path, TINY, checkpoints=tmp_path)
     assert not opened and not (tmp_path / "exploded").exists()
     sources = "".join(open(os.path.join(ROOT, path)).read() for path in itertools.chain(
         (name for name in os.listdir(ROOT) if name.endswith(".py")),

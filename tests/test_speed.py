@@ -7,7 +7,7 @@ import bb_sga
 import danneal
 import sga
 import tf_boilerplate as nic
-from conftest import BB_RUN, CHECKPOINTS, PNG, compress, parsed, run_process
+from conftest import BB_RUN, CHECKPOINTS, TINY, compress, parsed, run_process
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
@@ -95,13 +95,13 @@ def test_presets_and_options():
 
 
 def test_presets_exclude_each_other(fails):
-    assert "not allowed with" in fails("bb_sga", "compress", "run", PNG, "--fast", "--thorough")
+    assert "not allowed with" in fails("bb_sga", "compress", "run", TINY, "--fast", "--thorough")
 
 
 def test_fast_bits_back_decodes(tmp_path):
     """A file written with --fast has the settings that its decoder needs."""
     output = tmp_path / "a.iinc"
-    results = compress("bb_sga", tmp_path, PNG, "--fast", "--its", 2, "--rate_its", 3,
+    results = compress("bb_sga", tmp_path, TINY, "--fast", "--its", 2, "--rate_its", 3,
                        output=output)
     assert results["rate_lr"] == bb_sga.PRESETS["fast"]["rate_lr"] and results["rate_its"] == 3
     done = run_process("bb_sga", "--checkpoint_dir", CHECKPOINTS, "decompress", BB_RUN, output)

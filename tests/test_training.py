@@ -15,8 +15,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import tf_boilerplate as nic
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, GOLDEN, NPY, PNG, ROOT, command, compress, run,
-                      run_of, write_image)
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, GOLDEN, NPY, ROOT, TINY, command, compress,
+                      run, run_of, write_image)
 
 SMALL = ("--batchsize", 2, "--patchsize", 64, "--logdir", "")
 
@@ -175,7 +175,7 @@ def test_train_compress(tmp_path, images, capfd):
     with_original = {name: shape for name, shape in tf.train.list_variables(
         os.path.join(CHECKPOINTS, BASE_RUN))}
     assert set(weights(folder)) == set(with_original)
-    results = compress("mbt2018", tmp_path, PNG, run_name=folder.name, checkpoints=folder.parent)
+    results = compress("mbt2018", tmp_path, TINY, run_name=folder.name, checkpoints=folder.parent)
     assert np.isfinite(results["est_bpp"]).all()
 
 
@@ -286,7 +286,7 @@ def test_interrupted_training_saves(number, tmp_path, images):
 
 @pytest.mark.slow
 def test_tensorboard(tmp_path, images):
-    train(tmp_path, images, "--last_step", 2, "--logdir", tmp_path / "logs", "--eval_glob", PNG)
+    train(tmp_path, images, "--last_step", 2, "--logdir", tmp_path / "logs", "--eval_glob", TINY)
     (events,) = (tmp_path / "logs").glob("*/events*")
     tags = {value.tag for event in tf.train.summary_iterator(str(events))
             for value in event.summary.value}
@@ -318,6 +318,7 @@ def test_learning_rate(tmp_path, images, capfd):
     assert "lr=0.001 " in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_default_learning_rate_is_the_constant_of_the_paper(tmp_path, images, monkeypatch):
     """To the last bit, over 20 steps, with Adam at a plain 1e-4."""
     options = ("--last_step", 20, "--threads", 1)
@@ -337,16 +338,15 @@ def test_validation_is_what_compress_reports(tmp_path, images, capfd, script, ev
     held_out.mkdir()
     os.symlink(str(images / "b.jpg"), str(held_out / "b.jpg"))
     write_image(held_out / "d.png", 100, 64)
-    train(tmp_path, images, "--last_step", 2, script=script)
-    folder = train(tmp_path, images, "--last_step", 4, "--eval_glob", held_out / "*", "--force",
+    folder = train(tmp_path, images, "--last_step", 2, "--eval_glob", held_out / "*",
                    script=script)
     printed = [line for line in capfd.readouterr().out.splitlines() if "validation" in line][-1]
     results = compress(evaluated_by, tmp_path, held_out, run_name=folder.name,
                        checkpoints=folder.parent)
-    assert printed.startswith("step=4 validation rd_cost=%.4f " % np.mean(results["rd_cost"]))
+    assert printed.startswith("step=2 validation rd_cost=%.4f " % np.mean(results["rd_cost"]))
     header, *rows = (folder / "validation.csv").read_text().split()
     assert header == "step,rd_cost,est_bpp,mse,psnr"
-    assert [row.split(",")[0] for row in rows] == ["2", "4"]
+    assert [row.split(",")[0] for row in rows] == ["0", "2"]
     np.testing.assert_allclose([float(value) for value in rows[-1].split(",")[1:]],
                                [np.mean(results[name]) for name in header.split(",")[1:]],
                                rtol=1e-5)
