@@ -41,6 +41,7 @@ import pillow_avif  # with it, Pillow reads AVIF
 import tqdm
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
+from tensorflow.python.util import deprecation
 
 with contextlib.suppress(ImportError):  # it may be installed for HEIC
     import pillow_heif
@@ -2700,7 +2701,8 @@ def run_or_exit(parser, function, args):
         os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (available_memory() / 2 ** 20))
     tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
     try:
-        return function(args)
+        with deprecation.silence():  # else TensorFlow inspects the arguments of every op
+            return function(args)
     except OSError as error:
         parser.error("%s: %s" % (error.filename, error.strerror) if error.filename else str(error))
     except tf.errors.OpError as error:

@@ -365,9 +365,10 @@ def test_every_epoch_has_all_images_in_another_order(tmp_path):
     assert (np.sort(order) == range(4)).all() and len(np.unique(order, axis=0)) > 3
 
 
-def test_small_images_are_skipped(tmp_path, images, capfd):
+def test_small_images_are_skipped(images, capfd):
     write_image(images / "small.png", 63, 200)
-    train(tmp_path, images, "--last_step", 1)
+    paths, _ = nic.training_files(str(images), 64)
+    assert [os.path.basename(path) for path in paths] == ["a.png", "b.jpg", "c.npy", "grey.png"]
     assert "1 of 5 training images" in capfd.readouterr().err
 
 
