@@ -107,6 +107,7 @@ def test_names_say_what_the_original_would_not_have_computed(tmp_path):
         assert path.endswith(end + ".npz")
 
 
+@pytest.mark.slow
 def test_without_stdout(tmp_path):
     done = subprocess.run(["bash", "-c", " ".join(map(shlex.quote, command(
         "sga", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG, "--its", 2,
@@ -213,7 +214,8 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("script, glob", [
-    ("sga", ""), ("mbt2018", "*.[jp][pn]g"), pytest.param("bb_sga", "", marks=pytest.mark.slow)])
+    ("mbt2018", "*.[jp][pn]g"), pytest.param("sga", "", marks=pytest.mark.slow),
+    pytest.param("bb_sga", "", marks=pytest.mark.slow)])
 def test_folder_and_glob(script, glob, folder, tmp_path):
     joined = compress(script, tmp_path, os.path.join(str(folder), glob), *FAST[script])
     assert list(joined["files"]) == ["a.jpg", "b.png"]
@@ -255,8 +257,9 @@ def test_finished_parts_are_reused_only_if_nothing_changed(folder, tmp_path, cap
     assert computed("--lambda", 1) == ["a.jpg", "b.png"]
 
 
-@pytest.mark.parametrize("script, options", [("mbt2018", ["--threads", 1]),
-                                             ("bb_plain", ["--rate_samples", 2])])
+@pytest.mark.parametrize("script, options", [
+    pytest.param("mbt2018", ["--threads", 1], marks=pytest.mark.slow),
+    ("bb_plain", ["--rate_samples", 2])])
 def test_another_folder_of_the_same_name_replaces_nothing(script, options, folder, tmp_path,
                                                           capfd):
     """Neither parts, nor records, nor results; and what was there is found again."""

@@ -68,6 +68,7 @@ def check_size(script, size, results, run_name, suffix=".iinc"):
     assert size <= limit + len(run_name)
 
 
+@pytest.mark.slow
 def test_threads_do_not_matter(files, tmp_path):
     items = []
     for name, written in files.items():

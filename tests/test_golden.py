@@ -64,7 +64,7 @@ STAGED_MAP = {NPY: dict(est_bpp=[0.15648, 0.15587], psnr=[20.0004, 23.5983]),
 
 
 @pytest.mark.parametrize("image", IMAGES)
-@pytest.mark.parametrize("script", ["map", "danneal"])
+@pytest.mark.parametrize("script", ["map", pytest.param("danneal", marks=pytest.mark.slow)])
 def test_deterministic(script, image, results):
     expected = STAGED_MAP[image] if script == "map" else golden(image, "danneal")["runs"][0]
     found = results(script, image)
