@@ -127,7 +127,7 @@ def test_options_are_obeyed(script, tmp_path):
     lr = {"ste": 0.01}.get(script, 0.005)
 
     def losses(*options):
-        compress(script, tmp_path, TINY, "--save_opt_record", "--its", 12, "--lr", lr, *options)
+        compress(script, tmp_path, PNG, "--save_opt_record", "--its", 12, "--lr", lr, *options)
         name = "opt-%s-lmbda=0*+*.npz" % script
         path = max((tmp_path / "results").glob(name), key=lambda path: path.stat().st_mtime_ns)
         return load(path)["rd_loss_after_rounding"].tolist()
