@@ -508,14 +508,15 @@ def adam_ops(losses, free, lr):
 def descend(graph, feed, its, temperature=None, print_every=100):
     """Optimise the free latents from the encoder's output; yield t, T, losses after update t.
 
-    graph has sess, t, T, step, restart, losses, as in Graph. `feed` is what they need beside t and
-    T; temperature(t) is T, where the relaxation has one. The losses, a dict of [B], are those
+    graph has sess, t, T, its, step, restart, losses, as in Graph. `feed` is what they need beside
+    t, T, its; temperature(t) is T, where the relaxation has one. The losses, dict of [B], are those
     before the update; ValueError if one that is printed is not finite.
     """
     graph.sess.run(graph.restart, feed)
     for t in tqdm.trange(its, disable=None, leave=False):  # None: where stderr is no terminal
         T = temperature(t) if temperature else np.nan
-        _, losses = graph.sess.run([graph.step, graph.losses], {**feed, graph.t: t, graph.T: T})
+        _, losses = graph.sess.run([graph.step, graph.losses], {
+            **feed, graph.t: t, graph.T: T, graph.its: its})
         if t % print_every == 0 or t == its - 1:
             if not np.isfinite(list(losses.values())).all():
                 raise ValueError("it=%d: the loss is not finite: the optimisation diverged" % t)
@@ -612,7 +613,7 @@ class Decoder:
                 self.mu, self.log_sigma = gaussian_parameters(
                     hyper_synthesis_transform(N), self.z, self.y_hat.shape)
             else:
-                self.t, self.seed = (tf.placeholder(tf.int64, []) for _ in range(2))
+                self.t, self.its, self.seed = (tf.placeholder(tf.int64, []) for _ in range(3))
                 self.T, self.lr = (tf.placeholder(tf.float64, []) for _ in range(2))
                 variables = [free_variable(v) for v in posterior(N, self.y_hat)]
                 self.free = [v.read_value() for v in variables]
@@ -1327,8 +1328,7 @@ def optimise(graph, x, its, rounding, temperature=None, stop=None, check_every=1
     if graph.step is None:
         raise ValueError("nothing to optimise: the method has no relax, or no option lr")
     previous, kept, verbose = np.inf, None, tf.logging.get_verbosity() <= tf.logging.INFO
-    feed = {graph.x: x, graph.its: its}
-    for t, T, losses in descend(graph, feed, its, temperature, check_every):
+    for t, T, losses in descend(graph, {graph.x: x}, its, temperature, check_every):
         checking, recording = (t % n == 0 or t == its - 1 for n in (check_every, RECORD_EVERY))
         recording = recording and graph.record is not None
         if not (recording or checking and (stop or verbose)):

@@ -49,7 +49,7 @@ def descent(run_name, options, x):
     nic.encode(graph, x)
     start, rows, elapsed, since = cost(), [], 0, time.process_time()
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
-        for t, _, _ in nic.descend(graph, {graph.x: x, graph.its: args.sga_its}, args.sga_its,
+        for t, _, _ in nic.descend(graph, {graph.x: x}, args.sga_its,
                                    functools.partial(sga.temperature, args), args.sga_its):
             if t % max(5, args.sga_its // 100) == 0 or t == args.sga_its - 1:
                 elapsed += time.process_time() - since  # scoring does not count

@@ -45,7 +45,7 @@ def sga_path(x):
     """y [its + 1, h, w, N] from the encoder's on, temperatures [its], and (y_hat, z_hat)."""
     args, graph = method_graph("sga", RUNS[0], [], x.shape)
     path, temperatures = [nic.encode(graph, x)[0]], []
-    for _, T, _ in nic.descend(graph, {graph.x: x, graph.its: args.sga_its}, args.sga_its,
+    for _, T, _ in nic.descend(graph, {graph.x: x}, args.sga_its,
                                functools.partial(sga.temperature, args)):
         path.append(graph.sess.run(graph.free[0]))
         temperatures.append(T)
