@@ -12,7 +12,8 @@ OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
            nic.Option("--lr", nic.positive, 5e-3, "learning rate of Adam"),
            nic.Option("--annealing_rate", nic.number(float, 0), None,
                       "decay of the temperature per iteration (default: 8 / its)"),
-           nic.Option("--T_max", nic.positive, 0.2, "highest temperature")]
+           nic.Option("--T_max", nic.number(float, 0, exclusive=True, high=1), 0.2,
+                      "highest temperature")]
 
 
 def resolve(args):

@@ -19,7 +19,7 @@ def objective(x, t, N, lmbda, seed):
     sampled from q(z|y), and uniform noise replaces the rounding of y.
     """
     y = nic.analysis_transform(N)(x)
-    z_mean, z_logvar = tf.split(nic.hyper_analysis_transform(N, 2 * N)(y), 2, axis=-1)
+    z_mean, z_logvar = nic.posterior(N, y)
     z_tilde, log_q = nic.sample(z_mean, z_logvar, tf.random.stateless_normal(
         z_mean.shape, nic.noise_key(seed, t, 1)))
     _, p_z = nic.factorized_prior(N)(z_tilde)

@@ -23,6 +23,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -808,7 +809,7 @@ def unpack_header(header, body):
 
 
 def check_shape(shape):
-    """ValueError unless (num_imgs, H, W) are such that a decoder should try."""
+    """(num_imgs, H, W) as a tuple; ValueError unless a file may have them."""
     if min(shape) < 1 or max(shape[1:]) >= 2 ** 16 or np.prod(
             shape, dtype=np.float64) > MAX_FILE_PIXELS:
         raise ValueError("%d images of %d x %d; accepted are sides under %d, 1 to %d pixels in all"
@@ -861,7 +862,7 @@ def pop_z(coder, shape, z_range, pmf):
 
 def pack_iinc(kind, script, run, shape, ranges, images, coder, extra=b""):
     """Bytes of an .iinc."""
-    body = (BODY.pack(*check_shape(shape), *itertools.chain(*ranges))
+    body = (BODY.pack(*shape, *itertools.chain(*ranges))
             + bytes(image.offset for image in images) + extra + coder.get_compressed().tobytes())
     return pack_header(kind, script, run, body, images) + body
 
@@ -1298,7 +1299,7 @@ def usable_run(args, method):
     if run.model != method.model:
         raise ValueError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
             run.checkpoint, run.model, args.script, "mbt2018.py, sga.py and others without bb_"
-            if run.model == "base" else "mbt2018_bb.py, bb_sga.py and others with bb_"))
+            if run.model == "base" else "mbt2018_bb.py to train, bb_sga.py and others with bb_"))
     if args.num_filters not in (None, run.num_filters):
         raise ValueError("--num_filters %d: the model %s has %d"
                          % (args.num_filters, run.checkpoint, run.num_filters))
@@ -1517,11 +1518,15 @@ def require_8_bits(image):
 
 def _is_deep(image):
     """True if PIL would silently reduce more than 8 bits per channel, as in PNG, TIFF, PPM, SGI."""
-    if image.format == "JPEG2000":  # the depth is in the SIZ marker segment
+    if image.format in ("JPEG2000", "AVIF"):  # the depth is in the SIZ marker segment, or in av1C
         with open(image.filename, "rb") as file:
             head = file.read(2 ** 16)
+        if image.format == "AVIF":
+            return bool(re.search(b"av1C..[\x40-\x7f\xc0-\xff]", head, re.DOTALL))
         start = head.find(b"\xff\x4f\xff\x51")
         return start >= 0 and len(head) > start + 42 and (head[start + 42] & 127) + 1 > 8
+    if image.info.get("bit_depth", 8) > 8:  # of pillow-heif
+        return True
     arguments = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
     flat = list(itertools.chain.from_iterable(arguments))
     return (any(tile[0] == "SGI16" for tile in image.tile)
@@ -1627,13 +1632,18 @@ def path_for(settings, path):
     return "%s-%s.npz" % (path[:-len(".npz")], checksum)
 
 
+def temporary_name(path):
+    """Where this process writes what will be `path`: machines may share the folder."""
+    return "%s.%s.%d.tmp" % (path, socket.gethostname(), os.getpid())
+
+
 @contextlib.contextmanager
 def replacing(path):
     """A temporary name to write to; renamed to `path` on success, removed on failure.
 
     An OSError in between, as of a full disk, names `path`.
     """
-    temporary = "%s.%d.tmp" % (path, os.getpid())
+    temporary = temporary_name(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -1735,7 +1745,7 @@ def mean(values):
 def require_writable(path, missing=0):
     """Raise OSError if a file can't be written there; `missing` folders, the last, may be created.
 
-    Removes what processes that were killed left of it.
+    Removes what processes of this machine that were killed left of it.
     """
     folder = existing = os.path.dirname(os.path.abspath(path))
     if os.path.isfile(folder):
@@ -1745,13 +1755,15 @@ def require_writable(path, missing=0):
     if not os.path.exists(existing):
         raise FileNotFoundError(errno.ENOENT, "no such folder", existing)
     os.makedirs(folder, exist_ok=True)
-    for leftover in glob.glob(glob.escape(path) + ".*.tmp"):
-        writer = leftover[len(path) + 1:-len(".tmp")]
+    prefix = "%s.%s." % (path, socket.gethostname())
+    for leftover in glob.glob(glob.escape(prefix) + "*.tmp"):
+        writer = leftover[len(prefix):-len(".tmp")]
         if writer.isdigit() and not os.path.exists("/proc/" + writer):
-            os.remove(leftover)
+            with contextlib.suppress(FileNotFoundError):  # another process was first
+                os.remove(leftover)
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, "is a folder, not a file to write", path)
-    probe = "%s.%d.tmp" % (path, os.getpid())
+    probe = temporary_name(path)
     try:
         with open(probe, "wb"):
             pass
@@ -1952,6 +1964,9 @@ def train_replica(args, N, folder, objective, method, cluster):
     if args.eval_glob and not held_out:
         raise ValueError("--eval_glob %s: no file matches" % args.eval_glob)
     paths, in_memory = training_files(args.train_glob, args.patchsize, held_out)
+    for path in held_out:
+        with errors_of("--eval_glob %s" % args.eval_glob):
+            read_images(path)
     is_chief = cluster.replica == 0
     source = source_of(args, folder, run) if is_chief else None
     with tf.Graph().as_default(), tf.device(cluster.device):
@@ -1995,7 +2010,10 @@ def prepare_folder(args, folder, run):
         shutil.rmtree(leftover)  # of a process that was killed while it saved
     write_bytes(os.path.join(folder, "args.json"),
                 json.dumps(vars(args), indent=4, sort_keys=True).encode())
-    if run:
+    named = None
+    with contextlib.suppress(UnicodeDecodeError, tf.errors.NotFoundError):
+        named = tf.train.latest_checkpoint(folder)
+    if run and named != run.checkpoint:  # else older ones would be forgotten, and stay for ever
         tf.train.update_checkpoint_state(folder, run.checkpoint)
 
 
@@ -2279,7 +2297,8 @@ def compress(method, args):
     mine = files[args.shard[0] - 1::args.shard[1]] if args.shard else files
     for file in mine:
         with errors_of(file.path):
-            require_memory(run, read_images(file.path).shape[:3], has_descent(method), jobs)
+            shape = check_shape(read_images(file.path).shape[:3])
+            require_memory(run, shape, has_descent(method), jobs)
         require_targets(file, target, many, payload(args))
 
     if jobs > 1 and not all(reusable_part(file, settings) for file in files):
@@ -2317,28 +2336,29 @@ def require_targets(file, target, many, initial_bits):
         require_replaceable(file.output, initial_bits)
 
 
-def end_with_parent():
-    """For a child process: it is killed when the one that started it ends."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+def for_child(i, num_children):
+    """preexec_fn of subprocess for child i of so many at a time, which ends with its parent.
+
+    Each has its part of the cores or, if there are fewer than children, shares one.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    share = max(1, len(cores) // num_children)
+
+    def prepare():
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        os.sched_setaffinity(0, [cores[(i * share + k) % len(cores)] for k in range(share)])
+    return prepare
 
 
 def run_shards(args, num_shards):
-    """Run this compress as so many processes, a shard each; ValueError if one of them fails.
-
-    Each has its part of the cores or, if there are fewer than processes, shares one.
-    """
-    cores = sorted(os.sched_getaffinity(0))
-    share = max(1, len(cores) // num_shards)
-
-    def prepare(i):
-        end_with_parent()
-        os.sched_setaffinity(0, [cores[(i * share + k) % len(cores)] for k in range(share)])
+    """Run this compress as so many processes, a shard each; ValueError if one of them fails."""
+    words = args.command_line
+    end = words.index("--") if "--" in words else len(words)
     processes = [subprocess.Popen(
-        [sys.executable, *args.command_line, "--jobs", "1",
-         "--shard", "%d/%d" % (i + 1, num_shards)]
-        + (["--threads", str(args.threads)] if args.threads else []),
+        [sys.executable, *words[:end], "--jobs", "1", "--shard", "%d/%d" % (i + 1, num_shards),
+         *(["--threads", str(args.threads)] if args.threads else []), *words[end:]],
         stderr=subprocess.PIPE, universal_newlines=True,
-        preexec_fn=functools.partial(prepare, i)) for i in range(num_shards)]
+        preexec_fn=for_child(i, num_shards)) for i in range(num_shards)]
     errors = [process.communicate()[1] for process in processes]
     for process, error in zip(processes, errors):
         for line in error.splitlines():

@@ -23,7 +23,7 @@ import importlib
 import itertools
 import json
 import os
-import re
+import queue
 import subprocess
 import sys
 import time
@@ -70,10 +70,12 @@ def find_jobs(args, job_for):
     for name in sorted(set(args.runs or os.listdir(args.checkpoint_dir))):
         if args.runs or nic.newest_checkpoint(os.path.join(args.checkpoint_dir, name)):
             run = nic.find_run(args.checkpoint_dir, name)
-            if not re.search(r"lmbda=\.?\d", run.name):
+            try:
+                lmbda = nic.run_lmbda(run.name)
+            except ValueError:
                 raise ValueError("the run name %s has no lmbda=<number>; choose others by --runs"
                                  % run.name)
-            other = runs.setdefault((nic.run_lmbda(run.name), run.model), run)
+            other = runs.setdefault((lmbda, run.model), run)
             if other.name != run.name:
                 raise ValueError("%s and %s have the same lambda: choose by --runs"
                                  % (other.name, run.name))
@@ -123,14 +125,14 @@ def options_for(method, options):
 def make_job(args, source, checksums, folder, script, run):
     """The Job of a script and a run on images of these checksums, whose results go into `folder`.
 
-    Its settings are what the script resolves its command line to; the threads only if given.
+    Its settings are what the script resolves its command line to.
     """
-    threads = args.threads or max(1, len(os.sched_getaffinity(0)) // args.jobs)
     method = importlib.import_module(script).METHOD
     parser = nic.make_parser(script, None, method)
-    argv = ["--checkpoint_dir", args.checkpoint_dir, "--threads", str(threads), "compress",
-            "--results_dir", folder, run.name, args.images]
-    argv += options_for(method, args.options)
+    argv = ["--checkpoint_dir", args.checkpoint_dir, "compress", "--results_dir", folder,
+            run.name, args.images] + options_for(method, args.options)
+    if args.threads:
+        argv += ["--threads", str(args.threads)]
     resolved = nic.parse_arguments(parser, method, argv)
     if resolved.output_file:
         raise ValueError("-- %s: %s is not an option" % (
@@ -139,8 +141,6 @@ def make_job(args, source, checksums, folder, script, run):
     settings = dict(nic.settings_of(method, resolved, run), image=checksums)
     target = nic.path_for(settings, nic.result_path(
         folder, script, run, source, resolved.lmbda, resolved.changed))
-    if not args.threads:
-        del settings["threads"]
     return Job(script, run.name, target, settings, argv)
 
 
@@ -150,13 +150,18 @@ def is_done(job):
     return result is not None and nic.is_of(result, job.settings)
 
 
-def run_job(job):
-    """Run one script; seconds, or raise ValueError with its error."""
-    start = time.time()
-    done = subprocess.run(
-        [sys.executable, os.path.join(ROOT, job.script + ".py")] + job.argv,
-        preexec_fn=nic.end_with_parent,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+def run_job(job, places):
+    """Run one script in a place of the queue `places`; seconds, or ValueError with its error.
+
+    A place is what sets a process up, nic.for_child.
+    """
+    place, start = places.get(), time.time()
+    try:
+        done = subprocess.run(
+            [sys.executable, os.path.join(ROOT, job.script + ".py")] + job.argv, preexec_fn=place,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+    finally:
+        places.put(place)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["exit code %d" % done.returncode]
         raise ValueError("%s on %s: %s" % (job.script, job.run_name, lines[-1]))
@@ -167,9 +172,11 @@ def run_all(args, jobs):
     """Run the jobs whose results are missing, args.jobs at a time; shows what is left."""
     pending = [job for job in jobs if not is_done(job)]
     print("%d of %d results exist" % (len(jobs) - len(pending), len(jobs)), flush=True)
-    took = collections.defaultdict(list)
+    took, places = collections.defaultdict(list), queue.Queue()
+    for i in range(args.jobs):
+        places.put(nic.for_child(i, args.jobs))
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        futures = {pool.submit(run_job, job): job for job in pending}
+        futures = {pool.submit(run_job, job, places): job for job in pending}
         try:
             for future in concurrent.futures.as_completed(futures):
                 job = futures.pop(future)
@@ -343,12 +350,11 @@ def published(dataset):
     return {script: curve for script, curve in curves.items() if curve is not None}
 
 
-def draw(folder, curves, codecs):
-    """rd-psnr.png, rd-msssim.png and bd-rate.png of a data set."""
+def draw(folder, curves, codecs, papers):
+    """rd-psnr.png, rd-msssim.png and bd-rate.png of a data set; papers: see `published`."""
     import matplotlib.pyplot as plt
     plt.switch_backend("Agg")
     dataset = os.path.basename(folder)
-    papers = published(dataset)
     is_known = lambda curve, quality: quality in curve and np.isfinite(curve[quality]).all()
     for quality, label in (("psnr", "PSNR, dB"), ("msssim_db", "MS-SSIM, dB")):
         if not any(is_known(curve, quality) for curve in curves.values()):
@@ -427,12 +433,12 @@ def save(figure, path):
 # ---------------------------------------------------------------- command line
 
 def summarise(folder, with_compressai):
-    """Table and plots of a data set from its CSVs, and those of codecs, which have no --label."""
+    """Table and plots of a data set from its CSVs, and others' curves, which have no --label."""
     label = read_settings(folder).get("label")
     unlabelled = folder[:-len("-" + label)] if label else folder
     curves, codecs = read_curves(folder), read_curves(os.path.join(unlabelled, "codecs"))
     print("%s\n\n%s" % (folder, write_tables(folder, curves, codecs)))
-    draw(folder, curves, codecs)
+    draw(folder, curves, codecs, published(os.path.basename(unlabelled)))
     if with_compressai:
         export_compressai(folder, curves)
 
@@ -467,7 +473,7 @@ def make_parser():
     parser.add_argument("--jobs", type=nic.count, default=1, metavar="N",
                         help="scripts to run at a time")
     parser.add_argument("--threads", type=nic.count, metavar="N",
-                        help="threads of an operation (default: cores / jobs)")
+                        help="as of the scripts (default: one per core of a job's part)")
     parser.add_argument("--output", default=RESULTS, help="where to write (default: %(default)s)")
     parser.add_argument("--from-csv", action="store_true",
                         help="only tables and plots, of every data set under --output")

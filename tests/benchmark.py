@@ -145,8 +145,9 @@ class Ours:
         self.restart()
 
     def restart(self):
-        self.descent = nic.descend(self.graph, {self.graph.x: self.x}, 10 ** 6,
-                                   functools.partial(sga.temperature, self.args), 10 ** 6)
+        its = self.args.sga_its
+        self.descent = nic.descend(self.graph, {self.graph.x: self.x}, its,
+                                   functools.partial(sga.temperature, self.args), its)
 
     def step(self, t):
         next(self.descent)
@@ -168,7 +169,8 @@ def noise(*shape):
 
 def sga_step(side, N, *shape):
     """One iteration of SGA on a noise image of `shape`, a batch."""
-    it = (Baseline if side == "baseline" else Ours)(options(), random_run(N), noise(*shape))
+    it = (Baseline if side == "baseline" else Ours)(
+        options("--its", "1000000"), random_run(N), noise(*shape))
     iterations = itertools.count()
     return lambda: it.step(next(iterations)), it.facts
 
@@ -199,10 +201,10 @@ def train_input(side, N, batchsize, patchsize):
     return lambda: sess.run(batch.op), dict
 
 
-def sga_cost(side, lmbda):
-    """All of SGA on the shipped image: at the paper's setting, or with --fast."""
+def sga_cost(side, lmbda, *argv):
+    """All of SGA on the shipped image: at the paper's setting, or with --fast; options argv."""
     run_name = "mbt2018-num_filters=64-lmbda=%s" % lmbda
-    args = options("--lambda", lmbda, *([] if side == "baseline" else ["--fast"]))
+    args = options("--lambda", lmbda, *map(str, argv), *([] if side == "baseline" else ["--fast"]))
     x, costs = nic.read_images(IMAGE), []
     it = (Baseline if side == "baseline" else Ours)(args, nic.find_run(MODELS, run_name), x)
     def whole():

@@ -12,8 +12,8 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, KINDS, NPY, PNG, TINY, command, compress,
-                      load, parsed, run, run_of, run_process, write_image)
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, TINY, command,
+                      compress, load, parsed, run, run_of, run_process, write_image)
 
 SCRIPTS = list(FAST)
 # The paper's settings, and for each one that is a little different.
@@ -605,6 +605,7 @@ def bad_images(tmp_path):
     PIL.Image.fromarray(deep.astype(np.float32)).save(str(tmp_path / "float.tif"))
     PIL.Image.fromarray(deep.astype(np.int32)).save(str(tmp_path / "int.tif"))
     write_16_bit_rgb(tmp_path / "deep_rgb.png")
+    shutil.copy(os.path.join(GOLDEN, "images", "face-16x16-10bit.avif"), str(tmp_path))
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "cut.png").write_bytes(open(TINY, "rb").read()[:3000])
     (tmp_path / "empty.png").write_bytes(b"")
@@ -616,8 +617,8 @@ def bad_images(tmp_path):
     (tmp_path / "header.npy").write_bytes(header)
     np.save(str(tmp_path / "object.npy"), np.array([{}], dtype=object), allow_pickle=True)
     yield tmp_path / "missing.png", "missing.png"
-    for name in ("deep.png", "float.tif", "int.tif", "deep_rgb.png"):
-        yield tmp_path / name, "8 bits per channel"
+    for name in ("deep.png", "float.tif", "int.tif", "deep_rgb.png", "face-16x16-10bit.avif"):
+        yield tmp_path / name, "more than 8 bits per channel"
     for name in ("text.png", "cut.png", "empty.png", "cut.npy", "object.npy", "zip.npy",
                  "header.npy"):
         yield tmp_path / name, "not a readable"
@@ -625,6 +626,7 @@ def bad_images(tmp_path):
     yield npy("grey.npy", np.zeros((1, 64, 64), np.uint8)), "uint8 (num_imgs, H, W, 3)"
     yield npy("rgba.npy", np.zeros((1, 64, 64, 4), np.uint8)), "uint8 (num_imgs, H, W, 3)"
     yield npy("none.npy", np.zeros((0, 64, 64, 3), np.uint8)), "(0, 64, 64, 3)"
+    yield npy("wide.npy", np.zeros((1, 1, 65536, 3), np.uint8)), "sides under 65536"
     yield tmp_path / "empty folder", "no image"
     yield tmp_path / "*.bmp", "no image"
 
@@ -655,10 +657,11 @@ def test_bad_images(script, tmp_path, fails):
 @pytest.mark.parametrize("script", KINDS)
 def test_unwritable_results_are_found_before_the_work(script, tmp_path, fails):
     (tmp_path / "file").write_text("in the way")
-    for results in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nowhere"):
+    for results, named in ((tmp_path / "file", tmp_path / "file"), ("/proc/nowhere", "/proc/"),
+                           (tmp_path / "file" / "below", tmp_path / "file")):
         line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", run_of(script), TINY,
                      "--results_dir", results)
-        assert str(results).split("/")[1] in line
+        assert "%s" % named in line
     assert (tmp_path / "file").read_text() == "in the way"
     output = tmp_path / "folder.tfci"
     output.mkdir()
@@ -671,6 +674,7 @@ def test_unknown_options_and_subcommands(fails):
     assert "--itz 3" in line and "glob" not in line
     assert "--its" in fails("mbt2018", "compress", "--its", 3, BASE_RUN, TINY)
     assert "--seed" in fails("danneal", "compress", "--seed", 3, BASE_RUN, TINY)
+    assert "--T_max" in fails("danneal", "compress", "--T_max", 2, BASE_RUN, TINY)
     assert "train" in fails("sga", "train")
     fails("sga")
 

@@ -9,6 +9,7 @@ import pickle
 import random
 import resource
 import signal
+import socket
 import string
 import subprocess
 import sys
@@ -119,10 +120,12 @@ def test_what_killed_processes_left_is_removed(tmp_path):
             TINY]
     run("mbt2018", *argv)
     (npz,) = tmp_path.iterdir()
-    gone, alive = ("%s.%d.tmp" % (npz, pid) for pid in (2 ** 30, os.getppid()))
+    gone, alive = ("%s.%s.%d.tmp" % (npz, socket.gethostname(), pid)
+                   for pid in (2 ** 30, os.getppid()))
     half_saved = tmp_path / TRAINED / "model.ckpt-1_temp_0123"
     half_saved.mkdir(parents=True)
-    others = [alive, str(npz) + ".old.tmp", half_saved.parent / "my_temp_plots"]
+    others = [alive, "%s.another-host.%d.tmp" % (npz, 2 ** 30), "%s.old.tmp" % npz,
+              half_saved.parent / "my_temp_plots"]
     for path in (gone, half_saved / "part-00000", *others):
         open(str(path), "w").close()
     run("mbt2018", *argv)

@@ -7,7 +7,7 @@ import bb_sga
 import danneal
 import sga
 import tf_boilerplate as nic
-from conftest import BB_RUN, CHECKPOINTS, TINY, compress, parsed, run_process
+from conftest import BB_RUN, CHECKPOINTS, SHIPPED, TINY, compress, parsed, run_process
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
@@ -61,6 +61,15 @@ def test_benchmark_measures_both_sides(kind, numbers):
     import benchmark
     for seconds, facts in benchmark.in_turns(kind, numbers, turns=2):
         assert seconds > 0 and facts["peak"] > 0.05
+
+
+@pytest.mark.slow
+def test_benchmark_reaches_the_cost_of_the_scripts():
+    import benchmark
+    _, (_, facts) = benchmark.in_turns("cost", ["0.01", "--its", "4"], turns=1, burst=0)
+    result = sga.main(["--checkpoint_dir", SHIPPED, "compress", "--fast", "--its", "4",
+                       "--results_dir", "", "mbt2018-num_filters=64-lmbda=0.01", benchmark.IMAGE])
+    assert facts["cost"] == pytest.approx(result["rd_cost"][0], rel=1e-3)
 
 
 def test_default_schedules_are_the_papers():

@@ -200,8 +200,11 @@ def test_continued_training_sees_the_same_patches(images):
 def test_continued_training_ends_as_uninterrupted_training(tmp_path, images, capfd):
     options = ("--threads", 1, "--last_step", 4)
     train(tmp_path, images, *options[:2], "--last_step", 2)
-    continued = weights(train(tmp_path, images, *options))
+    folder = train(tmp_path, images, *options)
+    continued = weights(folder)
     assert continued["global_step"] == 4
+    kept = tf.train.get_checkpoint_state(str(folder)).all_model_checkpoint_paths
+    assert [os.path.basename(path) for path in kept] == ["model.ckpt-%d" % k for k in (0, 2, 4)]
     capfd.readouterr()
     train(tmp_path, images, *options)
     assert "at step 4 already" in capfd.readouterr().out
@@ -401,6 +404,7 @@ def test_bad_input(tmp_path, images, fails):
     assert "128" in refused("--patchsize", 128) and "largest" in refused("--patchsize", 128)
     assert "no file matches" in refused("--train_glob", tmp_path / "*.gif")
     assert "--eval_glob" in refused("--eval_glob", tmp_path / "*.gif")
+    assert "c.npy: holds float32" in refused("--eval_glob", images / "c.npy")
     assert "no file matches that --eval_glob does not" in refused("--eval_glob", images / "*")
     assert "--lr_decay" in refused("--lr_decay", 1.5) and "--lr" in refused("--lr", 0)
     assert "--batchsize" in refused("--batchsize", 0)
