@@ -752,7 +752,8 @@ def pack_header(kind, script, run, body, images):
 def digest_symbols(images):
     """Checksum of all y and z of a list of Coded."""
     return digest(*itertools.chain.from_iterable(
-        (image.y.astype("<i4"), image.z.astype("<i4")) for image in images))
+        (image.y.astype("<i4", copy=False), image.z.astype("<i4", copy=False))
+        for image in images))
 
 
 def parse_example(content):
@@ -1479,6 +1480,44 @@ class Compressor:
         return {name: values for name, values in arrays.items() if np.isfinite(values).all()}
 
 
+def memory_per_pixel(N, with_gradients):
+    """(bytes per pixel of a batch, bytes beside) that a process takes at most, as measured."""
+    return 200 + 9.2 * N if with_gradients else 100 + 5.7 * N, 3.8e8 + 3000 * N ** 2
+
+
+def available_memory():
+    """Bytes that are free on the machine, or allowed to this process's cgroup if that is less."""
+    def find(pattern, path):
+        with contextlib.suppress(OSError), open(path) as file:
+            return re.findall(pattern, file.read(), re.MULTILINE)
+        return []
+    free = [1024 * int(kb) for kb in find(r"^MemAvailable:\s*(\d+)", "/proc/meminfo")]
+    for controllers, group in find(r"^\d+:(memory|):(.*)$", "/proc/self/cgroup"):
+        name = "memory%s/memory.limit_in_bytes" if controllers else "%s/memory.max"
+        for folder in ("", group):
+            free += map(int, find(r"^\d+$", "/sys/fs/cgroup/" + name % folder))
+    return min(free, default=np.inf)
+
+
+def require_memory(N, shape, batch, with_gradients=False, jobs=1):
+    """ValueError if so many processes need more memory than there is.
+
+    Each for (num_imgs, H, W), `batch` images at a time; of the others latents and pixels are kept.
+    """
+    num_imgs, height, width = shape
+    per_pixel, beside = memory_per_pixel(N, with_gradients)
+    beside += (num_imgs - batch) * height * width * (8 + N / 16)
+    needed = beside + per_pixel * batch * (16 * -(-height // 16)) * (16 * -(-width // 16))
+    free = available_memory() / jobs
+    if needed > free:
+        most = max(0, free - beside) / per_pixel
+        raise ValueError(
+            "%s%d x %d pixels take about %.1f GB of memory with %d filters, but %.1f GB are "
+            "available, enough for %.2f megapixels, as %d x %d"
+            % ("%d images, %d at a time, of " % (num_imgs, batch) if num_imgs > 1 else "", height,
+               width, needed / 1e9, N, free / 1e9, most / 1e6, most ** .5, most ** .5))
+
+
 # ---------------------------------------------------------------- 6. images in, results out
 #
 # Reading images and .npy; results as .npz, and their names. Files are only replaced by renaming
@@ -1594,6 +1633,23 @@ def find_images(imgs):
     if any(path.endswith(".npy") for path in paths):
         raise ValueError("%s: matches a .npy file, which can only be given alone" % imgs)
     return name, sorted(paths), True
+
+
+@contextlib.contextmanager
+def errors_of(path):
+    """A context whose ValueErrors begin with the path."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError("%s: %s" % (path, error))
+
+
+def require_compressible(path, N, method, jobs=1):
+    """ValueError unless so many processes can compress an image or .npy that was found."""
+    shape = read_images(path).shape[:3]
+    with errors_of(path):
+        batch = len(split_batches(range(check_shape(shape)[0]), shape[1] * shape[2])[0])
+        require_memory(N, shape, batch, has_descent(method), jobs)
 
 
 # Of an image or .npy of a command: the checksum of its pixels; where the compressed file, the part
@@ -1966,7 +2022,7 @@ def train_replica(args, N, folder, objective, method, cluster):
     paths, in_memory = training_files(args.train_glob, args.patchsize, held_out)
     for path in held_out:
         with errors_of("--eval_glob %s" % args.eval_glob):
-            read_images(path)
+            require_compressible(path, N, method)
     is_chief = cluster.replica == 0
     source = source_of(args, folder, run) if is_chief else None
     with tf.Graph().as_default(), tf.device(cluster.device):
@@ -1995,8 +2051,8 @@ def train_replica(args, N, folder, objective, method, cluster):
 
 
 def source_of(args, folder, run):
-    """The Run to take weights from, or None; ValueError if `run` can't be continued so."""
-    if run and not args.force:
+    """The Run to take weights from, or None; ValueError if `run` can't be continued with `args`."""
+    if run:
         require_same_training(args, folder)
     if run or not args.init_from:
         return None
@@ -2018,16 +2074,22 @@ def prepare_folder(args, folder, run):
 
 
 def require_same_training(args, folder):
-    """ValueError if the last settings of the run in `folder` would have made it another one."""
+    """ValueError if the last settings of the run in `folder` would have made it another one.
+
+    With args.force only if it began from other weights. --last_step counts where the rate falls.
+    """
     last = {}
     with contextlib.suppress(OSError, ValueError):  # it may be missing, or a stranger's
         last = dict(json.loads(read_bytes(os.path.join(folder, "args.json")).decode()))
+    if args.init_from and args.init_from != last.get("init_from", args.init_from):
+        raise ValueError("--init_from %s: only for a new run, and %s is there"
+                         % (args.init_from, folder))
     shown = lambda value: "none" if value in (None, "") else value
     differ = ["--%s %s (now %s)" % (name, shown(last[name]), shown(getattr(args, name)))
               for name in ("batchsize", "patchsize", "train_glob", "eval_glob", "lr", "lr_warmup",
-                           "lr_decay", "init_from", "seed")
+                           "lr_decay", "seed") + ("last_step",) * bool(args.lr_decay)
               if name in last and last[name] != getattr(args, name)]
-    if differ:
+    if differ and not args.force:
         raise ValueError("%s was trained with %s; --force continues it with the new ones"
                          % (folder, ", ".join(differ)))
 
@@ -2041,7 +2103,8 @@ def initialiser(run):
     stored = tf.train.load_checkpoint(run.checkpoint).get_variable_to_shape_map()
     weights = [v for v in tf.global_variables() if v.op.name != "global_step"
                and not OPTIMISER_VARIABLES.fullmatch(v.op.name)]
-    shared = [v for v in weights if stored.get(v.op.name) == v.shape.as_list()]
+    shared = [v for v in weights if v.op.name in stored
+              and v.shape.is_compatible_with(stored[v.op.name])]
     fresh = [v.op.name for v in weights if v not in shared]
     if 2 * len(shared) <= len(weights):
         raise ValueError("--init_from %s: only %d of %d variables are there by name and shape"
@@ -2296,9 +2359,7 @@ def compress(method, args):
     files, target, many = planned_files(args, found, run, codec, settings)
     mine = files[args.shard[0] - 1::args.shard[1]] if args.shard else files
     for file in mine:
-        with errors_of(file.path):
-            shape = check_shape(read_images(file.path).shape[:3])
-            require_memory(run, shape, has_descent(method), jobs)
+        require_compressible(file.path, run.num_filters, method, jobs)
         require_targets(file, target, many, payload(args))
 
     if jobs > 1 and not all(reusable_part(file, settings) for file in files):
@@ -2437,6 +2498,8 @@ def payload(args):
     path = getattr(args, "initial_bits", "")
     if path and not os.path.isfile(path):
         raise ValueError("--initial_bits %s: no such file" % path)
+    if path and not os.path.getsize(path):
+        raise ValueError("--initial_bits %s: is empty" % path)
     return read_bytes(path) if path else b""
 
 
@@ -2461,50 +2524,6 @@ def compress_file(compressor, file):
     return result
 
 
-def memory_per_pixel(N, with_gradients):
-    """(bytes per pixel of a batch, bytes beside) that a process takes at most, as measured."""
-    return 200 + 9.2 * N if with_gradients else 100 + 5.7 * N, 3.8e8 + 3000 * N ** 2
-
-
-def available_memory():
-    """Bytes that are free on the machine, or allowed to this process's cgroup if that is less."""
-    def find(pattern, path):
-        with contextlib.suppress(OSError), open(path) as file:
-            return re.findall(pattern, file.read(), re.MULTILINE)
-        return []
-    free = [1024 * int(kb) for kb in find(r"^MemAvailable:\s*(\d+)", "/proc/meminfo")]
-    for controllers, group in find(r"^\d+:(memory|):(.*)$", "/proc/self/cgroup"):
-        name = "memory%s/memory.limit_in_bytes" if controllers else "%s/memory.max"
-        for folder in ("", group):
-            free += map(int, find(r"^\d+$", "/sys/fs/cgroup/" + name % folder))
-    return min(free, default=np.inf)
-
-
-def require_memory(run, shape, with_gradients=False, jobs=1):
-    """ValueError if so many processes for (num_imgs, H, W) need more memory than there is."""
-    height, width = shape[1:]
-    batch = len(split_batches(range(shape[0]), height * width)[0])
-    per_pixel, beside = memory_per_pixel(run.num_filters, with_gradients)
-    needed = beside + per_pixel * batch * (16 * -(-height // 16)) * (16 * -(-width // 16))
-    free = available_memory() / jobs
-    if needed > free:
-        most = max(0, free - beside) / per_pixel
-        raise ValueError(
-            "%s%d x %d pixels take about %.1f GB of memory with %d filters, but %.1f GB are "
-            "available, enough for %.2f megapixels, as %d x %d"
-            % ("a batch of %d images of " % batch if batch > 1 else "", height, width,
-               needed / 1e9, run.num_filters, free / 1e9, most / 1e6, most ** .5, most ** .5))
-
-
-@contextlib.contextmanager
-def errors_of(path):
-    """A context whose ValueErrors begin with the path."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError("%s: %s" % (path, error))
-
-
 def decompress(method, args):
     """Decode args.input_file to args.output_file; ValueError if it is not what it should be."""
     run, initial_bits = usable_run(args, method), getattr(args, "initial_bits", "")
@@ -2527,7 +2546,7 @@ def decompress(method, args):
             raise ValueError("input, output and --initial_bits are to be different files")
         for path in paths[1:]:
             require_writable(path)
-        require_memory(run, (1,) + file.shape[1:])
+        require_memory(run.num_filters, file.shape, 1)
         images, bits = codec.decode(Decoder(run, *file.shape[1:], args.threads), file,
                                     bool(initial_bits))
         bits = bits[:file.initial[0]]
@@ -2720,6 +2739,8 @@ def run_or_exit(parser, function, args):
     if np.isfinite(available_memory()):  # TensorFlow's own limit is 64 GB
         os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (available_memory() / 2 ** 20))
     tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
+    with contextlib.suppress(AttributeError):  # names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with deprecation.silence():  # else TensorFlow inspects the arguments of every op
             return function(args)

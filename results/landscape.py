@@ -55,7 +55,7 @@ def sga_path(x):
 def cost_function(x):
     """Function: R-D cost [K] of y [K, h, w, N] and z [1, h, w, N]; RESOLUTION at a time."""
     shape = (RESOLUTION,) + x.shape[1:]
-    _, graph = method_graph("mbt2018", RUNS[0], [], shape)
+    _, graph = method_graph("sga", RUNS[0], [], shape)
     images = np.broadcast_to(x, shape)
 
     def cost(y, z):

@@ -522,7 +522,7 @@ def run(args):
         raise ValueError("--from-csv: --images, --runs, --label and options of scripts are for a "
                          "table that is computed")
     if args.from_csv:
-        folders = [folder for folder, _, files in os.walk(args.output)
+        folders = [folder for folder, _, files in os.walk(os.path.abspath(args.output))
                    if any(m.script + ".csv" in files for m in METHODS)]
         if not folders:
             raise ValueError("%s: no CSV of a method there" % args.output)

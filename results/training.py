@@ -21,11 +21,12 @@ import table1
 def read_curves(folder):
     """List of dicts by lambda: name of the script, lmbda, and the columns of a run's CSV."""
     paths = glob.glob(os.path.join(glob.escape(folder), "*", "validation.csv"))
-    if not paths:
-        raise ValueError("%s: no run with a validation.csv there" % folder)
     curves = []
     for path in paths:
         run_name, rows = os.path.basename(os.path.dirname(path)), table1.csv_rows(path)
+        if not rows or "lmbda=" not in run_name:
+            nic.note("%s: %s, is not drawn" % (path, "of no run" if rows else "is empty"))
+            continue
         columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
         curves.append(dict(columns, name=run_name.split("-")[0], lmbda=nic.run_lmbda(run_name)))
     return sorted(curves, key=lambda curve: (curve["lmbda"], curve["name"]))
@@ -33,6 +34,8 @@ def read_curves(folder):
 
 def run(args):
     curves = read_curves(args.checkpoint_dir)
+    if not curves:
+        raise ValueError("%s: no run with a validation.csv there" % args.checkpoint_dir)
     import matplotlib.pyplot as plt
     plt.switch_backend("Agg")
     figure, axis = plt.subplots(figsize=(8, 5.2))

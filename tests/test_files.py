@@ -261,10 +261,11 @@ def test_errors_of_initial_bits(files, tmp_path, fails):
         "bb_no_sga", "--checkpoint_dir", CHECKPOINTS, "decompress", "--initial_bits",
         tmp_path / "out", BB_RUN, tmp_path / "file")
     assert os.listdir(str(tmp_path)) == ["file"]
-    (tmp_path / "payload").write_bytes(b"\1" * 20)
-    assert "20 bytes" in fails("bb_plain", "--checkpoint_dir", CHECKPOINTS, "compress",
-                               "--results_dir", "", "--initial_bits", tmp_path / "payload",
-                               BB_RUN, PNG)
+    for payload, message in ((b"\1" * 20, "20 bytes"), (b"", "is empty")):
+        (tmp_path / "payload").write_bytes(payload)
+        assert message in fails("bb_plain", "--checkpoint_dir", CHECKPOINTS, "compress",
+                                "--results_dir", "", "--initial_bits", tmp_path / "payload",
+                                BB_RUN, PNG)
 
 
 # ------------------------------------------------------------------------ the original's files

@@ -392,7 +392,7 @@ def test_published_curves_are_drawn(tmp_path, monkeypatch):
     pictures = []
     for known in (table1.published, lambda dataset: {}):
         monkeypatch.setattr(table1, "published", known)
-        table1.main(["--from-csv", "--output", str(tmp_path)])
+        table1.main(["--from-csv", "--output", str(folder) + os.sep])
         pictures.append([(folder / name).read_bytes() for name in ("rd-psnr.png", "bd-rate.png")])
     assert all(ours != without for ours, without in zip(*pictures))
     assert read(folder / "table1.csv")[1][4] == "-15.22"
@@ -525,7 +525,11 @@ def test_validation_curves(tmp_path, capfd):
     for name, last in (("mbt2018-num_filters=8-lmbda=0.01", 1.), ("mbt2018_bb-lmbda=0.02", 2.)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "validation.csv").write_text("step,rd_cost\n0,3\n10,%g\n" % last)
+    for name, rows in (("trunk", "0,3\n"), ("mbt2018-lmbda=0.04", "")):  # moved; interrupted
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "validation.csv").write_text("step,rd_cost\n" + rows)
     curves = training.read_curves(str(tmp_path))
+    assert capfd.readouterr().err.count("is not drawn") == 2
     assert [(curve["name"], curve["rd_cost"].tolist()) for curve in curves] == [
         ("mbt2018", [3, 1]), ("mbt2018_bb", [3, 2])]
     training.main(["--checkpoint_dir", str(tmp_path), "--output", str(tmp_path / "x.png")])

@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import signal
 import socket
 import string
@@ -211,6 +212,22 @@ def test_images_that_do_not_fit_are_refused(script, tmp_path, fails, monkeypatch
         assert "pixels take about 0.4 GB" in line and "enough for 0.00 megapix" in line
     monkeypatch.setattr(nic, "available_memory", lambda: 3.9e8)
     run(script, *argv, folder / "1.png")
+    monkeypatch.setattr(nic, "available_memory", lambda: 1e9)
+    nic.require_memory(16, (100, 512, 512), 1)
+    with pytest.raises(ValueError, match="1024 images, 1 at a time, of 512 x 512"):
+        nic.require_memory(16, (1024, 512, 512), 1)
+
+
+@pytest.mark.slow
+def test_a_name_that_is_not_text(tmp_path):
+    """Is printed somehow, where the terminal takes nothing but UTF-8."""
+    image = os.fsencode(str(tmp_path)) + b"/\xff.png"
+    shutil.copy(os.fsencode(TINY), image)
+    done = run_process("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir",
+                       tmp_path, BASE_RUN, os.fsdecode(image), "--write",
+                       env=dict(os.environ, PYTHONIOENCODING="utf-8"))
+    assert done.returncode == 0 and "compressed: " in done.stdout, done.stderr
+    assert os.path.exists(image + b".tfci")
 
 
 def test_memory_is_limited(monkeypatch):

@@ -238,10 +238,13 @@ def test_a_run_continues_with_the_settings_it_began_with(tmp_path, images, fails
     for options, named in (([every, "--batchsize", 1], "--batchsize 2 (now 1)"),
                            ([every, "--seed", 3], "--seed 0 (now 3)"),
                            ([every, "--eval_glob", images / "*.jpg"], "--eval_glob none (now"),
-                           ([every, "--init_from", folder], "--init_from none (now"),
                            ([images], "--train_glob")):
         line = fails("mbt2018", *argv, "--last_step", 2, "--train_glob", *options)
         assert named in line and "--force" in line
+    assert "--last_step 1 (now 2)" in fails("mbt2018", *argv, "--last_step", 2, "--train_glob",
+                                            every, "--lr_decay", 1)
+    assert "--init_from" in fails("mbt2018", *argv, "--last_step", 2, "--train_glob", every,
+                                  "--init_from", folder, "--force")
     assert weights(folder)["global_step"] == 1
     run("mbt2018", *argv, "--last_step", 2, "--train_glob", images, "--force")
     assert weights(folder)["global_step"] == 2
@@ -406,6 +409,8 @@ def test_bad_input(tmp_path, images, fails):
     assert "--eval_glob" in refused("--eval_glob", tmp_path / "*.gif")
     assert "c.npy: holds float32" in refused("--eval_glob", images / "c.npy")
     assert "no file matches that --eval_glob does not" in refused("--eval_glob", images / "*")
+    write_image(tmp_path / "wide.png", 1, 65536)
+    assert "--eval_glob" in refused("--eval_glob", tmp_path / "wide.png")
     assert "--lr_decay" in refused("--lr_decay", 1.5) and "--lr" in refused("--lr", 0)
     assert "--batchsize" in refused("--batchsize", 0)
     assert "--lambda" in refused("--lambda", -0.1)
@@ -484,6 +489,18 @@ def test_init_from_another_run(tmp_path, images, capfd):
     with pytest.raises(SystemExit):
         train(tmp_path, images, "--last_step", 2, "--lambda", 0.03, "--init_from", "gone")
     assert "no checkpoint in" in capfd.readouterr().err
+
+
+def test_step_0_is_the_run_that_it_starts_from(tmp_path, images):
+    """With the tables of the range coder, whose shape is known only when they are restored."""
+    base = os.path.join(CHECKPOINTS, BASE_RUN)
+    folder = train(tmp_path, images, "--last_step", 1, "--init_from", base, "--lambda", 0.02, N=16)
+    before = weights(base)
+    first = tf.train.load_checkpoint(os.path.join(
+        str(folder.parent), "mbt2018-num_filters=16-lmbda=0.02", "model.ckpt-0"))
+    for name in first.get_variable_to_shape_map():
+        if name != "global_step" and not nic.OPTIMISER_VARIABLES.fullmatch(name):
+            np.testing.assert_array_equal(first.get_tensor(name), before[name], err_msg=name)
 
 
 def test_init_bits_back_from_base(tmp_path, images, capfd, fails):
