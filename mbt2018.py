@@ -49,8 +49,7 @@ def batch_rates(codec):
     of its images."""
     def encode(decoder, shape, latents, script, initial_bits=b""):
         content, images, _ = codec.encode(decoder, shape, latents, script)
-        batches, y, z = (nic.split_batches(items, shape[1] * shape[2])
-                         for items in (images, *latents))
+        batches, y, z = (nic.split_batches(items, shape) for items in (images, *latents))
         files = [content] if len(batches) == 1 else [
             codec.encode(decoder, (len(batch[0]),) + shape[1:], batch, script)[0]
             for batch in zip(y, z)]

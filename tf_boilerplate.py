@@ -78,10 +78,10 @@ class Transform(tf.keras.layers.Layer):
         return tensor
 
 
-def conv(i, filters, support, layer=tfc.SignalConv2D, **kwargs):
-    """Layer i of a transform: convolution with zero padding, by default with a bias."""
-    kwargs = dict(dict(use_bias=True), **kwargs)
-    return layer(filters, support, name="layer_%d" % i, padding="same_zeros", **kwargs)
+def conv(i, filters, support, layer=tfc.SignalConv2D, use_bias=True, **kwargs):
+    """Layer i of a transform: convolution with zero padding."""
+    return layer(filters, support, name="layer_%d" % i, padding="same_zeros", use_bias=use_bias,
+                 **kwargs)
 
 
 def gdn(name, **kwargs):
@@ -506,6 +506,9 @@ def adam_ops(losses, free, lr):
     return step, tf.variables_initializer(free + optimiser.variables())
 
 
+RECORD_EVERY = 10  # iterations between two entries of an optimisation record
+
+
 def descend(graph, feed, its, temperature=None, print_every=100):
     """Optimise the free latents from the encoder's output; yield t, T, losses after update t.
 
@@ -585,7 +588,6 @@ def first_offset(attempt):
 # Settings of the fit of q(z|y_hat), which a decoder repeats: iterations (at most MAX_ITS) and rate
 # of Adam, seed.
 MAX_ITS = 10 ** 5
-RECORD_EVERY = 10  # iterations between two entries of an optimisation record
 Fit = collections.namedtuple("Fit", "its lr seed")
 
 
@@ -599,8 +601,8 @@ class Decoder:
     @do_not_convert
     def __init__(self, run, height, width, threads, is_encoder=False):
         self.edge, self.pixel_edge = (EDGE, PIXEL_EDGE) if is_encoder else (0, 0)
-        self.run, self.base = run, run.model == "base"
-        self.median = medians(run).astype(np.float64) if self.base else None
+        self.run, is_base = run, run.model == "base"
+        self.median = medians(run).astype(np.float64) if is_base else None
         N, (_, y_shape, z_shape) = run.num_filters, latent_shapes(height, width)
         self.x_shape = 1, height, width
         self.y_shape, self.z_shape = (1,) + y_shape + (N,), (1,) + z_shape + (N,)
@@ -608,7 +610,7 @@ class Decoder:
             self.y_hat = tf.placeholder(tf.float64, self.y_shape)
             self.points = tf.placeholder(tf.float64, [None, N])
             self.width = tf.placeholder(tf.float64, [])
-            if self.base:
+            if is_base:
                 self.z = tf.placeholder(tf.float64, self.z_shape)
                 prior = factorized_prior(N, PRIOR_SCOPE, tf.float64)
                 self.mu, self.log_sigma = gaussian_parameters(
@@ -626,7 +628,7 @@ class Decoder:
             self.strip = tf.placeholder(tf.float64, (1, None) + self.y_shape[2:])
             self.x_hat = 255 * synthesis_transform(N)(self.strip)
             self.sess = restored_session(graph, run, session_config(threads, gpu=False))
-            if not self.base:
+            if not is_base:
                 self.step, self.restart = adam_ops(
                     self.rates["est_bpp"], variables, self.lr)
             graph.finalize()
@@ -650,14 +652,14 @@ class Decoder:
             return mu, np.zeros_like(mu), std
         return 0., np.clip(self.snap(mu, offset), *MEAN_RANGE), std
 
-    def fit(self, y_hat, settings):
+    def fit(self, y_hat, fit):
         """z_mean, z_logvar of q(z|y_hat), and the rates now and then: [t, bits per pixel].
 
         From y_hat [1, h, w, N] alone, by descent on the net rate, from h_a(y_hat).
         """
-        feed, record = {self.y_hat: y_hat, self.lr: settings.lr, self.seed: settings.seed}, []
-        for t, _, losses in descend(self, feed, settings.its):
-            if t % RECORD_EVERY == 0 or t == settings.its - 1:
+        feed, record = {self.y_hat: y_hat, self.lr: fit.lr, self.seed: fit.seed}, []
+        for t, _, losses in descend(self, feed, fit.its):
+            if t % RECORD_EVERY == 0 or t == fit.its - 1:
                 record.append((t, losses["bpp"][0]))
         return self.sess.run(self.free), record
 
@@ -705,7 +707,7 @@ Coded = collections.namedtuple("Coded", "offset y z latents x_hat")
 #           -> (bytes, list of Coded, dict of values to report)
 # decode    (decoder, file, with_initial_bits) -> (list of Coded, initial bits if asked for)
 # where latents are those of all images of the file, shape its (num_imgs, H, W), file a File, and
-# initial_bits the payload of bits-back, bytes.
+# initial_bits the bytes of the file --initial_bits.
 Codec = collections.namedtuple("Codec", "kind suffix encode decode")
 Codec.model = property(  # whose latents these are, as in Run
     lambda codec: "bits-back" if codec.kind == "bits-back" else "base")
@@ -715,7 +717,7 @@ KINDS = ("centred", "integer", "bits-back")
 # of the model and of all y and z, and length of the names of script and run, which follow.
 HEADER = struct.Struct("<8s4sBB8s8sB")
 MAGIC, VERSION = b"iinc", 2
-Header = collections.namedtuple("Header", "kind fingerprint latents script run_name")
+Header = collections.namedtuple("Header", "kind fingerprint symbols script run_name")
 # The body of an .iinc: num_imgs, H, W, lowest and highest y and z. An offset per image follows, of
 # bits-back iterations, rate and seed of the fit of q and the bytes of --initial_bits, then their
 # checksum if there are any. The rest is the coder's.
@@ -734,9 +736,9 @@ def bounded(name, value, low, high):
     return value
 
 
-def split_batches(items, pixels):
-    """The batches in which items that stand for images of so many pixels are processed."""
-    size = max(1, BATCH_PIXELS // pixels)
+def split_batches(items, shape):
+    """The batches in which items that stand for images of (num_imgs, H, W) are processed."""
+    size = max(1, BATCH_PIXELS // (shape[1] * shape[2]))
     return [items[i:i + size] for i in range(0, len(items), size)]
 
 
@@ -800,13 +802,13 @@ def unpack_header(header, body):
     """Header of a file; ValueError unless it is intact and of this version."""
     if len(header) < HEADER.size or header[:8] != digest(header[8:], body):
         raise ValueError("damaged: its checksum does not match")
-    _, magic, version, kind, model, latents, _ = HEADER.unpack(header[:HEADER.size])
+    _, magic, version, kind, model, symbols, _ = HEADER.unpack(header[:HEADER.size])
     if (magic, version) != (MAGIC, VERSION):
         raise ValueError("format %r version %d; accepted is %r version %d"
                          % (magic, version, MAGIC, VERSION))
     bounded("damaged: the kind of latents", kind, 0, len(KINDS) - 1)
     script, _, run_name = header[HEADER.size:].decode(errors="replace").partition(" ")
-    return Header(KINDS[kind], model, latents, script, run_name)
+    return Header(KINDS[kind], model, symbols, script, run_name)
 
 
 def check_shape(shape):
@@ -895,16 +897,16 @@ def parse_iinc(kind, body):
 # top of it z under p(z). Centred: y around mu(z_hat), z around its median.
 
 def settle(decoder, centred, y, z):
-    """List of Coded of all images: discrete latents y, z [num_imgs, h, w, N] as integers."""
+    """List of Coded of discrete y, z [num_imgs, h, w, N], each on the first grid that suits it."""
     origin = decoder.median if centred else 0.
     z = np.rint(z - origin)
     z_range = value_range("z", z)
 
     def settled(y, z, offset):
-        decoder.prior(z_range, offset, origin=origin)
+        decoder.prior(z_range, offset, origin=origin)  # NearEdge here, and not when it is coded
         shift, _, _ = decoder.conditional(z + origin, offset, centred)
         integers = np.rint(y - shift)
-        value_range("y", integers)
+        value_range("y", integers)  # ValueError before the picture is computed
         return Coded(offset, integers.astype(np.int32), z.astype(np.int32),
                      (integers + shift, z + origin), decoder.picture(integers + shift, offset))
     return [first_offset(functools.partial(settled, y[k:k + 1], z[k:k + 1]))
@@ -927,7 +929,7 @@ def encode_base(centred, decoder, shape, latents, script, initial_bits=b""):
     return content, images, {}
 
 
-def decode_base(centred, decoder, file, with_initial_bits=False):
+def decode_base(centred, decoder, file, with_initial_bits):
     """See Codec."""
     coder, images = constriction.stream.stack.AnsCoder(file.payload), []
     origin = decoder.median if centred else 0.
@@ -996,7 +998,7 @@ def encode_tfci(decoder, shape, latents, script, initial_bits=b""):
     images = settle(decoder, True, *latents)
     example = tf.train.Example()
     feature = example.features.feature
-    for batch in split_batches(images, shape[1] * shape[2]):
+    for batch in split_batches(images, shape):
         y, z = (np.concatenate(arrays) for arrays in zip(*(image[1:3] for image in batch)))
         coder = RangeCoder(decoder.run, (len(batch),) + shape[1:])
         for key, strings in zip(TFCI_FEATURES, coder.encode(y, z)):
@@ -1027,11 +1029,10 @@ def parse_tfci(example):
     return File(shape, None, None, offsets, None, (0, b""), strings)
 
 
-def decode_tfci(decoder, file, with_initial_bits=False):
+def decode_tfci(decoder, file, with_initial_bits):
     """See Codec."""
     images, offsets = [], iter(file.offsets)
-    for strings in zip(*(split_batches(strings, file.shape[1] * file.shape[2])
-                         for strings in file.payload)):
+    for strings in zip(*(split_batches(strings, file.shape) for strings in file.payload)):
         coder = RangeCoder(decoder.run, (len(strings[0]),) + file.shape[1:])
         for y, z, offset in zip(*(arrays[:, None] for arrays in coder.decode(*strings)), offsets):
             shift, _, _ = decoder.conditional(z + decoder.median, offset, centred=True)
@@ -1099,7 +1100,10 @@ def initial_coder(model, initial_bits, seed):
 
 
 def encode_bits_back(decoder, shape, latents, script, initial_bits=b""):
-    """See Codec; latents are y_hat and the Fit of q. Reports bits popped and pushed per image."""
+    """See Codec; latents are y_hat and the Fit of q.
+
+    Reports bits popped and pushed per image, and the record of each fit.
+    """
     y_hat, fit = np.rint(latents[0])[:, None], latents[1]
     fit = fit._replace(lr=float(np.float32(fit.lr)))
     bounded("the number of iterations of the fit of q", fit.its, 0, MAX_ITS)
@@ -1127,10 +1131,8 @@ def encode_bits_back(decoder, shape, latents, script, initial_bits=b""):
         images.append(image)
     popped, pushed_y, pushed_z = (np.diff(bits, axis=1) * [-1, 1, 1]).T
     values = dict(popped_z_bits=popped, pushed_y_bits=pushed_y, pushed_z_bits=pushed_z,
-                  net_bpp=np.full(shape[0], (pushed_y + pushed_z - popped).sum() / np.prod(shape)))
-    if fit.its:
-        records = np.array(records)
-        values.update(rate_record=(records[0, :, 0], records[:, :, 1].T))
+                  net_bpp=np.full(shape[0], (pushed_y + pushed_z - popped).sum() / np.prod(shape)),
+                  rate_records=records)
     extra = FIT.pack(*fit, len(initial_bits)) + (digest(initial_bits) if initial_bits else b"")
     content = pack_iinc("bits-back", script, decoder.run, shape, (y_range, z_range), images, coder,
                         extra)
@@ -1190,8 +1192,8 @@ def parse_file(content, run):
 # of it for a batch of images: a compressed file and its metrics.
 
 # What a method's script defines; a model's family follows from its codecs.
-# infer     (graph, x, args) -> discrete latents of x, uint8 [B, H, W, 3], for the codec; args has
-#           the method's options
+# infer     (graph, x, args) -> discrete latents of x, uint8 [B, H, W, 3], for the codec: y_hat and
+#           z_hat, or of bits-back y_hat and a Fit; args has the method's options
 # codecs    CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
 # options   list of Option, of compress; those named lr and seed, if there are any, are Adam's rate
 #           (with lr_decay, see `learning_rate`) and the seed of the noise, and of bits-back
@@ -1201,40 +1203,12 @@ def parse_file(content, run):
 # resolve   (args) fills in all options that are None, as they depend on others
 # presets   flag -> the options that it sets, a dict
 # scale_bound  from below, of sigma of p(y|z)
-Method = collections.namedtuple("Method", "infer codecs options relax resolve presets scale_bound")
-Method.__new__.__defaults__ = [], None, lambda args: None, {}, 0.
+Method = collections.namedtuple("Method", "infer codecs options relax resolve presets scale_bound",
+                                defaults=([], None, lambda args: None, {}, 0.))
 Method.model = property(lambda method: method.codecs[0].model)
 # flags "--name --alias", parser of its text (as of `number`), default, help
 Option = collections.namedtuple("Option", "flags type default help")
 Option.name = property(lambda option: option.flags.split()[0].strip("-"))
-
-
-def number(kind, low, exclusive=False, high=2 ** 31 - 1):
-    """Parser of an int or float from low (not low itself if exclusive) to high, for argparse."""
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = np.nan
-        if not (low < value if exclusive else low <= value) or value > high:
-            raise argparse.ArgumentTypeError("%r: must be %s %s %g and <= %d" % (
-                text, "an integer" if kind is int else "a number", ">" if exclusive else ">=", low,
-                high))
-        return value
-    return parse
-
-
-def one_of(names):
-    """Parser of a name, likewise."""
-    def parse(text):
-        if text not in names:
-            raise argparse.ArgumentTypeError("%r: must be one of %s" % (text, ", ".join(names)))
-        return text
-    parse.metavar = "{%s}" % ",".join(names)
-    return parse
-
-
-count, natural, positive = number(int, 1), number(int, 0), number(float, 0, exclusive=True)
 
 # sess      session with the model's weights
 # x         uint8 [B, H, W, 3], placeholder; only needed by `restart` and losses
@@ -1254,7 +1228,7 @@ Graph = collections.namedtuple(
 
 
 @do_not_convert
-def inference_graph(method, run, shape, args, record=None):
+def inference_graph(method, run, shape, args):
     """Graph of a method and a run for a batch of static shape [B, H, W, 3].
 
     args has the method's options, of which lr is Adam's rate, seed that of the noise; and lmbda,
@@ -1286,7 +1260,7 @@ def inference_graph(method, run, shape, args, record=None):
         graph.finalize()
     return Graph(sess=sess, x=x, T=T, t=t, its=its, free=free, relaxed=relaxed, losses=losses,
                  restart=restart, step=step, centres=(mu, medians(run)) if is_base else None,
-                 record=record)
+                 record=None)
 
 
 def has_descent(method):
@@ -1407,34 +1381,29 @@ class Compressor:
         """The graph for a batch of a shape; the last one is kept, and its meter of quality."""
         if not self.graph or tuple(self.graph.x.shape.as_list()) != shape:
             self.graph = None  # frees it before the next takes memory
-            self.graph = inference_graph(self.method, self.run, shape, self.args,
-                                         [] if self.args.save_opt_record else None)
+            self.graph = inference_graph(self.method, self.run, shape, self.args)
             self.quality = quality_meter(shape, self.args.threads)
         return self.graph
 
     def compress(self, images, initial_bits=b""):
         """The file of uint8 [num_imgs, H, W, 3], the results, an optimisation record per batch."""
         args, shape = self.args, images.shape[:3]
-        batches = split_batches(images, shape[1] * shape[2])
-        latents, records = [], []
-        for x in batches:
-            graph = self.graph_for(x.shape)
-            latents.append(self.method.infer(graph, x, args))
-            if args.save_opt_record:
-                records.append(graph.record[:])
-                graph.record.clear()
+        batches = split_batches(images, shape)
+        records = [[] for _ in batches] if args.save_opt_record else []
+        latents = [self.method.infer(self.graph_for(x.shape)._replace(record=record), x, args)
+                   for x, record in itertools.zip_longest(batches, records)]
         latents = [np.concatenate(v) if isinstance(v[0], np.ndarray) else v[0]
                    for v in zip(*latents)]
         decoder = Decoder(self.run, *shape[1:], args.threads, is_encoder=True)
         content, coded, values = self.codec.encode(decoder, shape, latents, args.script,
                                                    initial_bits)
-        coded_batches = split_batches(coded, shape[1] * shape[2])
+        coded_batches = split_batches(coded, shape)
         metrics = [self.evaluate(decoder, *pair) for pair in zip(batches, coded_batches)]
         records = [self.record_arrays(*of) for of in zip(records, batches, coded_batches)]
-        its, rates = values.pop("rate_record", (None, None))
-        if its is not None:
-            for record, batch in zip(records, split_batches(rates.T, shape[1] * shape[2])):
-                record.update(rate_its=its, rate=batch.T)
+        for record, fits in zip(records, split_batches(values.pop("rate_records", ()), shape)):
+            if fits[0]:  # not of a fit of no iterations
+                t, bpp = np.transpose(fits)
+                record.update(rate_its=t[:, 0], rate=bpp)
         result = {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]}
         result.update(values, rd_cost=args.lmbda * result["mse"] + result["est_bpp"],
                       actual_bpp=np.full(shape[0], 8 * len(content) / np.prod(shape)),
@@ -1455,9 +1424,10 @@ class Compressor:
             return dict(values, **graph.sess.run(rates, {graph.relaxed[0]: y_hat,
                                                          graph.relaxed[1]: z_hat}))
         samples = self.args.rate_samples
-        unused = max(getattr(self.args, name, 0) for name in ("sga_its", "rate_its"))
+        # Draws that neither phase was optimised for.
+        first = max(getattr(self.args, name, 0) for name in ("sga_its", "rate_its"))
         draws = [decoder.sampled_rates(*image.latents, self.args.seed,
-                                       range(unused, unused + samples)) for image in images]
+                                       range(first, first + samples)) for image in images]
         values.update((name, np.array([rates[name].mean() for rates in draws]))
                       for name in draws[0])
         return dict(values, est_bpp_stderr=np.array(
@@ -1466,7 +1436,8 @@ class Compressor:
     def record_arrays(self, record, x, images):
         """Entries of `optimise` as arrays, and at the end the cost of the reported latents.
 
-        its, T [K]; rd_loss, rd_loss_after_rounding [K, B]; empty if nothing was optimised.
+        its, T [K], the latter where there is one; rd_loss, rd_loss_after_rounding [K, B]; empty if
+        nothing was optimised.
         """
         if not record:
             return {}
@@ -1648,7 +1619,7 @@ def require_compressible(path, N, method, jobs=1):
     """ValueError unless so many processes can compress an image or .npy that was found."""
     shape = read_images(path).shape[:3]
     with errors_of(path):
-        batch = len(split_batches(range(check_shape(shape)[0]), shape[1] * shape[2])[0])
+        batch = len(split_batches(range(check_shape(shape)[0]), shape)[0])
         require_memory(N, shape, batch, has_descent(method), jobs)
 
 
@@ -1675,6 +1646,12 @@ def result_path(results_dir, script, run, source, lmbda, changed):
     changes = "".join("-%s=%s" % (name, value if isinstance(value, str) else "%.10g" % value)
                       for name, value in sorted(changed.items()))
     return os.path.join(results_dir, name % (run.name, source) + changes + ".npz")
+
+
+def record_path(results):
+    """Where the optimisation record beside results goes."""
+    folder, name = os.path.split(results)
+    return os.path.join(folder, "opt" + name[len("rd"):])
 
 
 def path_for(settings, path):
@@ -1831,7 +1808,7 @@ def require_writable(path, missing=0):
 QUOTE = "a glob must be quoted, as '*.png'"
 
 
-def require_replaceable(path, initial_bits=b""):
+def require_replaceable(path, initial_bits):
     """ValueError if `path` is something that can't be made again.
 
     That is: no compressed file, or one that holds other initial bits.
@@ -1862,14 +1839,10 @@ def require_unchanged(path, is_same):
         raise ValueError("%s: is there and something else; --force replaces it" % path)
 
 
-NOTED = set()
-
-
+@functools.lru_cache(maxsize=None)
 def note(message):
     """Tell the user, on stderr and once, of something that is not an error."""
-    if message not in NOTED:
-        NOTED.add(message)
-        print("note: %s" % message, file=sys.stderr)
+    print("note: %s" % message, file=sys.stderr)
 
 
 # ---------------------------------------------------------------- 7. training
@@ -2024,7 +1997,12 @@ def train_replica(args, N, folder, objective, method, cluster):
         with errors_of("--eval_glob %s" % args.eval_glob):
             require_compressible(path, N, method)
     is_chief = cluster.replica == 0
-    source = source_of(args, folder, run) if is_chief else None
+    source = None
+    if is_chief and run:
+        require_same_training(args, folder)
+    elif is_chief and args.init_from:
+        source = find_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
+                          args.init_from)
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
         x = tf.data.make_one_shot_iterator(training_patches(
@@ -2048,15 +2026,6 @@ def train_replica(args, N, folder, objective, method, cluster):
             prepare_folder(args, folder, run)
         training_loop(train_op, scalars, args.last_step, folder, cluster, scaffold, hooks)
     return True
-
-
-def source_of(args, folder, run):
-    """The Run to take weights from, or None; ValueError if `run` can't be continued with `args`."""
-    if run:
-        require_same_training(args, folder)
-    if run or not args.init_from:
-        return None
-    return find_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir, args.init_from)
 
 
 def prepare_folder(args, folder, run):
@@ -2084,8 +2053,8 @@ def require_same_training(args, folder):
     if args.init_from and args.init_from != last.get("init_from", args.init_from):
         raise ValueError("--init_from %s: only for a new run, and %s is there"
                          % (args.init_from, folder))
-    shown = lambda value: "none" if value in (None, "") else value
-    differ = ["--%s %s (now %s)" % (name, shown(last[name]), shown(getattr(args, name)))
+    text = lambda value: "none" if value in (None, "") else value
+    differ = ["--%s %s (now %s)" % (name, text(last[name]), text(getattr(args, name)))
               for name in ("batchsize", "patchsize", "train_glob", "eval_glob", "lr", "lr_warmup",
                            "lr_decay", "seed") + ("last_step",) * bool(args.lr_decay)
               if name in last and last[name] != getattr(args, name)]
@@ -2212,7 +2181,7 @@ def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks
             lambda step_context: step_context.session.run(tf.train.get_global_step()))
         since = time.time()
         with tqdm.tqdm(total=last_step, initial=step, disable=None, leave=False) as bar, \
-                (contextlib.suppress() if cluster.server else interruptible()):
+                (contextlib.nullcontext() if cluster.server else interruptible()):
             while step < last_step and not sess.should_stop():
                 # With several replicas, a step can be seen twice or not at all.
                 printing = previous == first or step + 1 >= min(
@@ -2352,15 +2321,15 @@ def compress(method, args):
     """
     run = usable_run(args, method)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
-    found = find_images(args.imgs)
-    jobs = min(args.jobs, len(found[1]))
+    found = _, paths, many = find_images(args.imgs)
+    jobs = min(args.jobs, len(paths))
     args.threads = args.threads and max(1, args.threads // jobs)
     codec, settings = codec_for(method, args.output_file or ""), settings_of(method, args, run)
-    files, target, many = planned_files(args, found, run, codec, settings)
+    files, target = planned_files(args, found, run, codec, settings)
     mine = files[args.shard[0] - 1::args.shard[1]] if args.shard else files
     for file in mine:
         require_compressible(file.path, run.num_filters, method, jobs)
-        require_targets(file, target, many, payload(args))
+        require_targets(file, target, many, read_initial_bits(args))
 
     if jobs > 1 and not all(reusable_part(file, settings) for file in files):
         run_shards(args, jobs)
@@ -2379,10 +2348,10 @@ def compress(method, args):
                 write_results(file.part, results[file])
     if mine[0].output:
         print("compressed: %s" % (os.path.dirname(mine[0].output) if many else mine[0].output))
-    others = [results.get(file) or reusable_part(file, settings) for file in files]
-    if all(others):
-        return report(others, target)
-    missing = [os.path.basename(file.path) for file, other in zip(files, others) if not other]
+    everyone = [results.get(file) or reusable_part(file, settings) for file in files]
+    if all(everyone):
+        return report(everyone, target)
+    missing = [os.path.basename(file.path) for file, one in zip(files, everyone) if not one]
     print("%d of %d images are done so far; not yet: %s%s" % (
         len(files) - len(missing), len(files), ", ".join(missing[:5]), ", …" * (len(missing) > 5)))
     return None
@@ -2442,7 +2411,7 @@ def codec_for(method, output):
 
 
 def planned_files(args, found, run, codec, settings):
-    """List of InputFile of what find_images found; where their results go, or None; if many.
+    """List of InputFile of what find_images found; where their results go, or None.
 
     In both, the results of other settings or images stay as they are.
     """
@@ -2464,16 +2433,18 @@ def planned_files(args, found, run, codec, settings):
                          % (*args.shard, args.jobs))
     if args.shard and args.shard[1] > len(paths):
         raise ValueError("--shard %d/%d: there are only %d images" % (*args.shard, len(paths)))
-    folder, name = os.path.split(base or "")
-    record, files = os.path.join(folder, "opt" + name[len("rd"):-len(".npz")]), []
+    if not many:
+        record = record_path(target) if args.save_opt_record else None
+        return [InputFile(paths[0], images[0], output, None, record)], target
+    files = []
     for path, image in zip(paths, images):
-        name = os.sep + os.path.basename(path) if many else ""
-        part = path_for(dict(settings, image=image), base + ".parts" + name + ".npz"
-                        ) if base and many else None
-        ending = os.sep + os.path.basename(part) if part else (target or "")[len(base or "") - 4:]
-        files.append(InputFile(path, image, output and output + name + codec.suffix * many, part,
-                               record + ending if base and args.save_opt_record else None))
-    return files, target, many
+        name, part, record = os.sep + os.path.basename(path), None, None
+        if base:
+            part = path_for(dict(settings, image=image), base + ".parts" + name + ".npz")
+        if args.save_opt_record:
+            record = os.path.join(record_path(base)[:-len(".npz")], os.path.basename(part))
+        files.append(InputFile(path, image, output and output + name + codec.suffix, part, record))
+    return files, target
 
 
 def settings_of(method, args, run):
@@ -2486,14 +2457,14 @@ def settings_of(method, args, run):
     if unresolved:
         raise ValueError("%s.py: METHOD.resolve leaves %s None" % (args.script, unresolved))
     if run.model == "bits-back":
-        settings["initial_bits"] = args.initial_bits and digest(payload(args)).hex()
+        settings["initial_bits"] = args.initial_bits and digest(read_initial_bits(args)).hex()
     if args.threads:
         settings["threads"] = args.threads
     return dict(settings, lmbda=args.lmbda, script=args.script, run_name=run.name,
                 model=run.fingerprint.hex())
 
 
-def payload(args):
+def read_initial_bits(args):
     """Bytes of the file --initial_bits."""
     path = getattr(args, "initial_bits", "")
     if path and not os.path.isfile(path):
@@ -2509,7 +2480,7 @@ def compress_file(compressor, file):
     Of a .npy of several batches a record for each, as they may stop at different iterations.
     """
     images = read_images(file.path)
-    content, result, records = compressor.compress(images, payload(compressor.args))
+    content, result, records = compressor.compress(images, read_initial_bits(compressor.args))
     for k, record in enumerate(records):
         batch = "-batch=%d" % k if len(records) > 1 else ""
         write_results(file.record[:-len(".npz")] + batch + ".npz", record)
@@ -2550,7 +2521,7 @@ def decompress(method, args):
         images, bits = codec.decode(Decoder(run, *file.shape[1:], args.threads), file,
                                     bool(initial_bits))
         bits = bits[:file.initial[0]]
-        if header and digest_symbols(images) != header.latents:
+        if header and digest_symbols(images) != header.symbols:
             raise ValueError("decodes to other latents than were encoded")
         if initial_bits and digest(bits) != file.initial[1]:
             raise ValueError("decodes to other initial bits than were encoded")
@@ -2562,6 +2533,34 @@ def decompress(method, args):
         write_bytes(initial_bits, bits)
     write_images(output, x_hat)
     print("decoded: %s" % output)
+
+
+def number(kind, low, exclusive=False, high=2 ** 31 - 1):
+    """Parser of an int or float from low (not low itself if exclusive) to high, for argparse."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = np.nan
+        if not (low < value if exclusive else low <= value) or value > high:
+            raise argparse.ArgumentTypeError("%r: must be %s %s %g and <= %d" % (
+                text, "an integer" if kind is int else "a number", ">" if exclusive else ">=", low,
+                high))
+        return value
+    return parse
+
+
+def one_of(names):
+    """Parser of a name, likewise."""
+    def parse(text):
+        if text not in names:
+            raise argparse.ArgumentTypeError("%r: must be one of %s" % (text, ", ".join(names)))
+        return text
+    parse.metavar = "{%s}" % ",".join(names)
+    return parse
+
+
+count, natural, positive = number(int, 1), number(int, 0), number(float, 0, exclusive=True)
 
 
 def shard(text):
@@ -2584,7 +2583,7 @@ def add_global_options(parser, **default):
     """Options that may stand before or after the subcommand."""
     parser.add_argument("--verbose", action="store_true", **default,
                         help="show TensorFlow's messages, and losses after rounding")
-    parser.add_argument("--num_filters", type=number(int, 1), metavar="N", **default,
+    parser.add_argument("--num_filters", type=count, metavar="N", **default,
                         help="filters per layer (default: those of the run; to train: 192)")
     parser.add_argument("--checkpoint_dir", metavar="DIR", **default,
                         help="folder of all runs (default: ./checkpoints)")
@@ -2611,9 +2610,9 @@ def add_train_options(parser):
     parser.add_argument("--eval_glob", default="", metavar="GLOB",
                         help="quoted glob of images to evaluate every checkpoint on, as compress "
                         "does; they are not trained on")
-    parser.add_argument("--lr", type=number(float, 0, exclusive=True), default=1e-4, metavar="N",
+    parser.add_argument("--lr", type=positive, default=1e-4, metavar="N",
                         help="learning rate of Adam (default: %(default)s)")
-    parser.add_argument("--lr_warmup", type=number(int, 0), default=0, metavar="STEPS",
+    parser.add_argument("--lr_warmup", type=natural, default=0, metavar="STEPS",
                         help="first steps, in which the rate rises to --lr (default: %(default)s)")
     parser.add_argument("--lr_decay", type=number(float, 0, high=1), default=0, metavar="FRACTION",
                         help="last part of the steps, in which the rate falls to a hundredth "
@@ -2625,7 +2624,7 @@ def add_train_options(parser):
                         help="continue a run with other settings than it was begun with")
     parser.add_argument("--logdir", default="/tmp/tf_logs",
                         help="folder for TensorBoard, none if empty (default: %(default)s)")
-    parser.add_argument("--seed", type=number(int, 0), default=0,
+    parser.add_argument("--seed", type=natural, default=0,
                         help="seed of weights, patches and noise (default: %(default)s)")
 
 
@@ -2718,14 +2717,14 @@ def parse_arguments(parser, method, argv):
             if getattr(args, option.name) is None:
                 setattr(args, option.name, args.preset.get(option.name, option.default))
         method.resolve(args)
-        defaults = argparse.Namespace(**{
-            option.name: None if option.default is None else getattr(args, option.name)
-            for option in method.options})
-        method.resolve(defaults)
-        vars(defaults).update((option.name, option.default) for option in method.options
-                              if option.default is not None)
-        args.changed = {name: getattr(args, name) for name, value in vars(defaults).items()
-                        if getattr(args, name) != value}
+        # Defaults that depend on other options, as they are with those given.
+        dependent = [option.name for option in method.options if option.default is None]
+        resolved = argparse.Namespace(**{**vars(args), **dict.fromkeys(dependent)})
+        method.resolve(resolved)
+        defaults = {option.name: getattr(resolved, option.name) if option.name in dependent
+                    else option.default for option in method.options}
+        args.changed = {name: getattr(args, name) for name, default in defaults.items()
+                        if getattr(args, name) != default}
     return args
 
 

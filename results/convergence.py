@@ -8,9 +8,7 @@ convergence.csv and convergence.png in --output; --from-csv only draws.
 
 import argparse
 import contextlib
-import csv
 import functools
-import importlib
 import os
 import sys
 import time
@@ -28,22 +26,18 @@ COLOURS = {"paper": "#555555", "fast": "#d95f02", "thorough": "#1b6ca8"}
 FIELDS = ["run_name", "setting", "iteration", "seconds", "cost", "encoder_cost"]
 
 
-def method_graph(script, run_name, options, shape):
-    """Arguments of a base-model method's script, and its graph for x of a shape [B, H, W, 3].
-
-    The arguments are those that its command line would give with a shipped run.
-    """
-    method = importlib.import_module(script).METHOD  # `map` hides a builtin
-    args = nic.parse_arguments(nic.make_parser(script, None, method), method,
+def sga_graph(run_name, options, shape):
+    """Arguments of sga.py, as its command line gives them, and its graph for x [B, H, W, 3]."""
+    args = nic.parse_arguments(nic.make_parser("sga", None, sga.METHOD), sga.METHOD,
                                ["compress", run_name, ""] + options)
     run = nic.find_run(os.path.join(RESULTS, "models"), run_name)
     args.lmbda = nic.run_lmbda(run_name)
-    return args, nic.inference_graph(method, run, shape, args)
+    return args, nic.inference_graph(sga.METHOD, run, shape, args)
 
 
 def descent(run_name, options, x):
     """Rows (iteration, seconds, cost after rounding, cost of the encoder's latents, rounded)."""
-    args, graph = method_graph("sga", run_name, options, x.shape)
+    args, graph = sga_graph(run_name, options, x.shape)
     cost = lambda: float(np.mean(nic.discrete_losses(
         graph, x, *nic.integers(graph, *graph.sess.run(graph.free)))["rd_loss"]))
     nic.encode(graph, x)
@@ -59,24 +53,21 @@ def descent(run_name, options, x):
 
 
 def measure(image, path):
-    with nic.replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(FIELDS)
-        for run_name in RUNS:
-            for setting, options in SETTINGS.items():
-                rows = descent(run_name, options, nic.read_images(image))
-                print(run_name, setting, "%.4f after %.1f s" % (rows[-1][2], rows[-1][1]))
-                for t, elapsed, cost, start in rows:
-                    writer.writerow([run_name, setting, t, "%.2f" % elapsed, "%.5f" % cost,
-                                     "%.5f" % start])
+    table = []
+    for run_name in RUNS:
+        for setting, options in SETTINGS.items():
+            rows = descent(run_name, options, nic.read_images(image))
+            print(run_name, setting, "%.4f after %.1f s" % (rows[-1][2], rows[-1][1]))
+            table += [[run_name, setting, t, "%.2f" % elapsed, "%.5f" % cost, "%.5f" % start]
+                      for t, elapsed, cost, start in rows]
+    table1.write_csv(path, FIELDS, table)
 
 
 def draw(path, picture):
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    with open(path) as file:
-        table = list(csv.DictReader(file))
+    table = table1.csv_rows(path)
     figure, axes = plt.subplots(len(RUNS), 2, figsize=(9, 6.4), sharey="row")
     for row, run_name in zip(axes, RUNS):
         for axis, field, unit in zip(row, ("iteration", "seconds"),

@@ -20,7 +20,7 @@ import tf_boilerplate as nic
 import numpy as np
 import sga
 import table1
-from convergence import method_graph, RUNS
+from convergence import RUNS, sga_graph
 
 SIDE = 64
 RESOLUTION = 81
@@ -43,7 +43,7 @@ def centre_crop(image, side):
 
 def sga_path(x):
     """y [its + 1, h, w, N] from the encoder's on, temperatures [its], and (y_hat, z_hat)."""
-    args, graph = method_graph("sga", RUNS[0], [], x.shape)
+    args, graph = sga_graph(RUNS[0], [], x.shape)
     path, temperatures = [nic.encode(graph, x)[0]], []
     for _, T, _ in nic.descend(graph, {graph.x: x}, args.sga_its,
                                functools.partial(sga.temperature, args)):
@@ -55,7 +55,7 @@ def sga_path(x):
 def cost_function(x):
     """Function: R-D cost [K] of y [K, h, w, N] and z [1, h, w, N]; RESOLUTION at a time."""
     shape = (RESOLUTION,) + x.shape[1:]
-    _, graph = method_graph("sga", RUNS[0], [], shape)
+    _, graph = sga_graph(RUNS[0], [], shape)
     images = np.broadcast_to(x, shape)
 
     def cost(y, z):

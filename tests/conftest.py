@@ -155,7 +155,7 @@ def write_image(path, height, width, mode="RGB"):
 @pytest.fixture(autouse=True)
 def untold():
     """Each test stands for a process of its own: notes that another was told count anew."""
-    importlib.import_module("tf_boilerplate").NOTED.clear()
+    importlib.import_module("tf_boilerplate").note.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -243,7 +243,7 @@ def test_hostile_tfci(files, survives):
 def test_hostile_tfci_with_the_checksum_of_its_latents(files, survives, monkeypatch):
     """Or without a header, as the original's: the error or any picture."""
     content = files["tfci"].content
-    latents = nic.unpack(content)[0].latents
+    latents = nic.unpack(content)[0].symbols
     monkeypatch.setattr(nic, "digest_symbols", lambda images: latents)
     for changed in hostile_features():
         survives("tfci", example_of(content, changed, lambda header: header))
