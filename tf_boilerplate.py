@@ -1482,11 +1482,13 @@ def require_memory(N, shape, batch, with_gradients=False, jobs=1):
     free = available_memory() / jobs
     if needed > free:
         most = max(0, free - beside) / per_pixel
-        raise ValueError(
-            "%s%d x %d pixels take about %.1f GB of memory with %d filters, but %.1f GB are "
-            "available, enough for %.2f megapixels, as %d x %d"
-            % ("%d images, %d at a time, of " % (num_imgs, batch) if num_imgs > 1 else "", height,
-               width, needed / 1e9, N, free / 1e9, most / 1e6, most ** .5, most ** .5))
+        images, enough = "%d images, %d at a time, of " % (num_imgs, batch), ""
+        if num_imgs == 1:
+            images, enough = "", ", enough for %.2f megapixels, as %d x %d" % (
+                most / 1e6, most ** .5, most ** .5)
+        raise ValueError("%s%d x %d pixels take about %.1f GB of memory with %d filters, but %.1f GB "
+                         "are available%s" % (images, height, width, needed / 1e9, N, free / 1e9,
+                                              enough))
 
 
 # ---------------------------------------------------------------- 6. images in, results out
@@ -1665,9 +1667,17 @@ def path_for(settings, path):
     return "%s-%s.npz" % (path[:-len(".npz")], checksum)
 
 
+def temporary_names(path):
+    """Beginning of the names to which processes of this machine write what will be `path`.
+
+    Other machines may share the folder. Each process appends its number and .tmp.
+    """
+    return "%s.%s." % (path, digest(socket.gethostname().encode()).hex()[:8])
+
+
 def temporary_name(path):
-    """Where this process writes what will be `path`: machines may share the folder."""
-    return "%s.%s.%d.tmp" % (path, socket.gethostname(), os.getpid())
+    """The name of this process for it."""
+    return "%s%d.tmp" % (temporary_names(path), os.getpid())
 
 
 @contextlib.contextmanager
@@ -1788,7 +1798,7 @@ def require_writable(path, missing=0):
     if not os.path.exists(existing):
         raise FileNotFoundError(errno.ENOENT, "no such folder", existing)
     os.makedirs(folder, exist_ok=True)
-    prefix = "%s.%s." % (path, socket.gethostname())
+    prefix = temporary_names(path)
     for leftover in glob.glob(glob.escape(prefix) + "*.tmp"):
         writer = leftover[len(prefix):-len(".tmp")]
         if writer.isdigit() and not os.path.exists("/proc/" + writer):
@@ -1993,10 +2003,10 @@ def train_replica(args, N, folder, objective, method, cluster):
     if args.eval_glob and not held_out:
         raise ValueError("--eval_glob %s: no file matches" % args.eval_glob)
     paths, in_memory = training_files(args.train_glob, args.patchsize, held_out)
-    for path in held_out:
+    is_chief = cluster.replica == 0
+    for path in held_out if is_chief else []:
         with errors_of("--eval_glob %s" % args.eval_glob):
             require_compressible(path, N, method)
-    is_chief = cluster.replica == 0
     source = None
     if is_chief and run:
         require_same_training(args, folder)
@@ -2045,7 +2055,8 @@ def prepare_folder(args, folder, run):
 def require_same_training(args, folder):
     """ValueError if the last settings of the run in `folder` would have made it another one.
 
-    With args.force only if it began from other weights. --last_step counts where the rate falls.
+    With args.force only if it began from other weights, which args.init_from keeps naming.
+    --last_step counts where the rate falls.
     """
     last = {}
     with contextlib.suppress(OSError, ValueError):  # it may be missing, or a stranger's
@@ -2053,6 +2064,7 @@ def require_same_training(args, folder):
     if args.init_from and args.init_from != last.get("init_from", args.init_from):
         raise ValueError("--init_from %s: only for a new run, and %s is there"
                          % (args.init_from, folder))
+    args.init_from = args.init_from or last.get("init_from")
     text = lambda value: "none" if value in (None, "") else value
     differ = ["--%s %s (now %s)" % (name, text(last[name]), text(getattr(args, name)))
               for name in ("batchsize", "patchsize", "train_glob", "eval_glob", "lr", "lr_warmup",
@@ -2621,7 +2633,8 @@ def add_train_options(parser):
                         help="run of checkpoint_dir, or folder of a run of either model, whose "
                         "weights a new run starts from, as far as it has the same")
     parser.add_argument("--force", action="store_true",
-                        help="continue a run with other settings than it was begun with")
+                        help="continue a run with other settings than it was begun with, but for "
+                        "--init_from")
     parser.add_argument("--logdir", default="/tmp/tf_logs",
                         help="folder for TensorBoard, none if empty (default: %(default)s)")
     parser.add_argument("--seed", type=natural, default=0,
@@ -2739,7 +2752,8 @@ def run_or_exit(parser, function, args):
         os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (available_memory() / 2 ** 20))
     tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
     with contextlib.suppress(AttributeError):  # names of files need not be text
-        sys.stdout.reconfigure(errors="backslashreplace")
+        if sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with deprecation.silence():  # else TensorFlow inspects the arguments of every op
             return function(args)

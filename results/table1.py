@@ -7,8 +7,8 @@
 Results that exist, of the same model, images and settings, are kept, so that it can be stopped and
 continued at any time. Of images in a folder, glob or .npy called NAME, everything goes into the
 folder NAME of --output (NAME-LABEL with --label), results into its subfolder npz. Each option after
--- goes to all scripts that have it. A script that is not in the table is a method of your own, and so
-is any CSV in the folder that has columns psnr and est_bpp or bpp, a row per point; those in its
+-- goes to all scripts that have it. A script that is not in the table is a method of your own, and
+so is any CSV in the folder that has columns psnr and est_bpp or bpp, a row per point; those in its
 subfolder codecs (see codecs.py) are drawn in grey.
 """
 

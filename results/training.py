@@ -24,11 +24,15 @@ def read_curves(folder):
     curves = []
     for path in paths:
         run_name, rows = os.path.basename(os.path.dirname(path)), table1.csv_rows(path)
-        if not rows or "lmbda=" not in run_name:
-            nic.note("%s: %s, is not drawn" % (path, "of no run" if rows else "is empty"))
+        try:
+            lmbda = nic.run_lmbda(run_name)
+        except ValueError:
+            rows = []
+        if not rows:
+            nic.note("%s: without rows, or lmbda=<number> in the run's name, is not drawn" % path)
             continue
         columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-        curves.append(dict(columns, name=run_name.split("-")[0], lmbda=nic.run_lmbda(run_name)))
+        curves.append(dict(columns, name=run_name.split("-")[0], lmbda=lmbda))
     return sorted(curves, key=lambda curve: (curve["lmbda"], curve["name"]))
 
 

@@ -1,5 +1,6 @@
 """results/: BD-rate, Table 1 and its plots, continued and redrawn."""
 
+import argparse
 import contextlib
 import csv
 import glob
@@ -9,13 +10,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import unittest.mock
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from conftest import (BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, compress, load, run, run_of,
+from conftest import (BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, TINY, compress, load, run, run_of,
                       write_image)
 
 sys.path.insert(0, os.path.join(ROOT, "results"))
@@ -176,7 +179,7 @@ def existing(tmp_path, monkeypatch, capfd):
 
 @pytest.mark.parametrize("script, options, expected", [
     ("sga", ["--its", 2, "--lr", .3], 0), ("ste", ["--its", 2], 0),
-    ("bb_plain", ["--seed", 1], 0), ("bb_plain", [], 1), ("mbt2018", ["--threads", 2], 1)])
+    ("bb_plain", ["--seed", 1], 0), ("bb_plain", [], 1), ("mbt2018", ["--threads", 3], 1)])
 def test_only_results_of_the_default_settings_are_reused(tmp_path, existing, script, options,
                                                          expected):
     run(script, "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir",
@@ -189,6 +192,38 @@ def test_threads_count_if_given(tmp_path, existing):
         tmp_path / "image" / "npz", BASE_RUN, tmp_path / "image.png")
     assert existing("mbt2018", "--threads", "1") == "1 of 1 results exist"
     assert existing("mbt2018", "--threads", "2") == "0 of 1 results exist"
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_every_job_has_its_part_of_the_cores(tmp_path, monkeypatch, code):
+    """Two at a time, also after one has failed; threads are only told if they are given."""
+    started, together = [], threading.Barrier(2, timeout=60)
+
+    def start(argv, preexec_fn, **_):
+        started.append(preexec_fn)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(60 if code == 0 else 0)
+        return argparse.Namespace(returncode=code, stderr="")
+    monkeypatch.setattr(subprocess, "run", start)
+    monkeypatch.setattr(nic, "for_child", lambda i, num_children: (i, num_children))
+    args = table1.make_parser().parse_args(["--images", TINY, "--jobs", "2"])
+    job = table1.make_job(args, "image", [], str(tmp_path), "sga", nic.find_run(
+        SHIPPED, run_of("sga", 64)))
+    assert "--threads" not in job.argv
+    with contextlib.nullcontext() if code == 0 else pytest.raises(ValueError, match="exit code 1"):
+        table1.run_all(args, [job] * 4)
+    assert code or len(started) == 4
+    assert all(set(started[k:k + 2]) == {(0, 2), (1, 2)} for k in range(0, 4 - 4 * code, 2))
+
+
+def test_parts_of_the_cores(monkeypatch):
+    taken = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 2, 3, 4, 5})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: taken.append(cores))
+    monkeypatch.setattr(nic.ctypes, "CDLL", unittest.mock.MagicMock())
+    for i, num_children in ((0, 1), (0, 2), (1, 2), (1, 7), (6, 7)):
+        nic.for_child(i, num_children)()
+    assert taken == [[1, 2, 3, 4, 5], [1, 2], [3, 4], [2], [2]]
 
 
 CROPS = os.path.join(ROOT, "results", "reduced", "kodak-crops")
@@ -525,7 +560,7 @@ def test_validation_curves(tmp_path, capfd):
     for name, last in (("mbt2018-num_filters=8-lmbda=0.01", 1.), ("mbt2018_bb-lmbda=0.02", 2.)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "validation.csv").write_text("step,rd_cost\n0,3\n10,%g\n" % last)
-    for name, rows in (("trunk", "0,3\n"), ("mbt2018-lmbda=0.04", "")):  # moved; interrupted
+    for name, rows in (("trunk-lmbda=best", "0,3\n"), ("mbt2018-lmbda=0.04", "")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "validation.csv").write_text("step,rd_cost\n" + rows)
     curves = training.read_curves(str(tmp_path))

@@ -10,7 +10,6 @@ import random
 import resource
 import shutil
 import signal
-import socket
 import string
 import subprocess
 import sys
@@ -121,8 +120,7 @@ def test_what_killed_processes_left_is_removed(tmp_path):
             TINY]
     run("mbt2018", *argv)
     (npz,) = tmp_path.iterdir()
-    gone, alive = ("%s.%s.%d.tmp" % (npz, socket.gethostname(), pid)
-                   for pid in (2 ** 30, os.getppid()))
+    gone, alive = (nic.temporary_names(npz) + "%d.tmp" % pid for pid in (2 ** 30, os.getppid()))
     half_saved = tmp_path / TRAINED / "model.ckpt-1_temp_0123"
     half_saved.mkdir(parents=True)
     others = [alive, "%s.another-host.%d.tmp" % (npz, 2 ** 30), "%s.old.tmp" % npz,

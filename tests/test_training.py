@@ -485,7 +485,8 @@ def test_init_from_another_run(tmp_path, images, capfd):
         assert json.load(file)["init_from"] == first.name
     capfd.readouterr()
     first.rename(tmp_path / "moved")
-    train(tmp_path, images, "--last_step", 2, "--lambda", 0.02, "--init_from", first.name)
+    for last_step, options in ((2, ()), (3, ("--init_from", first.name))):  # with it or without
+        train(tmp_path, images, "--last_step", last_step, "--lambda", 0.02, *options)
     with pytest.raises(SystemExit):
         train(tmp_path, images, "--last_step", 2, "--lambda", 0.03, "--init_from", "gone")
     assert "no checkpoint in" in capfd.readouterr().err
