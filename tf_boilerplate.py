@@ -1486,9 +1486,9 @@ def require_memory(N, shape, batch, with_gradients=False, jobs=1):
         if num_imgs == 1:
             images, enough = "", ", enough for %.2f megapixels, as %d x %d" % (
                 most / 1e6, most ** .5, most ** .5)
-        raise ValueError("%s%d x %d pixels take about %.1f GB of memory with %d filters, but %.1f GB "
-                         "are available%s" % (images, height, width, needed / 1e9, N, free / 1e9,
-                                              enough))
+        raise ValueError(
+            "%s%d x %d pixels take about %.1f GB of memory with %d filters, but %.1f GB are "
+            "available%s" % (images, height, width, needed / 1e9, N, free / 1e9, enough))
 
 
 # ---------------------------------------------------------------- 6. images in, results out
@@ -2003,16 +2003,16 @@ def train_replica(args, N, folder, objective, method, cluster):
     if args.eval_glob and not held_out:
         raise ValueError("--eval_glob %s: no file matches" % args.eval_glob)
     paths, in_memory = training_files(args.train_glob, args.patchsize, held_out)
-    is_chief = cluster.replica == 0
-    for path in held_out if is_chief else []:
-        with errors_of("--eval_glob %s" % args.eval_glob):
-            require_compressible(path, N, method)
-    source = None
-    if is_chief and run:
-        require_same_training(args, folder)
-    elif is_chief and args.init_from:
-        source = find_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
-                          args.init_from)
+    is_chief, source = cluster.replica == 0, None
+    if is_chief:
+        for path in held_out:
+            with errors_of("--eval_glob %s" % args.eval_glob):
+                require_compressible(path, N, method)
+        if run:
+            require_same_training(args, folder)
+        elif args.init_from:
+            source = find_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
+                              args.init_from)
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
         x = tf.data.make_one_shot_iterator(training_patches(
