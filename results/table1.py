@@ -290,21 +290,43 @@ def savings(curves, quality, rate="est_bpp"):
             for script, curve in curves.items()}
 
 
+def cost_savings(curve, base):
+    """What the R-D cost changes against base, in %: three means over the λ of both, or nan.
+
+    Of `rd_cost`, the mean over images; of the cost at the mean rate and PSNR, all that published
+    points allow; and of the latter's change in % of base's rate. This last is the BD-rate to first
+    order, if the base curve has the slope dR/dMSE = -λ, as optimal models have.
+    """
+    lmbdas, *rows = np.intersect1d(curve.get("lmbda", []), base.get("lmbda", []),
+                                   return_indices=True)
+    if not len(lmbdas):
+        return [np.nan] * 3
+    rate, quality, mean_cost = ([c.get(name, np.full(len(c["psnr"]), np.nan))[i]
+                                 for c, i in zip((curve, base), rows)]
+                                for name in ("est_bpp", "psnr", "rd_cost"))
+    cost, base_cost = (r + lmbdas * 255 ** 2 * 10 ** (-q / 10) for r, q in zip(rate, quality))
+    return [100 * np.mean(change) for change in (
+        mean_cost[0] / mean_cost[1] - 1, cost / base_cost - 1, (cost - base_cost) / rate[1])]
+
+
 def table1_rows(curves):
-    """Table 1: header, and a row per method or codec with its BD-rates against base."""
+    """Table 1: header, and a row per method or codec, its BD-rates and R-D cost against base."""
     columns = [savings(curves, "psnr"), savings(curves, "msssim_db"),
                savings(curves, "psnr", "actual_bpp")]
     shown = lambda value, mark="": "–" if np.isnan(value) else "%.2f%s" % (value, mark)
     rows = [["Table 1", "method", "script", "points", "BD-rate %, PSNR", "BD-rate %, MS-SSIM",
              "BD-rate %, PSNR, size of files", "overlap dB, PSNR", "overlap dB, MS-SSIM",
+             "R-D cost %", "R-D cost %, mean PSNR", "cost saved, % of rate",
              "* not to be trusted"]]
     for method in methods_of(curves):
-        cells = [column[method.script] for column in columns]
+        curve, cells = curves[method.script], [column[method.script] for column in columns]
         caveats = dict.fromkeys(caveat for cell in cells for caveat in cell.caveats)
         rows.append([method.row, method.label, method.script + ".py" * bool(method.row),
-                     len(curves[method.script]["est_bpp"])]
+                     len(curve["est_bpp"])]
                     + [shown(cell.rate, " *" * bool(cell.caveats)) for cell in cells]
-                    + [shown(cell.overlap) for cell in cells[:2]] + ["; ".join(caveats)])
+                    + [shown(cell.overlap) for cell in cells[:2]]
+                    + [shown(cost) for cost in cost_savings(curve, curves.get("mbt2018", {}))]
+                    + ["; ".join(caveats)])
     return rows
 
 
@@ -328,13 +350,15 @@ def points_rows(curves):
         for m in methods_of(curves) if {"lmbda", "rd_cost"} <= set(curves[m.script])]
 
 
-def write_tables(folder, curves, codecs):
+def write_tables(folder, curves, codecs, papers):
     """table1.csv, and table1.md with the points too, of a data set; returns the latter's text."""
-    rows = table1_rows({**codecs, **curves})
+    rows = table1_rows({**codecs, **curves}) + [
+        ["", label + ", published", ""] + cells for _, label, _, *cells in table1_rows(papers)[1:]]
     write_csv(os.path.join(folder, "table1.csv"), rows[0], rows[1:])
     markdown = lambda rows: "\n".join("| %s |" % " | ".join(map(str, row)) for row in
                                       rows[:1] + [["---"] * len(rows[0])] + rows[1:])
-    text = ("%s\n\nBits per pixel (information content), PSNR in dB, and in brackets the R-D cost "
+    text = ("%s\n\nCosts are means over λ; what is saved in %% of the rate, is BD-rate to first order."
+            "\n\nBits per pixel (information content), PSNR in dB, and in brackets the R-D cost "
             "λ · MSE + bits per pixel against that of base:\n\n%s\n"
             % (markdown(rows), markdown(points_rows(curves))))
     nic.write_bytes(os.path.join(folder, "table1.md"), text.encode())
@@ -437,8 +461,9 @@ def summarise(folder, with_compressai):
     label = read_settings(folder).get("label")
     unlabelled = folder[:-len("-" + label)] if label else folder
     curves, codecs = read_curves(folder), read_curves(os.path.join(unlabelled, "codecs"))
-    print("%s\n\n%s" % (folder, write_tables(folder, curves, codecs)))
-    draw(folder, curves, codecs, published(os.path.basename(unlabelled)))
+    papers = published(os.path.basename(unlabelled))
+    print("%s\n\n%s" % (folder, write_tables(folder, curves, codecs, papers)))
+    draw(folder, curves, codecs, papers)
     if with_compressai:
         export_compressai(folder, curves)
 

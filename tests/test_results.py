@@ -30,16 +30,34 @@ import training
 import tf_boilerplate as nic
 
 
-@pytest.mark.parametrize("dataset, script, expected", [
-    ("kodak", "sga", -15.22), ("kodak", "bb_sga", -16.87),
-    ("tecnick", "sga", -18.70), ("tecnick", "bb_sga", -20.14)])
-def test_bd_rate_of_the_published_curves(dataset, script, expected):
+@pytest.mark.parametrize("dataset, script, expected, cost", [
+    ("kodak", "sga", -15.22, -7.35), ("kodak", "bb_sga", -16.87, -8.31),
+    ("tecnick", "sga", -18.70, -8.72), ("tecnick", "bb_sga", -20.14, -9.63)])
+def test_savings_of_the_published_curves(dataset, script, expected, cost):
     curves = table1.published(dataset)
     saving = table1.savings(curves, "psnr")[script]
     assert saving.rate == pytest.approx(expected, abs=.005) and saving.caveats == []
     base, qualities = curves["mbt2018"]["psnr"], curves[script]["psnr"]
     assert saving.overlap == pytest.approx(
         min(base.max(), qualities.max()) - max(base.min(), qualities.min()))
+    by_image, by_mean, of_rate = table1.cost_savings(curves[script], curves["mbt2018"])
+    assert np.isnan(by_image) and by_mean == pytest.approx(cost, abs=.005)
+    assert of_rate == pytest.approx(expected, abs=1)  # the first order
+
+
+def test_cost_savings():
+    """Of the λ that both curves have; a dB of PSNR is a fifth of the MSE."""
+    base = dict(lmbda=np.array([.01, .02]), psnr=np.array([30, 32.]), est_bpp=np.array([.4, .8]),
+                rd_cost=np.array([2, 3.]))
+    curve = dict(lmbda=np.array([.04, .02]), psnr=np.array([34, 33.]), est_bpp=np.array([.9, .8]),
+                 rd_cost=np.array([1, 2.7]))
+    cost = .02 * 255 ** 2 * np.array([10 ** -3.3, 10 ** -3.2])
+    saved = cost[0] - cost[1]
+    assert table1.cost_savings(curve, base) == pytest.approx(
+        [-10, 100 * saved / (.8 + cost[1]), 100 * saved / .8])
+    assert np.isnan(table1.cost_savings(dict(psnr=base["psnr"], est_bpp=base["est_bpp"]),
+                                        base)).all()
+    assert np.isnan(table1.cost_savings(curve, {})).all()
 
 
 def test_bd_rate():
@@ -111,7 +129,12 @@ def test_table1_of_the_golden_models(tmp_path, capfd):
     assert [row[:4] for row in rows[1:]] == [["M3", "base hyperprior", "mbt2018.py", "1"],
                                              ["A6", "BB, no iterative inference", "bb_plain.py",
                                               "1"]]
-    assert all(row[4:] == ["–"] * 3 + ["0.00"] * 2 + ["fewer than 4 points"] for row in rows[1:])
+    assert all(row[4:9] + row[12:] == ["–"] * 3 + ["0.00"] * 2 + ["fewer than 4 points"]
+               for row in rows[1:])
+    costs = [float(read(output / "pair" / (script + ".csv"))[1][-1])
+             for script in ("mbt2018", "bb_plain")]
+    assert [row[9] for row in rows[1:]] == [
+        "0.00", "%.2f" % (100 * (costs[1] / costs[0] - 1))]
     (npz,) = (output / "pair" / "npz").glob("rd-mbt2018*.npz")
     with np.load(str(npz), allow_pickle=False) as result:
         row = dict(zip(*read(output / "pair" / "mbt2018.csv")))
@@ -421,16 +444,19 @@ def test_published_curves_are_drawn(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "settings.json").write_text('{"label": "fast"}')
     for script, curve in table1.published("kodak").items():
-        columns = dict(curve, lmbda=range(7), run_name=[script] * 7, msssim=[.9] * 7,
+        columns = dict(curve, run_name=[script] * 7, msssim=[.9] * 7,
                        actual_bpp=curve["est_bpp"], rd_cost=[1] * 7)
         table1.write_csv(str(folder / (script + ".csv")), columns, list(zip(*columns.values())))
-    pictures = []
+    pictures, tables = [], []
     for known in (table1.published, lambda dataset: {}):
         monkeypatch.setattr(table1, "published", known)
         table1.main(["--from-csv", "--output", str(folder) + os.sep])
         pictures.append([(folder / name).read_bytes() for name in ("rd-psnr.png", "bd-rate.png")])
+        tables.append({row[1]: row[4] for row in read(folder / "table1.csv")})
     assert all(ours != without for ours, without in zip(*pictures))
-    assert read(folder / "table1.csv")[1][4] == "-15.22"
+    assert tables[0]["SGA"] == tables[0]["SGA, published"] == "-15.22"
+    assert set(tables[0]) - set(tables[1]) == {
+        method + ", published" for method in ("SGA", "SGA + BB", "base hyperprior")}
 
 
 @pytest.mark.slow
