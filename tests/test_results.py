@@ -58,6 +58,8 @@ def test_cost_savings():
     assert np.isnan(table1.cost_savings(dict(psnr=base["psnr"], est_bpp=base["est_bpp"]),
                                         base)).all()
     assert np.isnan(table1.cost_savings(curve, {})).all()
+    del curve["psnr"]
+    assert table1.cost_savings(curve, base) == pytest.approx([-10, np.nan, np.nan], nan_ok=True)
 
 
 def test_bd_rate():
