@@ -357,9 +357,9 @@ def write_tables(folder, curves, codecs, papers):
     write_csv(os.path.join(folder, "table1.csv"), rows[0], rows[1:])
     markdown = lambda rows: "\n".join("| %s |" % " | ".join(map(str, row)) for row in
                                       rows[:1] + [["---"] * len(rows[0])] + rows[1:])
-    text = ("%s\n\nCosts are means over λ; that saved, in %% of the rate, is BD-rate to first order."
-            "\n\nBits per pixel (information content), PSNR in dB, and in brackets the R-D cost "
-            "λ · MSE + bits per pixel against that of base:\n\n%s\n"
+    text = ("%s\n\nCosts are means over λ; that saved, in %% of the rate, is BD-rate to first "
+            "order.\n\nBits per pixel (information content), PSNR in dB, and in brackets the R-D "
+            "cost λ · MSE + bits per pixel against that of base:\n\n%s\n"
             % (markdown(rows), markdown(points_rows(curves))))
     nic.write_bytes(os.path.join(folder, "table1.md"), text.encode())
     return text
