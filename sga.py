@@ -25,7 +25,7 @@ OPTIONS = [nic.Option("--sga_its --its", nic.count, 2000, "iterations of SGA"),
            nic.Option("--logits", nic.one_of(LOGITS), "atanh",
                       "logits of rounding, as a function of the distance"),
            nic.Option("--seed", nic.natural, 0, "seed of the noise")]
-# fast: about the same R-D cost, in a sixth of the iterations; thorough: the lowest in 2000.
+# fast: about the same R-D cost, in a sixth of the time; thorough: the lowest in 2000.
 SSL = dict(lr_decay=1, logits="ssl", T_max=1, t0=0)
 PRESETS = dict(fast=dict(SSL, sga_its=360, lr=0.03), thorough=dict(SSL, lr=0.02))
 

@@ -158,7 +158,7 @@ def strided_convolution_kernel_gradient(x, g):
 
     Of x's four interleaved parts (space_to_depth) with g moved by -1, 0, 1 in both directions.
     """
-    batch, height, width, F = g.shape
+    _, height, width, F = g.shape
     C = x.shape[3]
     x = tf.pad(x, [[0, 0], [0, 2 * height - x.shape[1]], [0, 2 * width - x.shape[2]], [0, 0]])
     padded = tf.pad(g, [[0, 0], [1, 1], [1, 1], [0, 0]])
@@ -2407,7 +2407,14 @@ def run_shards(args, num_shards):
             if line.startswith("note: "):
                 note(line[len("note: "):])
         if process.returncode:
-            raise ValueError(error.strip().split("error: ")[-1] or "a process of --jobs was killed")
+            raise ValueError(error_of(process.returncode, error).split("error: ")[-1])
+
+
+def error_of(returncode, stderr):
+    """What a script that failed says, the last line that is no note; if nothing, how it ended."""
+    lines = [line for line in stderr.splitlines() if line.strip() and line[:6] != "note: "]
+    return lines[-1] if lines else "killed by signal %d" % -returncode if returncode < 0 else (
+        "exit code %d" % returncode)
 
 
 def codec_for(method, output):

@@ -48,6 +48,10 @@ def run(args):
     source, paths, many = nic.find_images(args.images)
     folder = os.path.join(args.output, source if many else os.path.splitext(source)[0], "codecs")
     nic.require_writable(os.path.join(folder, "x.csv"), missing=3)
+    digests = table1.digests(paths)
+    if not table1.is_of_images(folder, digests):
+        raise ValueError("%s: is of other images; --output writes elsewhere" % folder)
+    table1.write_settings(folder, dict(images=digests))
     images = [image for path in paths for image in nic.read_images(path)]
     for name in args.codecs:
         codec, rows = CODECS[name], []

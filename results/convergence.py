@@ -96,7 +96,10 @@ def run(args):
         nic.require_writable(written)
     if not args.from_csv:
         measure(args.image, path)
-    draw(path, path[:-len("csv")] + "png")
+    try:
+        draw(path, path[:-len("csv")] + "png")
+    except (LookupError, TypeError) as error:
+        raise ValueError("%s: a row or a column is missing (%s)" % (path, error))
 
 
 def main(argv=None):

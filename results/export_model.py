@@ -30,7 +30,9 @@ def export(run, target):
         sess.run(tf.global_variables_initializer())
         tf.train.Saver(save_relative_paths=True).save(
             sess, os.path.join(folder, os.path.basename(checkpoint)), write_meta_graph=False)
-    shutil.copy(arguments, folder)
+    for path in (arguments, os.path.join(run, "validation.csv")):
+        if os.path.exists(path):
+            shutil.copy(path, folder)
     return folder
 
 

@@ -98,16 +98,24 @@ def find_jobs(args, job_for):
 
 
 def find_earlier_jobs(args, jobs, folder, job_for):
-    """Those of the jobs' methods with other runs and lambdas in the CSVs whose results exist."""
+    """Those of the jobs' methods with other runs and lambdas in the CSVs whose results exist.
+
+    A note names those whose rows will be gone.
+    """
     earlier = []
     for script in {job.script for job in jobs}:
         lmbdas = {job.settings["lmbda"] for job in jobs if job.script == script}
         curve = read_csv(os.path.join(folder, script + ".csv")) or {}
-        for run_name in curve.get("run_name", []):
+        for run_name, lmbda in zip(curve.get("run_name", []), curve.get("lmbda", [])):
+            if lmbda in lmbdas:
+                continue
             with contextlib.suppress(ValueError):  # no such run any more
                 job = job_for(script, nic.find_run(args.checkpoint_dir, run_name))
-                if job.settings["lmbda"] not in lmbdas and is_done(job):
+                if is_done(job):
                     earlier.append(job)
+                    continue
+            nic.note("%s of %s has no results of these settings, leaves the table"
+                     % (script, run_name))
     return earlier
 
 
@@ -163,8 +171,8 @@ def run_job(job, places):
     finally:
         places.put(place)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["exit code %d" % done.returncode]
-        raise ValueError("%s on %s: %s" % (job.script, job.run_name, lines[-1]))
+        raise ValueError("%s on %s: %s" % (job.script, job.run_name,
+                                           nic.error_of(done.returncode, done.stderr)))
     return time.time() - start
 
 
@@ -241,26 +249,29 @@ def bd_rate(rate, quality, base_rate, base_quality):
 
 def csv_rows(path):
     """List of dicts of a CSV, whatever its delimiter; names of columns in lower case."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        lines = file.read().splitlines() or [""]
-    delimiter = max(",;\t", key=lines[0].count)
-    lines[0] = lines[0].lower().replace(" ", "")
-    return list(csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True))
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = file.read().splitlines() or [""]
+        delimiter = max(",;\t", key=lines[0].count)
+        lines[0] = lines[0].lower().replace(" ", "")
+        return list(csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError("%s: not a CSV (%s)" % (path, error))
 
 
 def read_csv(path):
     """Columns of a CSV, in the order of the rate est_bpp; None if there is none."""
     if not os.path.exists(path):
         return None
+    rows = csv_rows(path)
     try:
-        rows = csv_rows(path)
         columns = {name: np.array([row[name] if name == "run_name" else float(row[name])
                                    for row in rows])
                    for name in rows[0] if name in ["lmbda", "run_name", "bpp"] + COLUMNS}
         if "est_bpp" not in columns:
             columns["est_bpp"] = columns["bpp"]
         order = np.argsort(columns["est_bpp"])
-    except (LookupError, TypeError, ValueError, csv.Error) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise ValueError("%s: not a CSV of R-D points (%s)" % (path, error))
     columns = {name: values[order] for name, values in columns.items()}
     if "msssim" in columns:
@@ -460,7 +471,11 @@ def summarise(folder, with_compressai):
     """Table and plots of a data set from its CSVs, and others' curves, which have no --label."""
     label = read_settings(folder).get("label")
     unlabelled = folder[:-len("-" + label)] if label else folder
-    curves, codecs = read_curves(folder), read_curves(os.path.join(unlabelled, "codecs"))
+    curves, codecs = read_curves(folder), {}
+    if is_of_images(os.path.join(unlabelled, "codecs"), read_settings(folder).get("images")):
+        codecs = read_curves(os.path.join(unlabelled, "codecs"))
+    else:
+        nic.note("%s: curves of other images, not drawn" % os.path.join(unlabelled, "codecs"))
     papers = published(os.path.basename(unlabelled))
     print("%s\n\n%s" % (folder, write_tables(folder, curves, codecs, papers)))
     draw(folder, curves, codecs, papers)
@@ -512,12 +527,31 @@ def make_parser():
 
 
 def read_settings(folder):
-    """What require_same_table wrote there, if it did."""
+    """What write_settings wrote there, a dict; {} as long as there is no CSV of such settings."""
     path = os.path.join(folder, "settings.json")
-    return json.loads(nic.read_bytes(path).decode()) if os.path.exists(path) else {}
+    if not os.path.exists(path) or not glob.glob(os.path.join(glob.escape(folder), "*.csv")):
+        return {}
+    try:
+        return dict(json.loads(nic.read_bytes(path).decode()))
+    except (TypeError, ValueError) as error:
+        raise ValueError("%s: not settings of a table (%s)" % (path, error))
 
 
-def require_same_table(folder, label, options, paths, checksums, jobs):
+def write_settings(folder, settings):
+    nic.write_bytes(os.path.join(folder, "settings.json"), json.dumps(settings, indent=1).encode())
+
+
+def digests(paths):
+    """Checksums of the images in files, by name."""
+    return {os.path.basename(path): nic.digest(nic.read_images(path)).hex() for path in paths}
+
+
+def is_of_images(folder, images):
+    """Whether what is in a folder may be of images of these digests, as far as one knows."""
+    return images is None or read_settings(folder).get("images", images) == images
+
+
+def require_same_table(folder, label, options, images, jobs):
     """ValueError if the CSVs in a folder are of other images, options or models, or a stranger's.
 
     Else its settings.json gets these; of models, names and checksums by kind and lambda.
@@ -529,17 +563,17 @@ def require_same_table(folder, label, options, paths, checksums, jobs):
                              "makes a table beside it" % path)
     stored = read_settings(folder)
     settings = dict(label=label, options=options, models=dict(stored.get("models", {})),
-                    images=dict(zip(map(os.path.basename, paths), checksums)))
+                    images=images)
     for job in jobs:
         model = importlib.import_module(job.script).METHOD.model
         settings["models"]["%s, lambda = %g" % (model, job.settings["lmbda"])] = [
             job.run_name, job.settings["model"]]
-    for name, value in stored.items():
-        if {**settings[name], **value} != settings[name] if name == "models" else (
-                value != settings[name]):
+    for name, value in settings.items():
+        if value != ({**value, **stored.get(name, {})} if name == "models" else
+                     stored.get(name, value)):
             raise ValueError("%s is a table of other %s; --label NAME makes one beside it"
                              % (folder, name))
-    nic.write_bytes(os.path.join(folder, "settings.json"), json.dumps(settings, indent=1).encode())
+    write_settings(folder, settings)
 
 
 def run(args):
@@ -558,12 +592,12 @@ def run(args):
         name = (source if many else os.path.splitext(source)[0]) + (
             "-" + args.label if args.label else "")
         folders = [os.path.join(args.output, name)]
-        checksums = [nic.digest(nic.read_images(path)).hex() for path in paths]
-        job_for = functools.partial(make_job, args, source, checksums,
+        images = digests(paths)
+        job_for = functools.partial(make_job, args, source, list(images.values()),
                                     os.path.join(folders[0], "npz"))
         jobs = find_jobs(args, job_for)
         nic.require_writable(os.path.join(folders[0], "npz", "results"), missing=3)
-        require_same_table(folders[0], args.label, args.options, paths, checksums, jobs)
+        require_same_table(folders[0], args.label, args.options, images, jobs)
         earlier = find_earlier_jobs(args, jobs, folders[0], job_for)
         run_all(args, jobs)
         collect(jobs + earlier, folders[0])

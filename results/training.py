@@ -26,12 +26,12 @@ def read_curves(folder):
         run_name, rows = os.path.basename(os.path.dirname(path)), table1.csv_rows(path)
         try:
             lmbda = nic.run_lmbda(run_name)
-        except ValueError:
-            rows = []
-        if not rows:
-            nic.note("%s: without rows, or lmbda=<number> in the run's name, is not drawn" % path)
+            columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+            columns["step"], columns["rd_cost"]
+        except (LookupError, TypeError, ValueError):
+            nic.note("%s: without step and rd_cost, or lmbda=<number> in the run's name, is not "
+                     "drawn" % path)
             continue
-        columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
         curves.append(dict(columns, name=run_name.split("-")[0], lmbda=lmbda))
     return sorted(curves, key=lambda curve: (curve["lmbda"], curve["name"]))
 

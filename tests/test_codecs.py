@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from conftest import PNG, ROOT, load_module, pixels, run_results
+from conftest import PNG, ROOT, load_module, pixels, run_results, write_image
 
 codecs = load_module(os.path.join(ROOT, "results", "codecs.py"), "reference_codecs")
 
@@ -42,6 +42,30 @@ def test_curves_are_written_and_drawn_behind_the_methods(tmp_path):
     (folder / "codecs" / "JPEG.csv").rename(folder / "JPEG.csv.txt")
     run_results("table1.py", "--from-csv", "--output", tmp_path)
     assert (folder / "rd-psnr.png").read_bytes() != alone
+
+
+def test_curves_of_other_images_of_the_same_name(tmp_path, capfd):
+    """They are neither replaced in part nor drawn in a table of other images."""
+    argv = ["--output", str(tmp_path), "--codecs", "JPEG", "--images", str(tmp_path / "x.png")]
+    write_image(tmp_path / "x.png", 32, 32)
+    codecs.main(argv)
+    folder = tmp_path / "x"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    write_image(tmp_path / "x.png", 32, 48)
+    with pytest.raises(SystemExit) as exit_info:
+        codecs.main(argv)
+    lines = capfd.readouterr().err.splitlines()
+    assert exit_info.value.code == 2 and len(lines) == 1 and "codecs: is of other" in lines[0]
+    assert {path: path.read_bytes() for path in before} == before
+    settings = (folder / "codecs" / "settings.json").read_text()
+    curve = "lmbda,run_name,est_bpp,psnr,msssim,actual_bpp,rd_cost\n0.01,a,0.2,20,0.8,0.2,5\n"
+    for written, is_drawn in ((settings, True), (settings.replace("x.png", "y.png"), False)):
+        (folder / "mbt2018.csv").write_text(curve)
+        (folder / "settings.json").write_text(written)
+        run_results("table1.py", "--from-csv", "--output", tmp_path)
+        assert ("JPEG" in (folder / "table1.md").read_text()) == is_drawn
+    (folder / "codecs" / "JPEG.csv").unlink()  # after which nothing is there to keep
+    codecs.main(argv)
 
 
 def test_errors(tmp_path, capfd):

@@ -241,6 +241,13 @@ def test_every_job_has_its_part_of_the_cores(tmp_path, monkeypatch, code):
     assert all(set(started[k:k + 2]) == {(0, 2), (1, 2)} for k in range(0, 4 - 4 * code, 2))
 
 
+@pytest.mark.parametrize("code, stderr, expected", [
+    (2, "note: a\nsga.py: error: b\n", "sga.py: error: b"), (-9, "note: a\n", "signal 9"),
+    (1, "", "exit code 1")])
+def test_errors_of_jobs(code, stderr, expected):
+    assert expected in nic.error_of(code, stderr)
+
+
 def test_parts_of_the_cores(monkeypatch):
     taken = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 2, 3, 4, 5})
@@ -296,6 +303,7 @@ def test_fewer_runs_keep_the_rows_whose_results_exist(tmp_path, two_runs, capfd)
     shutil.rmtree(str(tmp_path / "image" / "npz"))
     table1.main(argv + ["--runs", names[1]])
     assert column() == names[1:]
+    assert "note: mbt2018 of %s has no results" % names[0] in capfd.readouterr().err
     table1.main(argv)
     (tmp_path / "runs" / names[1]).unlink()
     table1.main(argv + ["--runs", names[0]])
@@ -487,6 +495,9 @@ def test_a_table_of_other_models_or_a_strangers_csv(two_runs, tmp_path, capfd):
     assert "table of other models; --label" in refused(argv + ["--runs", other.name], capfd)
     table1.main(argv + ["--runs", names[1]])  # another lambda
     assert len(json.loads((tmp_path / "image" / "settings.json").read_text())["models"]) == 2
+    for path in (tmp_path / "image").glob("*.csv"):  # nothing is left beside which others come
+        path.unlink()
+    table1.main(argv + ["--runs", other.name])
     (tmp_path / "image-x").mkdir()
     (tmp_path / "image-x" / "mbt2018.csv").write_text("bpp,psnr\n0.3,25\n")
     assert "mbt2018.csv: is there and not" in refused(argv + ["--label", "x"], capfd)
@@ -537,8 +548,10 @@ def test_runs_and_csvs_that_cannot_be_used_are_one_line(tmp_path, capfd):
         table1.main(argv)
     line = capfd.readouterr().err
     assert "the run name lmbda=foo has no lmbda=<number>" in line and "--lambda" not in line
-    for content in ("", "est_bpp,psnr\n", "est_bpp,psnr\n1\n", "a,b\n1,2\n", "est_bpp\nx\n"):
-        (tmp_path / "sga.csv").write_text(content)
+    for content in ("", "est_bpp,psnr\n", "est_bpp,psnr\n1\n", "a,b\n1,2\n", "est_bpp\nx\n",
+                    "est_bpp,psnr\n1,\0\n", b"est_bpp\xff\n"):
+        (tmp_path / "sga.csv").write_bytes(content if isinstance(content, bytes) else
+                                           content.encode())
         with pytest.raises(SystemExit) as exit_info:
             table1.main(["--from-csv", "--output", str(tmp_path)])
         lines = capfd.readouterr().err.splitlines()
@@ -577,6 +590,10 @@ def test_plots_are_written_to_the_current_folder(tmp_path, monkeypatch, capfd):
     shutil.copy(os.path.join(ROOT, "results", "convergence.csv"), str(tmp_path))
     convergence.main(["--from-csv"])
     assert sorted(os.listdir(tmp_path)) == ["convergence.csv", "convergence.png"]
+    (tmp_path / "convergence.csv").write_text("run_name,setting\nx,paper\n")
+    with pytest.raises(SystemExit):
+        convergence.main(["--from-csv"])
+    assert "is missing" in capfd.readouterr().err
     for plot in (landscape, compare, training):
         name = os.path.basename(plot.__file__)[:-3] + ".png"
         with pytest.raises(SystemExit):
@@ -588,11 +605,12 @@ def test_validation_curves(tmp_path, capfd):
     for name, last in (("mbt2018-num_filters=8-lmbda=0.01", 1.), ("mbt2018_bb-lmbda=0.02", 2.)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "validation.csv").write_text("step,rd_cost\n0,3\n10,%g\n" % last)
-    for name, rows in (("trunk-lmbda=best", "0,3\n"), ("mbt2018-lmbda=0.04", "")):
+    for name, rows in (("trunk-lmbda=best", "0,3\n"), ("mbt2018-lmbda=0.04", ""),
+                       ("mbt2018-lmbda=0.08", "0,3\n10\n")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "validation.csv").write_text("step,rd_cost\n" + rows)
     curves = training.read_curves(str(tmp_path))
-    assert capfd.readouterr().err.count("is not drawn") == 2
+    assert capfd.readouterr().err.count("is not drawn") == 3
     assert [(curve["name"], curve["rd_cost"].tolist()) for curve in curves] == [
         ("mbt2018", [3, 1]), ("mbt2018_bb", [3, 2])]
     training.main(["--checkpoint_dir", str(tmp_path), "--output", str(tmp_path / "x.png")])

@@ -458,7 +458,10 @@ def run_export(folder, target):
 
 
 def test_exported_model_is_the_same_model(tmp_path):
-    run_export(os.path.join(CHECKPOINTS, BASE_RUN), tmp_path / "runs")
+    run = shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / BASE_RUN))
+    (tmp_path / BASE_RUN / "validation.csv").write_text("step,rd_cost\n0,1\n")
+    exported = run_export(run, tmp_path / "runs")
+    assert (exported / "validation.csv").read_text() == "step,rd_cost\n0,1\n"
     image = write_image(tmp_path / "x.png", 64, 64)
     original, exported = (compress("mbt2018", tmp_path / str(i), image, checkpoints=checkpoints)
                           for i, checkpoints in enumerate([CHECKPOINTS, tmp_path / "runs"]))
