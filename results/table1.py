@@ -562,15 +562,15 @@ def require_same_table(folder, label, options, images, jobs):
             raise ValueError("%s: is there and not of this script; rename it, or --label NAME "
                              "makes a table beside it" % path)
     stored = read_settings(folder)
-    settings = dict(label=label, options=options, models=dict(stored.get("models", {})),
-                    images=images)
+    models = dict(stored.get("models", {}))
     for job in jobs:
         model = importlib.import_module(job.script).METHOD.model
-        settings["models"]["%s, lambda = %g" % (model, job.settings["lmbda"])] = [
+        models["%s, lambda = %g" % (model, job.settings["lmbda"])] = [
             job.run_name, job.settings["model"]]
+    settings = dict(label=label, options=options, models=models, images=images)
+    expected = {**settings, **stored, "models": {**models, **stored.get("models", {})}}
     for name, value in settings.items():
-        if value != ({**value, **stored.get(name, {})} if name == "models" else
-                     stored.get(name, value)):
+        if value != expected[name]:
             raise ValueError("%s is a table of other %s; --label NAME makes one beside it"
                              % (folder, name))
     write_settings(folder, settings)

@@ -19,20 +19,20 @@ import table1
 
 
 def read_curves(folder):
-    """List of dicts by lambda: name of the script, lmbda, and the columns of a run's CSV."""
+    """List of dicts by lambda: name of the script, lmbda, and step and rd_cost of a run's CSV."""
     paths = glob.glob(os.path.join(glob.escape(folder), "*", "validation.csv"))
     curves = []
     for path in paths:
         run_name, rows = os.path.basename(os.path.dirname(path)), table1.csv_rows(path)
         try:
             lmbda = nic.run_lmbda(run_name)
-            columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-            columns["step"], columns["rd_cost"]
+            step, rd_cost = np.transpose([(float(row["step"]), float(row["rd_cost"]))
+                                          for row in rows])
         except (LookupError, TypeError, ValueError):
             nic.note("%s: without step and rd_cost, or lmbda=<number> in the run's name, is not "
                      "drawn" % path)
             continue
-        curves.append(dict(columns, name=run_name.split("-")[0], lmbda=lmbda))
+        curves.append(dict(name=run_name.split("-")[0], lmbda=lmbda, step=step, rd_cost=rd_cost))
     return sorted(curves, key=lambda curve: (curve["lmbda"], curve["name"]))
 
 

@@ -549,9 +549,8 @@ def test_runs_and_csvs_that_cannot_be_used_are_one_line(tmp_path, capfd):
     line = capfd.readouterr().err
     assert "the run name lmbda=foo has no lmbda=<number>" in line and "--lambda" not in line
     for content in ("", "est_bpp,psnr\n", "est_bpp,psnr\n1\n", "a,b\n1,2\n", "est_bpp\nx\n",
-                    "est_bpp,psnr\n1,\0\n", b"est_bpp\xff\n"):
-        (tmp_path / "sga.csv").write_bytes(content if isinstance(content, bytes) else
-                                           content.encode())
+                    "est_bpp,psnr\n1,\0\n", "est_bpp\xff\n"):
+        (tmp_path / "sga.csv").write_bytes(content.encode("latin-1"))
         with pytest.raises(SystemExit) as exit_info:
             table1.main(["--from-csv", "--output", str(tmp_path)])
         lines = capfd.readouterr().err.splitlines()
