@@ -52,6 +52,10 @@ with contextlib.suppress(ImportError):  # it may be installed for HEIC
 do_not_convert = tf.autograph.experimental.do_not_convert
 
 
+class UserError(ValueError):
+    """What the user can mend: a line that says what was given and what is accepted."""
+
+
 # ---------------------------------------------------------------- 1. model
 #
 # The transforms and priors, whose variables have the names of the authors' checkpoints, and the
@@ -284,7 +288,7 @@ def newest_checkpoint(folder):
 
 
 def find_run(checkpoint_dir, run_name):
-    """The Run in a folder of checkpoint_dir; ValueError if there is no readable checkpoint."""
+    """The Run in a folder of checkpoint_dir; UserError if there is no readable checkpoint."""
     folder = os.path.join(checkpoint_dir, run_name)
     checkpoint = newest_checkpoint(folder)
     if not checkpoint:
@@ -292,23 +296,23 @@ def find_run(checkpoint_dir, run_name):
                       glob.glob(os.path.join(glob.escape(checkpoint_dir), "*"))
                       if newest_checkpoint(other))
         is_path = newest_checkpoint(run_name) and os.path.dirname(os.path.abspath(run_name))
-        raise ValueError("no checkpoint in %s; runs in %s: %s%s" % (
+        raise UserError("no checkpoint in %s; runs in %s: %s%s" % (
             folder, checkpoint_dir, ", ".join(runs) or "none",
             is_path and "; give --checkpoint_dir %s and the run's name" % is_path or ""))
     try:
         return read_run(checkpoint)
     except tf.errors.OpError as error:
-        raise ValueError("%s: not a readable checkpoint (%s)" % (checkpoint, error.message))
+        raise UserError("%s: not a readable checkpoint (%s)" % (checkpoint, error.message))
 
 
 def read_run(checkpoint):
-    """Run of a checkpoint; ValueError if it is not one of these models."""
+    """Run of a checkpoint; UserError if it is not one of these models."""
     reader = tf.train.NewCheckpointReader(checkpoint)
     shapes = reader.get_variable_to_shape_map()
     model = "base" if PRIOR_SCOPE + "/matrix_0" in shapes else "bits-back"
     width = shapes.get("analysis_transform/layer_0/bias")
     if not width or model == "bits-back" and "matrix_0" not in shapes:
-        raise ValueError("%s: not a checkpoint of mbt2018.py or mbt2018_bb.py" % checkpoint)
+        raise UserError("%s: not a checkpoint of mbt2018.py or mbt2018_bb.py" % checkpoint)
     slots = {name for name in shapes if OPTIMISER_VARIABLES.fullmatch(name)}
     names = sorted(set(shapes) - slots - {"global_step"})
     fingerprint = digest(*itertools.chain.from_iterable(
@@ -330,10 +334,11 @@ def digest(*chunks):
 
 
 def run_lmbda(run_name):
-    """The lambda in a run's name; ValueError if there is none."""
-    found = re.search(r"lmbda=([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)", run_name)
-    if not found:
-        raise ValueError("the run name %s has no lmbda=<number>; give --lambda" % run_name)
+    """The lambda in a run's name; UserError if there is none."""
+    found = re.search(r"(?<![^\W_])lmbda=((\d+\.?\d*|\.\d+)(e[-+]?\d+)?)(?![\w.,])", run_name,
+                      re.ASCII | re.IGNORECASE)
+    if not found or not np.isfinite(float(found.group(1))):
+        raise UserError("the run name %s has no lmbda=<number>; give --lambda" % run_name)
     return float(found.group(1))
 
 
@@ -514,7 +519,7 @@ def descend(graph, feed, its, temperature=None, print_every=100):
 
     graph has sess, t, T, its, step, restart, losses, as in Graph. `feed` is what they need beside
     t, T, its; temperature(t) is T, where the relaxation has one. The losses, dict of [B], are those
-    before the update; ValueError if one that is printed is not finite.
+    before the update; UserError if one that is printed is not finite.
     """
     graph.sess.run(graph.restart, feed)
     for t in tqdm.trange(its, disable=None, leave=False):  # None: where stderr is no terminal
@@ -523,7 +528,7 @@ def descend(graph, feed, its, temperature=None, print_every=100):
             **feed, graph.t: t, graph.T: T, graph.its: its})
         if t % print_every == 0 or t == its - 1:
             if not np.isfinite(list(losses.values())).all():
-                raise ValueError("it=%d: the loss is not finite: the optimisation diverged" % t)
+                raise UserError("it=%d: the loss is not finite: the optimisation diverged" % t)
             print_line("it=%d,%s %s" % (t, " T=%.4f" % T if temperature else "", shown(losses)))
         yield t, T, losses
 
@@ -566,11 +571,11 @@ class NearEdge(Exception):
 def nearest(values, step, offset, margin):
     """k of the nearest points step * (k + offset / OFFSETS); NearEdge within margin of an edge.
 
-    ValueError if a value is not finite.
+    UserError if a value is not finite.
     """
     scaled = np.asarray(values, np.float64) / step - offset / OFFSETS
     if not np.isfinite(scaled).all():
-        raise ValueError("the model gives a number that is not finite")
+        raise UserError("the model gives a number that is not finite")
     k = np.floor(scaled + .5)
     if margin and (.5 - np.abs(scaled - k)).min() * step < margin:
         raise NearEdge
@@ -582,7 +587,7 @@ def first_offset(attempt):
     for offset in range(OFFSETS):
         with contextlib.suppress(NearEdge):
             return attempt(offset)
-    raise ValueError("no grid suits the numbers of the model")
+    raise UserError("no grid suits the numbers of the model")
 
 
 # Settings of the fit of q(z|y_hat), which a decoder repeats: iterations (at most MAX_ITS) and rate
@@ -730,9 +735,9 @@ MAX_FILE_PIXELS, MAX_SYMBOL, MAX_Z_VALUES, MAX_SEED = 2 ** 28, 2 ** 15 - 1, 2 **
 
 
 def bounded(name, value, low, high):
-    """value; ValueError unless it is from low to high."""
+    """value; UserError unless it is from low to high."""
     if not low <= value <= high:
-        raise ValueError("%s is %g; accepted are %g to %g" % (name, value, low, high))
+        raise UserError("%s is %g; accepted are %g to %g" % (name, value, low, high))
     return value
 
 
@@ -775,7 +780,7 @@ def parse_example(content):
 def unpack(content):
     """Header and body of a file: of a .tfci a tf.train.Example, else bytes.
 
-    The header is None in a file of the original. Raises ValueError if the file is neither ours and
+    The header is None in a file of the original. Raises UserError if the file is neither ours and
     intact nor possibly the original's.
     """
     if content[8:12] == MAGIC and len(content) >= HEADER.size:
@@ -784,7 +789,7 @@ def unpack(content):
     try:
         example = parse_example(content)
     except google.protobuf.message.DecodeError:
-        raise ValueError("not a compressed file of these scripts, or a damaged one")
+        raise UserError("not a compressed file of these scripts, or a damaged one")
     feature = example.features.feature
     if "header" in feature:
         packed = b"".join(feature.pop("header").bytes_list.value)
@@ -792,19 +797,19 @@ def unpack(content):
         script = b"".join(feature["MD"].bytes_list.value).decode(errors="replace")
         return header._replace(script=script), example
     if not feature:
-        raise ValueError("not a compressed file of these scripts, or a damaged one")
+        raise UserError("not a compressed file of these scripts, or a damaged one")
     if set(feature) != set(TFCI_FEATURES):
-        raise ValueError("not a compressed file: a .tfci with the features %s" % sorted(feature))
+        raise UserError("not a compressed file: a .tfci with the features %s" % sorted(feature))
     return None, example
 
 
 def unpack_header(header, body):
-    """Header of a file; ValueError unless it is intact and of this version."""
+    """Header of a file; UserError unless it is intact and of this version."""
     if len(header) < HEADER.size or header[:8] != digest(header[8:], body):
-        raise ValueError("damaged: its checksum does not match")
+        raise UserError("damaged: its checksum does not match")
     _, magic, version, kind, model, symbols, _ = HEADER.unpack(header[:HEADER.size])
     if (magic, version) != (MAGIC, VERSION):
-        raise ValueError("format %r version %d; accepted is %r version %d"
+        raise UserError("format %r version %d; accepted is %r version %d"
                          % (magic, version, MAGIC, VERSION))
     bounded("damaged: the kind of latents", kind, 0, len(KINDS) - 1)
     script, _, run_name = header[HEADER.size:].decode(errors="replace").partition(" ")
@@ -812,10 +817,10 @@ def unpack_header(header, body):
 
 
 def check_shape(shape):
-    """(num_imgs, H, W) as a tuple; ValueError unless a file may have them."""
+    """(num_imgs, H, W) as a tuple; UserError unless a file may have them."""
     if min(shape) < 1 or max(shape[1:]) >= 2 ** 16 or np.prod(
             shape, dtype=np.float64) > MAX_FILE_PIXELS:
-        raise ValueError("%d images of %d x %d; accepted are sides under %d, 1 to %d pixels in all"
+        raise UserError("%d images of %d x %d; accepted are sides under %d, 1 to %d pixels in all"
                          % (tuple(shape) + (2 ** 16, MAX_FILE_PIXELS)))
     return tuple(map(int, shape))
 
@@ -830,7 +835,7 @@ def value_range(name, *arrays):
 
 
 def check_range(name, low, high):
-    """(low, high); ValueError unless they are a range that is accepted for y or z."""
+    """(low, high); UserError unless they are a range that is accepted for y or z."""
     bounded("the lowest %s" % name, low, -MAX_SYMBOL, MAX_SYMBOL - 1)
     most = MAX_SYMBOL if name == "y" else min(MAX_SYMBOL, low + MAX_Z_VALUES - 1)
     return low, bounded("the highest %s" % name, high, low + 1, most)
@@ -871,11 +876,11 @@ def pack_iinc(kind, script, run, shape, ranges, images, coder, extra=b""):
 
 
 def parse_iinc(kind, body):
-    """File of the body of an .iinc; ValueError if a field is not what is accepted."""
+    """File of the body of an .iinc; UserError if a field is not what is accepted."""
     def take(size):
         nonlocal body
         if len(body) < size:
-            raise ValueError("damaged: too short")
+            raise UserError("damaged: too short")
         taken, body = body[:size], body[size:]
         return taken
     fields = BODY.unpack(take(BODY.size))
@@ -889,7 +894,7 @@ def parse_iinc(kind, body):
                   bounded("the seed", seed, 0, MAX_SEED))
         initial = num_bytes, take(8) if num_bytes else b""
     if len(body) % 4 or body[-4:] == bytes(4):
-        raise ValueError("damaged: not words of an ANS coder")
+        raise UserError("damaged: not words of an ANS coder")
     return File(shape, y_range, z_range, offsets, fit, initial, np.frombuffer(body, "<u4"))
 
 
@@ -906,7 +911,7 @@ def settle(decoder, centred, y, z):
         decoder.prior(z_range, offset, origin=origin)  # NearEdge here, and not when it is coded
         shift, _, _ = decoder.conditional(z + origin, offset, centred)
         integers = np.rint(y - shift)
-        value_range("y", integers)  # ValueError before the picture is computed
+        value_range("y", integers)  # UserError before the picture is computed
         return Coded(offset, integers.astype(np.int32), z.astype(np.int32),
                      (integers + shift, z + origin), decoder.picture(integers + shift, offset))
     return [first_offset(functools.partial(settled, y[k:k + 1], z[k:k + 1]))
@@ -1015,17 +1020,17 @@ def encode_tfci(decoder, shape, latents, script, initial_bits=b""):
 
 
 def parse_tfci(example):
-    """File of a .tfci; ValueError if its features don't belong together."""
+    """File of a .tfci; UserError if its features don't belong together."""
     feature = example.features.feature
     strings = [list(feature[key].bytes_list.value) for key in TFCI_FEATURES[:2]]
     shapes = tuple(tuple(feature[key].int64_list.value) for key in TFCI_FEATURES[2:])
     offsets = b"".join(feature["offsets"].bytes_list.value) or bytes(len(strings[0]))
     if len(shapes[0]) != 2 or not 0 < len(strings[0]) == len(strings[1]) == len(offsets):
-        raise ValueError("damaged: shapes %s of %d and %d strings, %d offsets"
+        raise UserError("damaged: shapes %s of %d and %d strings, %d offsets"
                          % (shapes, len(strings[0]), len(strings[1]), len(offsets)))
     shape = check_shape((len(strings[0]),) + shapes[0])
     if shapes != latent_shapes(*shapes[0]):
-        raise ValueError("damaged: latents of %s for images of %s" % (shapes[1:], shapes[0]))
+        raise UserError("damaged: latents of %s for images of %s" % (shapes[1:], shapes[0]))
     return File(shape, None, None, offsets, None, (0, b""), strings)
 
 
@@ -1071,7 +1076,7 @@ def posterior_range(z_mean, z_logvar):
     width = Q_STDS * np.exp(.5 * z_logvar)
     edges = np.stack([z_mean - width, z_mean + width]) / Z_WIDTH
     if not np.isfinite(edges).all():
-        raise ValueError("the model gives a q(z|y) that is not finite")
+        raise UserError("the model gives a q(z|y) that is not finite")
     return value_range("z", np.rint(edges))
 
 
@@ -1079,7 +1084,7 @@ def initial_coder(model, initial_bits, seed):
     """ANS coder with the initial bits: those given, or just enough random ones of `seed`.
 
     model: posterior_gaussians of the first image. An empty coder would go on to give the lowest
-    symbol: ValueError if the initial bits are too few.
+    symbol: UserError if the initial bits are too few.
     """
     entropy = np.sum(np.maximum(0, np.log2(model[2] * np.sqrt(2 * np.pi * np.e))))
     num_words = max(4, int(.9 * entropy / 32))
@@ -1094,7 +1099,7 @@ def initial_coder(model, initial_bits, seed):
             if popped.num_valid_bits() > 32:
                 return coder
         if initial_bits:
-            raise ValueError("--initial_bits: %d bytes are too few for the first image"
+            raise UserError("--initial_bits: %d bytes are too few for the first image"
                              % len(initial_bits))
         num_words += max(1, num_words // 50)
 
@@ -1167,22 +1172,22 @@ CENTRED, INTEGER, BITS_BACK = (TFCI, IINC["centred"]), (IINC["integer"],), (IINC
 def parse_file(content, run):
     """Header, Codec and File of bytes, checked; the header is None in a file of the original.
 
-    ValueError if it is damaged or not of this run.
+    UserError if it is damaged or not of this run.
     """
     header, body = unpack(content)
     codec = IINC[header.kind] if isinstance(body, bytes) else TFCI
     if not header and run.model != "base":
-        raise ValueError("a file of the original's mbt2018.py, which ours decodes")
+        raise UserError("a file of the original's mbt2018.py, which ours decodes")
     if header and header.run_name != run.name:
-        raise ValueError("written by %s.py with the run %s, not %s"
+        raise UserError("written by %s.py with the run %s, not %s"
                          % (header.script, header.run_name, run.name))
     if header and header.fingerprint != run.fingerprint:
-        raise ValueError("of another model: the weights of %s are not those it was written with"
+        raise UserError("of another model: the weights of %s are not those it was written with"
                          % run.checkpoint)
     if header and header.kind != codec.kind:
-        raise ValueError("a .tfci of %s latents; accepted are centred ones" % header.kind)
+        raise UserError("a .tfci of %s latents; accepted are centred ones" % header.kind)
     if codec.model != run.model:
-        raise ValueError("of %s latents, which %s model does not have" % (codec.kind, run.model))
+        raise UserError("of %s latents, which %s model does not have" % (codec.kind, run.model))
     return header, codec, parse_tfci(body) if codec is TFCI else parse_iinc(codec.kind, body)
 
 
@@ -1269,14 +1274,14 @@ def has_descent(method):
 
 
 def usable_run(args, method):
-    """The run that the arguments name; ValueError if there is none or not for the method."""
+    """The run that the arguments name; UserError if there is none or not for the method."""
     run = find_run(args.checkpoint_dir, args.run_name)
     if run.model != method.model:
-        raise ValueError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
+        raise UserError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
             run.checkpoint, run.model, args.script, "mbt2018.py, sga.py and others without bb_"
             if run.model == "base" else "mbt2018_bb.py to train, bb_sga.py and others with bb_"))
     if args.num_filters not in (None, run.num_filters):
-        raise ValueError("--num_filters %d: the model %s has %d"
+        raise UserError("--num_filters %d: the model %s has %d"
                          % (args.num_filters, run.checkpoint, run.num_filters))
     return run
 
@@ -1302,7 +1307,7 @@ def optimise(graph, x, its, rounding, temperature=None, stop=None, check_every=1
     loss before update t, and that after it and after rounding.
     """
     if graph.step is None:
-        raise ValueError("nothing to optimise: the method has no relax, or no option lr")
+        raise UserError("nothing to optimise: the method has no relax, or no option lr")
     previous, kept, verbose = np.inf, None, tf.logging.get_verbosity() <= tf.logging.INFO
     for t, T, losses in descend(graph, {graph.x: x}, its, temperature, check_every):
         checking, recording = (t % n == 0 or t == its - 1 for n in (check_every, RECORD_EVERY))
@@ -1471,7 +1476,7 @@ def available_memory():
 
 
 def require_memory(N, shape, batch, with_gradients=False, jobs=1):
-    """ValueError if so many processes need more memory than there is.
+    """UserError if so many processes need more memory than there is.
 
     Each for (num_imgs, H, W), `batch` images at a time; of the others latents and pixels are kept.
     """
@@ -1486,7 +1491,7 @@ def require_memory(N, shape, batch, with_gradients=False, jobs=1):
         if num_imgs == 1:
             images, enough = "", ", enough for %.2f megapixels, as %d x %d" % (
                 most / 1e6, most ** .5, most ** .5)
-        raise ValueError(
+        raise UserError(
             "%s%d x %d pixels take about %.1f GB of memory with %d filters, but %.1f GB are "
             "available%s" % (images, height, width, needed / 1e9, N, free / 1e9, enough))
 
@@ -1504,7 +1509,7 @@ DECODED = (".iinc.png", ".tfci.png")  # how decompress names a picture if it is 
 def read_image(path):
     """uint8 [H, W, 3] of an image file: 8-bit, first frame, EXIF rotation not applied.
 
-    Raises ValueError if it is no image, damaged, or has more than 8 bits per channel.
+    Raises UserError if it is no image, damaged, or has more than 8 bits per channel.
     """
     try:
         with PIL.Image.open(path) as image:
@@ -1519,13 +1524,13 @@ def read_image(path):
         suffix = os.path.splitext(path.lower())[1]
         if suffix in PLUGINS and suffix not in readable_extensions():
             reason = " (Pillow needs %s)" % PLUGINS[suffix]
-        raise ValueError("%s: not a readable image of 8 bits per channel%s" % (path, reason))
+        raise UserError("%s: not a readable image of 8 bits per channel%s" % (path, reason))
 
 
 def require_8_bits(image):
-    """ValueError if an opened image has more than 8 bits per channel."""
+    """UserError if an opened image has more than 8 bits per channel."""
     if image.mode in ("I", "F") or image.mode.startswith("I;") or _is_deep(image):
-        raise ValueError("more than 8 bits per channel (PIL mode %s)" % image.mode)
+        raise UserError("more than 8 bits per channel (PIL mode %s)" % image.mode)
 
 
 def _is_deep(image):
@@ -1549,18 +1554,18 @@ def _is_deep(image):
 def read_images(path):
     """uint8 [B, H, W, 3] of an image file (B = 1) or of a .npy.
 
-    Raises ValueError unless a .npy holds uint8 (num_imgs, H, W, 3), none of them 0.
+    Raises UserError unless a .npy holds uint8 (num_imgs, H, W, 3), none of them 0.
     """
     if not path.endswith(".npy"):
         return read_image(path)[None]
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # damaged headers raise many types
-        raise ValueError("%s: not a readable .npy file (%s)" % (path, error))
+        raise UserError("%s: not a readable .npy file (%s)" % (path, error))
     if not isinstance(images, np.ndarray):
-        raise ValueError("%s: not a readable .npy file" % path)
+        raise UserError("%s: not a readable .npy file" % path)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
-        raise ValueError("%s: holds %s %s, accepted is uint8 (num_imgs, H, W, 3)"
+        raise UserError("%s: holds %s %s, accepted is uint8 (num_imgs, H, W, 3)"
                          % (path, images.dtype, images.shape))
     return images
 
@@ -1593,32 +1598,32 @@ def find_images(imgs):
         folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
         name = os.path.basename(os.path.commonpath(folders)) if folders else None
     else:
-        raise ValueError("%s: no such image, .npy, folder or glob" % imgs)
+        raise UserError("%s: no such image, .npy, folder or glob" % imgs)
     decoded = [path for path in paths if path.endswith(DECODED)]
     if 0 < len(decoded) < len(paths):
         note("%d of %d images of %s are skipped, which decompress wrote (%s)"
              % (len(decoded), len(paths), imgs, " or ".join("*" + name for name in DECODED)))
         paths = [path for path in paths if not path.endswith(DECODED)]
     if not paths:
-        raise ValueError("%s: no image found there" % imgs)
+        raise UserError("%s: no image found there" % imgs)
     if len(set(map(os.path.basename, paths))) < len(paths):
-        raise ValueError("%s: matches files of the same name, whose results would collide" % imgs)
+        raise UserError("%s: matches files of the same name, whose results would collide" % imgs)
     if any(path.endswith(".npy") for path in paths):
-        raise ValueError("%s: matches a .npy file, which can only be given alone" % imgs)
+        raise UserError("%s: matches a .npy file, which can only be given alone" % imgs)
     return name, sorted(paths), True
 
 
 @contextlib.contextmanager
 def errors_of(path):
-    """A context whose ValueErrors begin with the path."""
+    """A context whose UserErrors begin with the path."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError("%s: %s" % (path, error))
+    except UserError as error:
+        raise UserError("%s: %s" % (path, error))
 
 
 def require_compressible(path, N, method, jobs=1):
-    """ValueError unless so many processes can compress an image or .npy that was found."""
+    """UserError unless so many processes can compress an image or .npy that was found."""
     shape = read_images(path).shape[:3]
     with errors_of(path):
         batch = len(split_batches(range(check_shape(shape)[0]), shape)[0])
@@ -1640,7 +1645,7 @@ def result_path(results_dir, script, run, source, lmbda, changed):
     if script in ("mbt2018", "bb_no_sga", "bb_plain"):
         name = "rd-%s-file=%s" if script == "mbt2018" else "rd-" + script + "+%s-input=%s"
         changed = dict(changed, lmbda=lmbda)
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(UserError):
             if run_lmbda(run.name) == lmbda:
                 del changed["lmbda"]
     else:
@@ -1819,7 +1824,7 @@ QUOTE = "a glob must be quoted, as '*.png'"
 
 
 def require_replaceable(path, initial_bits):
-    """ValueError if `path` is something that can't be made again.
+    """UserError if `path` is something that can't be made again.
 
     That is: no compressed file, or one that holds other initial bits.
     """
@@ -1830,23 +1835,23 @@ def require_replaceable(path, initial_bits):
         is_ours = content[8:12] == MAGIC or set(TFCI_FEATURES) <= set(
             parse_example(content).features.feature)
     if not is_ours:
-        raise ValueError("%s: is there and not a compressed file; %s" % (path, QUOTE))
-    with contextlib.suppress(ValueError):  # damaged
+        raise UserError("%s: is there and not a compressed file; %s" % (path, QUOTE))
+    with contextlib.suppress(UserError):  # damaged
         header, body = unpack(content)
         if isinstance(body, bytes):  # an .iinc
             num_bytes, checksum = parse_iinc(header.kind, body).initial
     if num_bytes and checksum != digest(initial_bits):
-        raise ValueError("%s: is there and holds %d bytes of other --initial_bits; decompress them "
+        raise UserError("%s: is there and holds %d bytes of other --initial_bits; decompress them "
                          "and remove it first" % (path, num_bytes))
 
 
 def require_unchanged(path, is_same):
-    """ValueError if `path` is there, unless it is_same() as what replaces it."""
+    """UserError if `path` is there, unless it is_same() as what replaces it."""
     if os.path.exists(path):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(UserError):
             if is_same():
                 return
-        raise ValueError("%s: is there and something else; --force replaces it" % path)
+        raise UserError("%s: is there and something else; --force replaces it" % path)
 
 
 @functools.lru_cache(maxsize=None)
@@ -1886,12 +1891,12 @@ def training_files(pattern, patchsize, held_out=()):
     held_out = set(map(os.path.realpath, held_out))
     paths = [path for path in matching(pattern) if os.path.realpath(path) not in held_out]
     if not paths:
-        raise ValueError("--train_glob %s: no file matches" % pattern
+        raise UserError("--train_glob %s: no file matches" % pattern
                          + " that --eval_glob does not" * bool(held_out))
     sizes = dict(zip(paths, map(training_image_size, paths)))
     large = [path for path in paths if min(sizes[path]) >= patchsize]
     if not large:
-        raise ValueError("--patchsize %d: larger than every image of %s; the largest is %d x %d"
+        raise UserError("--patchsize %d: larger than every image of %s; the largest is %d x %d"
                          % ((patchsize, pattern) + max(sizes.values(), key=min)))
     if len(large) < len(paths):
         note("%d of %d training images are smaller than the patch and skipped"
@@ -1915,14 +1920,14 @@ def training_image_size(path):
         if path.endswith(".npy"):
             image = np.load(path, mmap_mode="r", allow_pickle=False)
             if image.dtype != np.float32 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError("holds %s %s, accepted is float32 (H, W, 3)"
+                raise UserError("holds %s %s, accepted is float32 (H, W, 3)"
                                  % (image.dtype, image.shape))
             return image.shape[:2]
         with PIL.Image.open(path) as image:
             require_8_bits(image)
             return image.size[::-1]
     except Exception as error:  # decoders raise many types on damaged files
-        raise ValueError("%s: not a training image (%s)" % (path, error))
+        raise UserError("%s: not a training image (%s)" % (path, error))
 
 
 def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_replicas=1,
@@ -1980,7 +1985,7 @@ def train(args, objective, method):
     cluster there.
     """
     if args.patchsize % 64:
-        raise ValueError("--patchsize %d: must be a multiple of 64" % args.patchsize)
+        raise UserError("--patchsize %d: must be a multiple of 64" % args.patchsize)
     args.num_filters = N = args.num_filters or 192
     args.run_name = "%s-num_filters=%d-lmbda=%s" % (args.script, N, args.lmbda)
     folder = os.path.join(args.checkpoint_dir, args.run_name)
@@ -1997,11 +2002,11 @@ def train_replica(args, N, folder, objective, method, cluster):
         print("%s is at step %d already" % (folder, run.step))
         return False
     if run and not run.resumable:
-        raise ValueError("%s is stored without optimiser slots and can't be trained on"
+        raise UserError("%s is stored without optimiser slots and can't be trained on"
                          % run.checkpoint)
     held_out = matching(args.eval_glob)
     if args.eval_glob and not held_out:
-        raise ValueError("--eval_glob %s: no file matches" % args.eval_glob)
+        raise UserError("--eval_glob %s: no file matches" % args.eval_glob)
     paths, in_memory = training_files(args.train_glob, args.patchsize, held_out)
     is_chief, source = cluster.replica == 0, None
     if is_chief:
@@ -2053,7 +2058,7 @@ def prepare_folder(args, folder, run):
 
 
 def require_same_training(args, folder):
-    """ValueError if the last settings of the run in `folder` would have made it another one.
+    """UserError if the last settings of the run in `folder` would have made it another one.
 
     With args.force only if it began from other weights, which args.init_from keeps naming.
     --last_step counts where the rate falls.
@@ -2062,7 +2067,7 @@ def require_same_training(args, folder):
     with contextlib.suppress(OSError, ValueError):  # it may be missing, or a stranger's
         last = dict(json.loads(read_bytes(os.path.join(folder, "args.json")).decode()))
     if args.init_from and args.init_from != last.get("init_from", args.init_from):
-        raise ValueError("--init_from %s: only for a new run, and %s is there"
+        raise UserError("--init_from %s: only for a new run, and %s is there"
                          % (args.init_from, folder))
     args.init_from = args.init_from or last.get("init_from")
     text = lambda value: "none" if value in (None, "") else value
@@ -2071,14 +2076,14 @@ def require_same_training(args, folder):
                            "lr_decay", "seed") + ("last_step",) * bool(args.lr_decay)
               if name in last and last[name] != getattr(args, name)]
     if differ and not args.force:
-        raise ValueError("%s was trained with %s; --force continues it with the new ones"
+        raise UserError("%s was trained with %s; --force continues it with the new ones"
                          % (folder, ", ".join(differ)))
 
 
 def initialiser(run):
     """Scaffold's init_fn that starts training, at step 0, from the weights of a run.
 
-    It takes the variables that both have by name and shape, and says which; ValueError unless
+    It takes the variables that both have by name and shape, and says which; UserError unless
     these are most of them.
     """
     stored = tf.train.load_checkpoint(run.checkpoint).get_variable_to_shape_map()
@@ -2088,7 +2093,7 @@ def initialiser(run):
               and v.shape.is_compatible_with(stored[v.op.name])]
     fresh = [v.op.name for v in weights if v not in shared]
     if 2 * len(shared) <= len(weights):
-        raise ValueError("--init_from %s: only %d of %d variables are there by name and shape"
+        raise UserError("--init_from %s: only %d of %d variables are there by name and shape"
                          % (run.checkpoint, len(shared), len(weights)))
     print("from %s: %d variables; fresh: %s"
           % (run.checkpoint, len(shared), ", ".join(fresh) or "none"), flush=True)
@@ -2151,16 +2156,16 @@ def summary_hooks(args, folder, scalars, x, x_tilde):
 
 @contextlib.contextmanager
 def training_errors(folder):
-    """What a user can do something about becomes a ValueError."""
+    """What a user can do something about becomes a UserError."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        unreadable = re.search("^ValueError: (.*)$", error.message, re.MULTILINE)
+        unreadable = re.search("^UserError: (.*)$", error.message, re.MULTILINE)
         if unreadable:
-            raise ValueError(unreadable.group(1))
+            raise UserError(unreadable.group(1))
         if "gradient of" not in error.message:
             raise
-        raise ValueError("the loss turned NaN or infinite; %s keeps the last good checkpoint"
+        raise UserError("the loss turned NaN or infinite; %s keeps the last good checkpoint"
                          % folder)
 
 
@@ -2287,9 +2292,9 @@ def join_cluster(config):
         spec.task_address(job, index)
         if (set(spec.jobs) - {"chief", "worker", "ps"} or spec.num_tasks("chief") != 1
                 or not spec.num_tasks("ps")):
-            raise ValueError("jobs are %s" % spec.as_dict())
+            raise UserError("jobs are %s" % spec.as_dict())
     except Exception as error:  # TensorFlow raises many types on malformed values
-        raise ValueError("TF_CONFIG: %s; accepted is JSON with a cluster of one chief, ps, and "
+        raise UserError("TF_CONFIG: %s; accepted is JSON with a cluster of one chief, ps, and "
                          "workers if any, and the task of this process" % error)
     task = "/job:%s/task:%d" % (job, index)
     config.device_filters.extend(["/job:ps", task])
@@ -2336,7 +2341,8 @@ def compress(method, args):
     found = _, paths, many = find_images(args.imgs)
     jobs = min(args.jobs, len(paths))
     args.threads = args.threads and max(1, args.threads // jobs)
-    codec, settings = codec_for(method, args.output_file or ""), settings_of(method, args, run)
+    codec = codec_for(method, args.output_file or "")
+    settings = settings_of(method, args, run, codec)
     files, target = planned_files(args, found, run, codec, settings)
     mine = files[args.shard[0] - 1::args.shard[1]] if args.shard else files
     for file in mine:
@@ -2354,8 +2360,7 @@ def compress(method, args):
                                        ": from " + file.part or ""), flush=True)
         if not results[file]:
             results[file] = dict(compress_file(compressor, file), image=file.image,
-                                 threads=num_threads(args.threads))
-            results[file].update(settings)
+                                 num_threads=num_threads(args.threads), **settings)
             if file.part:
                 write_results(file.part, results[file])
     if mine[0].output:
@@ -2393,7 +2398,7 @@ def for_child(i, num_children):
 
 
 def run_shards(args, num_shards):
-    """Run this compress as so many processes, a shard each; ValueError if one of them fails."""
+    """Run this compress as so many processes, a shard each; UserError if one of them fails."""
     words = args.command_line
     end = words.index("--") if "--" in words else len(words)
     processes = [subprocess.Popen(
@@ -2407,7 +2412,7 @@ def run_shards(args, num_shards):
             if line.startswith("note: "):
                 note(line[len("note: "):])
         if process.returncode:
-            raise ValueError(error_of(process.returncode, error).split("error: ")[-1])
+            raise UserError(error_of(process.returncode, error).split("error: ")[-1])
 
 
 def error_of(returncode, stderr):
@@ -2418,13 +2423,13 @@ def error_of(returncode, stderr):
 
 
 def codec_for(method, output):
-    """The method's codec that writes such a name; ValueError if another kind of file has it."""
+    """The method's codec that writes such a name; UserError if another kind of file has it."""
     suffix = os.path.splitext(output)[1].lower()
     for codec in method.codecs:
         if suffix == codec.suffix:
             return codec
     if suffix in {".iinc", ".tfci", ".npy", *PIL.Image.registered_extensions()}:
-        raise ValueError("%s: accepted are names in %s; %s" % (
+        raise UserError("%s: accepted are names in %s; %s" % (
             output, " or ".join(codec.suffix for codec in method.codecs), QUOTE))
     return method.codecs[0]
 
@@ -2443,15 +2448,15 @@ def planned_files(args, found, run, codec, settings):
     if args.write and not output:
         output = (os.path.dirname(os.path.abspath(paths[0])) if many else args.imgs) + codec.suffix
     if (args.shard or args.jobs > 1) and not (many and target):
-        raise ValueError("%s: only for a folder or glob, with --results_dir"
+        raise UserError("%s: only for a folder or glob, with --results_dir"
                          % ("--shard" if args.shard else "--jobs"))
     if args.save_opt_record and not base:
-        raise ValueError("--save_opt_record: only with --results_dir")
+        raise UserError("--save_opt_record: only with --results_dir")
     if args.shard and args.jobs > 1:
-        raise ValueError("--shard %d/%d, --jobs %d: accepted is one of the two"
+        raise UserError("--shard %d/%d, --jobs %d: accepted is one of the two"
                          % (*args.shard, args.jobs))
     if args.shard and args.shard[1] > len(paths):
-        raise ValueError("--shard %d/%d: there are only %d images" % (*args.shard, len(paths)))
+        raise UserError("--shard %d/%d: there are only %d images" % (*args.shard, len(paths)))
     if not many:
         record = record_path(target) if args.save_opt_record else None
         return [InputFile(paths[0], images[0], output, None, record)], target
@@ -2466,30 +2471,33 @@ def planned_files(args, found, run, codec, settings):
     return files, target
 
 
-def settings_of(method, args, run):
+# Of the fields of results: results of another version are not those that are looked for.
+RESULTS_VERSION = 2
+
+
+def settings_of(method, args, run, codec):
     """All that results depend on but the images and the code: saved with them, and compared.
 
-    The number of threads only where it is given: machines of other cores share a folder's work.
+    The number of threads is 0 where it is not given: machines of other cores share a folder's work.
     """
     settings = {option.name: getattr(args, option.name) for option in method.options}
     unresolved = [name for name, value in settings.items() if value is None]
     if unresolved:
-        raise ValueError("%s.py: METHOD.resolve leaves %s None" % (args.script, unresolved))
+        raise UserError("%s.py: METHOD.resolve leaves %s None" % (args.script, unresolved))
     if run.model == "bits-back":
         settings["initial_bits"] = args.initial_bits and digest(read_initial_bits(args)).hex()
-    if args.threads:
-        settings["threads"] = args.threads
     return dict(settings, lmbda=args.lmbda, script=args.script, run_name=run.name,
-                model=run.fingerprint.hex())
+                model=run.fingerprint.hex(), threads=args.threads or 0,
+                codec=codec.suffix.strip("."), results_version=RESULTS_VERSION)
 
 
 def read_initial_bits(args):
     """Bytes of the file --initial_bits."""
     path = getattr(args, "initial_bits", "")
     if path and not os.path.isfile(path):
-        raise ValueError("--initial_bits %s: no such file" % path)
+        raise UserError("--initial_bits %s: no such file" % path)
     if path and not os.path.getsize(path):
-        raise ValueError("--initial_bits %s: is empty" % path)
+        raise UserError("--initial_bits %s: is empty" % path)
     return read_bytes(path) if path else b""
 
 
@@ -2515,25 +2523,25 @@ def compress_file(compressor, file):
 
 
 def decompress(method, args):
-    """Decode args.input_file to args.output_file; ValueError if it is not what it should be."""
+    """Decode args.input_file to args.output_file; UserError if it is not what it should be."""
     run, initial_bits = usable_run(args, method), getattr(args, "initial_bits", "")
     with errors_of(args.input_file):
         if os.path.isdir(args.input_file):
-            raise ValueError("is a folder; decompress takes one compressed file")
+            raise UserError("is a folder; decompress takes one compressed file")
         header, codec, file = parse_file(read_bytes(args.input_file), run)
         if not header:
             note("%s has no checksum (the original's format): a wrong run or damage goes unnoticed"
                  % args.input_file)
         if initial_bits and not file.initial[0]:
-            raise ValueError("written without --initial_bits")
+            raise UserError("written without --initial_bits")
         output = args.output_file or args.input_file + (".png", ".npy")[file.shape[0] > 1]
         endings = (".png", ".npy")[file.shape[0] > 1:]
         if not output.endswith(endings):
-            raise ValueError("%d image(s) can't be decoded to %s, only to %s"
+            raise UserError("%d image(s) can't be decoded to %s, only to %s"
                              % (file.shape[0], output, " or ".join(endings)))
         paths = [path for path in (args.input_file, output, initial_bits) if path]
         if len(set(map(os.path.realpath, paths))) < len(paths):
-            raise ValueError("input, output and --initial_bits are to be different files")
+            raise UserError("input, output and --initial_bits are to be different files")
         for path in paths[1:]:
             require_writable(path)
         require_memory(run.num_filters, file.shape, 1)
@@ -2541,9 +2549,9 @@ def decompress(method, args):
                                     bool(initial_bits))
         bits = bits[:file.initial[0]]
         if header and digest_symbols(images) != header.symbols:
-            raise ValueError("decodes to other latents than were encoded")
+            raise UserError("decodes to other latents than were encoded")
         if initial_bits and digest(bits) != file.initial[1]:
-            raise ValueError("decodes to other initial bits than were encoded")
+            raise UserError("decodes to other initial bits than were encoded")
     x_hat = np.concatenate([image.x_hat for image in images])
     if not args.force:
         require_unchanged(output, lambda: np.array_equal(read_images(output), x_hat))
@@ -2732,6 +2740,9 @@ def parse_arguments(parser, method, argv):
             args.command == "train" or getattr(args, "output_file", None))
         parser.error("unrecognized arguments: %s%s" % (
             " ".join(others), ("; " + QUOTE) * bool(is_glob)))
+    for value in vars(args).values():
+        if isinstance(value, str) and "\0" in value:
+            parser.error("%r: no name of a file has a null character" % value)
     if args.command == "compress":
         for option in method.options:
             if getattr(args, option.name) is None:
@@ -2748,10 +2759,18 @@ def parse_arguments(parser, method, argv):
     return args
 
 
+# Of TensorFlow, where a disk, the network or memory is at fault, and not the code.
+ENVIRONMENT_ERRORS = (tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DataLossError,
+                      tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
+                      tf.errors.NotFoundError, tf.errors.PermissionDeniedError,
+                      tf.errors.ResourceExhaustedError, tf.errors.UnavailableError)
+
+
 def run_or_exit(parser, function, args):
     """What function(args) returns; errors of the user or the system end in a line and exit code 2.
 
-    TensorFlow's own messages are shown with args.verbose only.
+    Any other exception is a fault of the code, and keeps its traceback. TensorFlow's own messages
+    are shown with args.verbose only.
     """
     verbose = getattr(args, "verbose", False)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else "3"
@@ -2766,9 +2785,9 @@ def run_or_exit(parser, function, args):
             return function(args)
     except OSError as error:
         parser.error("%s: %s" % (error.filename, error.strerror) if error.filename else str(error))
-    except tf.errors.OpError as error:
+    except ENVIRONMENT_ERRORS as error:
         parser.error(error.message.strip().split("\n")[0])
-    except (ValueError, MemoryError) as error:
+    except (UserError, MemoryError) as error:
         parser.error(str(error) or "out of memory")
     except KeyboardInterrupt:  # Ctrl-C; of a folder, the images that are done have their parts
         sys.exit(130)

@@ -50,7 +50,7 @@ def run(args):
     nic.require_writable(os.path.join(folder, "x.csv"), missing=3)
     digests = table1.digests(paths)
     if not table1.is_of_images(folder, digests):
-        raise ValueError("%s: is of other images; --output writes elsewhere" % folder)
+        raise nic.UserError("%s: is of other images; --output writes elsewhere" % folder)
     table1.write_settings(folder, dict(images=digests))
     images = [image for path in paths for image in nic.read_images(path)]
     for name in args.codecs:

@@ -99,7 +99,7 @@ def run(args):
     try:
         draw(path, path[:-len("csv")] + "png")
     except (LookupError, TypeError) as error:
-        raise ValueError("%s: a row or a column is missing (%s)" % (path, error))
+        raise nic.UserError("%s: a row or a column is missing (%s)" % (path, error))
 
 
 def main(argv=None):

@@ -18,9 +18,9 @@ def export(run, target):
     folder = os.path.join(target, os.path.basename(os.path.abspath(run)))
     arguments = os.path.join(run, "args.json")
     if not checkpoint or not os.path.exists(arguments):
-        raise ValueError("%s: no checkpoint, or no args.json, there" % run)
+        raise nic.UserError("%s: no checkpoint, or no args.json, there" % run)
     if os.path.exists(folder):
-        raise ValueError("%s: is there already" % folder)
+        raise nic.UserError("%s: is there already" % folder)
     reader = tf.train.NewCheckpointReader(checkpoint)
     os.makedirs(folder)
     with tf.Graph().as_default(), tf.Session() as sess:

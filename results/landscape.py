@@ -27,10 +27,10 @@ RESOLUTION = 81
 
 
 def read_large_image(path, side):
-    """uint8 [H, W, 3] of an image file; ValueError if it has less than side x side pixels."""
+    """uint8 [H, W, 3] of an image file; UserError if it has less than side x side pixels."""
     image = nic.read_image(path)
     if min(image.shape[:2]) < side:
-        raise ValueError("%s: %d x %d pixels, needs %d x %d"
+        raise nic.UserError("%s: %d x %d pixels, needs %d x %d"
                          % ((path,) + image.shape[:2] + (side, side)))
     return image
 
@@ -69,12 +69,12 @@ def cost_function(x):
 def decisive(cost, y_hat, rounded, z):
     """Flat indices of two elements of y_hat [h, w, N], where `rounded` differs.
 
-    Those of the highest cost if one element of y_hat is as in `rounded`; ValueError if only one
+    Those of the highest cost if one element of y_hat is as in `rounded`; UserError if only one
     differs.
     """
     differ = np.flatnonzero(y_hat != rounded)
     if len(differ) < 2:
-        raise ValueError("SGA rounds fewer than two elements of y otherwise than the encoder")
+        raise nic.UserError("SGA rounds fewer than two elements of y otherwise than the encoder")
     copies = np.tile(y_hat.ravel(), (len(differ), 1))
     copies[range(len(differ)), differ] = rounded.ravel()[differ]
     return differ[np.argsort(cost(copies.reshape((-1,) + y_hat.shape), z))[-2:][::-1]]

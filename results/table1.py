@@ -72,19 +72,19 @@ def find_jobs(args, job_for):
             run = nic.find_run(args.checkpoint_dir, name)
             try:
                 lmbda = nic.run_lmbda(run.name)
-            except ValueError:
-                raise ValueError("the run name %s has no lmbda=<number>; choose others by --runs"
+            except nic.UserError:
+                raise nic.UserError("the run name %s has no lmbda=<number>; choose others by --runs"
                                  % run.name)
             other = runs.setdefault((lmbda, run.model), run)
             if other.name != run.name:
-                raise ValueError("%s and %s have the same lambda: choose by --runs"
+                raise nic.UserError("%s and %s have the same lambda: choose by --runs"
                                  % (other.name, run.name))
     methods = {script: importlib.import_module(script).METHOD for script in args.methods}
     known = {**methods, **{method.script: importlib.import_module(method.script).METHOD
                            for method in METHODS}}
     for flag in [word for i, word in enumerate(args.options) if word.startswith("--") or not i]:
         if not any(options_for(method, [flag]) for method in known.values()):
-            raise ValueError("-- %s: none of %s has %s"
+            raise nic.UserError("-- %s: none of %s has %s"
                              % (" ".join(args.options), ", ".join(known), flag))
         without = [script for script in methods if not options_for(methods[script], [flag])]
         if without:
@@ -92,7 +92,7 @@ def find_jobs(args, job_for):
     jobs = [job_for(script, runs[key]) for key in sorted(runs) for script in methods
             if runs[key].model == methods[script].model]
     if not jobs:
-        raise ValueError("%s: no run there that one of %s can use"
+        raise nic.UserError("%s: no run there that one of %s can use"
                          % (args.checkpoint_dir, ", ".join(args.methods)))
     return jobs
 
@@ -109,7 +109,7 @@ def find_earlier_jobs(args, jobs, folder, job_for):
         for run_name, lmbda in zip(curve.get("run_name", []), curve.get("lmbda", [])):
             if lmbda in lmbdas:
                 continue
-            with contextlib.suppress(ValueError):  # no such run any more
+            with contextlib.suppress(nic.UserError):  # no such run any more
                 job = job_for(script, nic.find_run(args.checkpoint_dir, run_name))
                 if is_done(job):
                     earlier.append(job)
@@ -143,10 +143,10 @@ def make_job(args, source, checksums, folder, script, run):
         argv += ["--threads", str(args.threads)]
     resolved = nic.parse_arguments(parser, method, argv)
     if resolved.output_file:
-        raise ValueError("-- %s: %s is not an option" % (
+        raise nic.UserError("-- %s: %s is not an option" % (
             " ".join(args.options), resolved.output_file))
     resolved.lmbda = nic.run_lmbda(run.name)
-    settings = dict(nic.settings_of(method, resolved, run), image=checksums)
+    settings = dict(nic.settings_of(method, resolved, run, method.codecs[0]), image=checksums)
     target = nic.path_for(settings, nic.result_path(
         folder, script, run, source, resolved.lmbda, resolved.changed))
     return Job(script, run.name, target, settings, argv)
@@ -159,7 +159,7 @@ def is_done(job):
 
 
 def run_job(job, places):
-    """Run one script in a place of the queue `places`; seconds, or ValueError with its error.
+    """Run one script in a place of the queue `places`; seconds, or UserError with its error.
 
     A place is what sets a process up, nic.for_child.
     """
@@ -171,7 +171,7 @@ def run_job(job, places):
     finally:
         places.put(place)
     if done.returncode:
-        raise ValueError("%s on %s: %s" % (job.script, job.run_name,
+        raise nic.UserError("%s on %s: %s" % (job.script, job.run_name,
                                            nic.error_of(done.returncode, done.stderr)))
     return time.time() - start
 
@@ -256,7 +256,7 @@ def csv_rows(path):
         lines[0] = lines[0].lower().replace(" ", "")
         return list(csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError("%s: not a CSV (%s)" % (path, error))
+        raise nic.UserError("%s: not a CSV (%s)" % (path, error))
 
 
 def read_csv(path):
@@ -272,7 +272,7 @@ def read_csv(path):
             columns["est_bpp"] = columns["bpp"]
         order = np.argsort(columns["est_bpp"])
     except (LookupError, TypeError, ValueError) as error:
-        raise ValueError("%s: not a CSV of R-D points (%s)" % (path, error))
+        raise nic.UserError("%s: not a CSV of R-D points (%s)" % (path, error))
     columns = {name: values[order] for name, values in columns.items()}
     if "msssim" in columns:
         columns["msssim_db"] = -10 * np.log10(1 - columns["msssim"])
@@ -534,7 +534,7 @@ def read_settings(folder):
     try:
         return dict(json.loads(nic.read_bytes(path).decode()))
     except (TypeError, ValueError) as error:
-        raise ValueError("%s: not settings of a table (%s)" % (path, error))
+        raise nic.UserError("%s: not settings of a table (%s)" % (path, error))
 
 
 def write_settings(folder, settings):
@@ -552,14 +552,14 @@ def is_of_images(folder, images):
 
 
 def require_same_table(folder, label, options, images, jobs):
-    """ValueError if the CSVs in a folder are of other images, options or models, or a stranger's.
+    """UserError if the CSVs in a folder are of other images, options or models, or a stranger's.
 
     Else its settings.json gets these; of models, names and checksums by kind and lambda.
     """
     for script in {job.script for job in jobs}:
         path = os.path.join(folder, script + ".csv")
         if os.path.exists(path) and "run_name" not in (csv_rows(path) or [{}])[0]:
-            raise ValueError("%s: is there and not of this script; rename it, or --label NAME "
+            raise nic.UserError("%s: is there and not of this script; rename it, or --label NAME "
                              "makes a table beside it" % path)
     stored = read_settings(folder)
     models = dict(stored.get("models", {}))
@@ -571,22 +571,22 @@ def require_same_table(folder, label, options, images, jobs):
     expected = {**settings, **stored, "models": {**models, **stored.get("models", {})}}
     for name, value in settings.items():
         if value != expected[name]:
-            raise ValueError("%s is a table of other %s; --label NAME makes one beside it"
+            raise nic.UserError("%s is a table of other %s; --label NAME makes one beside it"
                              % (folder, name))
     write_settings(folder, settings)
 
 
 def run(args):
     if args.from_csv and (args.images or args.runs or args.label or args.options):
-        raise ValueError("--from-csv: --images, --runs, --label and options of scripts are for a "
+        raise nic.UserError("--from-csv: --images, --runs, --label and options of scripts are for a "
                          "table that is computed")
     if args.from_csv:
         folders = [folder for folder, _, files in os.walk(os.path.abspath(args.output))
                    if any(m.script + ".csv" in files for m in METHODS)]
         if not folders:
-            raise ValueError("%s: no CSV of a method there" % args.output)
+            raise nic.UserError("%s: no CSV of a method there" % args.output)
     elif not args.images:
-        raise ValueError("--images is missing")
+        raise nic.UserError("--images is missing")
     else:
         source, paths, many = nic.find_images(args.images)
         name = (source if many else os.path.splitext(source)[0]) + (

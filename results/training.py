@@ -39,7 +39,7 @@ def read_curves(folder):
 def run(args):
     curves = read_curves(args.checkpoint_dir)
     if not curves:
-        raise ValueError("%s: no run with a validation.csv there" % args.checkpoint_dir)
+        raise nic.UserError("%s: no run with a validation.csv there" % args.checkpoint_dir)
     import matplotlib.pyplot as plt
     plt.switch_backend("Agg")
     figure, axis = plt.subplots(figsize=(8, 5.2))

@@ -6,13 +6,14 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, TINY, command,
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT, TINY, command,
                       compress, load, parsed, run, run_of, run_process, write_image)
 
 SCRIPTS = list(FAST)
@@ -449,6 +450,78 @@ def test_results_of_other_settings_or_images_have_other_names(tmp_path, folder):
     assert selections == [("a.jpg",), ("a.jpg", "b.png"), ("b.png",)]
     for source in ("some images", "face-64x64.png-lmbda=0.5"):
         assert "rd-%s-file=%s.npz" % (BASE_RUN, source) in names()
+
+
+@pytest.mark.parametrize("script, first, second", [
+    ("mbt2018", [], ["out.iinc"]), ("mbt2018", ["out.iinc"], []),
+    ("mbt2018", ["--threads", 1], []), ("mbt2018", [], ["--threads", 1])])
+def test_results_of_another_codec_or_number_of_threads(script, first, second, tmp_path,
+                                                       monkeypatch):
+    """Neither replace each other nor are taken for each other."""
+    monkeypatch.chdir(tmp_path)
+    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", "results", BASE_RUN, TINY]
+    expected = {}
+    for options in (first, second) * 2:
+        results = run(script, *argv, *options)
+        np.testing.assert_equal(results, expected.setdefault(str(options), results))
+    stored = [load(path) for path in (tmp_path / "results").iterdir()]
+    assert len(stored) == 2
+    for results in expected.values():
+        assert any(results["actual_bpp"] == one["actual_bpp"]
+                   and results["threads"] == one["threads"] for one in stored)
+
+
+def test_parts_of_another_codec_are_computed_again(folder, tmp_path):
+    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path / "results",
+            BASE_RUN, folder]
+    sizes = [run("mbt2018", *argv, *output)["actual_bpp"] for output in (
+        [], [tmp_path / "files.iinc"], [])]
+    np.testing.assert_array_equal(sizes[0], sizes[2])
+    assert np.all(sizes[0] != sizes[1])
+
+
+def test_parts_of_another_version_are_computed_again(folder, tmp_path, capfd):
+    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path / "results",
+            BASE_RUN, folder]
+    expected = run("mbt2018", *argv)
+    (part,) = tmp_path.glob("results/*.parts/a.jpg.npz")
+    older = load(part)
+    del older["grid_offset"], older["results_version"]
+    np.savez(str(part), **older)
+    capfd.readouterr()
+    np.testing.assert_equal(run("mbt2018", *argv), expected)
+    assert capfd.readouterr().out.count(": from ") == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--verbose"]])
+def test_a_fault_of_a_method_keeps_its_traceback(options, tmp_path):
+    """As of an author whose relax gives another shape: exit code 1."""
+    for name in os.listdir(ROOT):
+        if name.endswith(".py") or name == "plumbing":
+            (tmp_path / name).symlink_to(os.path.join(ROOT, name))
+    (tmp_path / "danneal.py").unlink()
+    with open(os.path.join(ROOT, "danneal.py")) as file:
+        source = file.read()
+    (tmp_path / "danneal.py").write_text(source.replace("return nic.two_way(v, T)",
+                                                        "return nic.two_way(v, T)[:, :3]"))
+    done = subprocess.run([sys.executable, str(tmp_path / "danneal.py"), "--checkpoint_dir",
+                           CHECKPOINTS, *options, "compress", "--its", "2", "--results_dir", "",
+                           BASE_RUN, TINY], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "shape" in done.stderr
+
+
+@pytest.mark.parametrize("name, lmbda", [
+    ("mbt2018-num_filters=16-lmbda=0.01", .01), ("lmbda=1e-05", 1e-5), ("a-lmbda=1E-3", 1e-3),
+    ("lmbda=2", 2), ("lmbda=.5-second", .5), ("lmbda=3.-x", 3), ("a_lmbda=0.02", .02),
+    ("lmbda=0,01", None), ("xlmbda=5", None), ("lmbda=1e", None), ("lmbda=0.01.5", None),
+    ("lmbda=", None), ("lmbda=1e999", None), ("lmbda=-1", None), ("lmbda=\u0663", None)])
+def test_lambda_of_a_run_name(name, lmbda):
+    if lmbda is None:
+        with pytest.raises(nic.UserError, match="give --lambda"):
+            nic.run_lmbda(name)
+    else:
+        assert nic.run_lmbda(name) == lmbda
 
 
 def test_only_the_last_folder_is_created(tmp_path, fails):

@@ -165,7 +165,7 @@ def test_write_names_the_file(tmp_path):
 def test_names_that_the_header_has_no_room_for():
     run = nic.find_run(CHECKPOINTS, BASE_RUN)
     nic.pack_header("integer", "sga", run._replace(name="x" * 251), b"", [])
-    with pytest.raises(ValueError, match="256"):
+    with pytest.raises(nic.UserError, match="256"):
         nic.pack_header("integer", "sga", run._replace(name="x" * 252), b"", [])
 
 

@@ -47,10 +47,10 @@ def test_the_grid_moves_where_a_number_is_near_an_edge(away):
 
 def test_no_offset_and_numbers_that_are_not_finite():
     edges = nic.GRID * (np.arange(256) / 256 + .5)
-    with pytest.raises(ValueError, match="no grid"):
+    with pytest.raises(nic.UserError, match="no grid"):
         nic.first_offset(lambda offset: nic.nearest(edges, nic.GRID, offset, nic.EDGE))
     for value in (np.nan, np.inf, -np.inf):
-        with pytest.raises(ValueError, match="not finite"):
+        with pytest.raises(nic.UserError, match="not finite"):
             nic.nearest([0., value], nic.GRID, 0, 0)
 
 

@@ -190,7 +190,7 @@ def existing(tmp_path, monkeypatch, capfd):
     (tmp_path / "image" / "npz").mkdir(parents=True)
 
     def stop(*_):
-        raise ValueError("missing")
+        raise nic.UserError("missing")
     monkeypatch.setattr(table1, "run_job", stop)
 
     def check(script, *options):
@@ -204,7 +204,7 @@ def existing(tmp_path, monkeypatch, capfd):
 
 @pytest.mark.parametrize("script, options, expected", [
     ("sga", ["--its", 2, "--lr", .3], 0), ("ste", ["--its", 2], 0),
-    ("bb_plain", ["--seed", 1], 0), ("bb_plain", [], 1), ("mbt2018", ["--threads", 3], 1)])
+    ("bb_plain", ["--seed", 1], 0), ("bb_plain", [], 1), ("mbt2018", ["--threads", 3], 0)])
 def test_only_results_of_the_default_settings_are_reused(tmp_path, existing, script, options,
                                                          expected):
     run(script, "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir",
@@ -235,7 +235,7 @@ def test_every_job_has_its_part_of_the_cores(tmp_path, monkeypatch, code):
     job = table1.make_job(args, "image", [], str(tmp_path), "sga", nic.find_run(
         SHIPPED, run_of("sga", 64)))
     assert "--threads" not in job.argv
-    with contextlib.nullcontext() if code == 0 else pytest.raises(ValueError, match="exit code 1"):
+    with contextlib.nullcontext() if code == 0 else pytest.raises(nic.UserError, match="code 1"):
         table1.run_all(args, [job] * 4)
     assert code or len(started) == 4
     assert all(set(started[k:k + 2]) == {(0, 2), (1, 2)} for k in range(0, 4 - 4 * code, 2))
@@ -387,7 +387,7 @@ def test_shards_of_machines_with_other_numbers_of_cores(pair, tmp_path, monkeypa
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
         joined = run("mbt2018", *argv, number)
     assert list(joined["files"]) == ["a.png", "b.png"]
-    threads = {path.name: load(path)["threads"] for path in tmp_path.glob("*.parts/*")}
+    threads = {path.name: load(path)["num_threads"] for path in tmp_path.glob("*.parts/*")}
     assert threads == {"a.png.npz": 1, "b.png.npz": 2}
     assert run("mbt2018", *argv, "1/2", "--threads", 3) is None
 
@@ -572,7 +572,7 @@ def test_landscape_of_a_quadratic_cost():
     rounded = y.copy()
     rounded.flat[[3, 7, 9]] = -1, -1, 1
     assert list(landscape.decisive(cost, y, rounded, None)) == [7, 3]
-    with pytest.raises(ValueError):
+    with pytest.raises(nic.UserError):
         landscape.decisive(cost, y, np.eye(2, 6).reshape(y.shape) * np.arange(3) // 2, None)
     plane = landscape.plane(y, 11, 10, [0, 1], [2, 3])
     np.testing.assert_array_equal(plane[:, 1, 1, 2], [0, 1, 0, 1])

@@ -212,7 +212,7 @@ def test_images_that_do_not_fit_are_refused(script, tmp_path, fails, monkeypatch
     run(script, *argv, folder / "1.png")
     monkeypatch.setattr(nic, "available_memory", lambda: 1e9)
     nic.require_memory(16, (100, 512, 512), 1)
-    with pytest.raises(ValueError, match="1024 images, 1 at a time, of 512 x 512"):
+    with pytest.raises(nic.UserError, match="1024 images, 1 at a time, of 512 x 512"):
         nic.require_memory(16, (1024, 512, 512), 1)
 
 
