@@ -28,6 +28,7 @@ import struct
 import subprocess
 import sys
 import time
+import typing
 import warnings
 
 # TensorFlow's allocator that keeps freed memory: the C library's gives every large tensor back to
@@ -55,12 +56,6 @@ do_not_convert = tf.autograph.experimental.do_not_convert
 class UserError(ValueError):
     """What the user can mend: a line that says what was given and what is accepted."""
 
-
-# ---------------------------------------------------------------- 1. model
-#
-# The transforms and priors, whose variables have the names of the authors' checkpoints, and the
-# runs: folders of checkpoints with their weights. Transforms and priors compute in the precision of
-# their input.
 
 # Constants of the trained models: p(y|z)'s table of scales for range coding, floor of likelihoods.
 SCALES = np.exp(np.linspace(np.log(.11), np.log(256), 64))
@@ -374,11 +369,6 @@ def restored_session(graph, run, config):
     return sess
 
 
-# ---------------------------------------------------------------- 2. rate, distortion, descent
-#
-# Losses and metrics: bits per pixel and squared errors of relaxed or discrete latents. And Adam on
-# free latents, which all iterative methods use, and a decoder for q(z|y_hat).
-
 MSSSIM_MIN_SIDE = 161
 
 
@@ -549,13 +539,6 @@ def print_line(line):
         sys.stdout.flush()
 
 
-# ---------------------------------------------------------------- 3. decoder
-#
-# What a file and a checkpoint determine, and all that must come out the same on every machine: in
-# double precision, on the CPU. Numbers that an entropy coder sees, and pixels, are then rounded to
-# a grid. Another machine's numbers differ by some 1e-13, which matters only next to an edge between
-# two points of the grid; the encoder sees that, and shifts the grid by the next of OFFSETS steps.
-
 # Distance of the grid's points, and of edges within which the encoder takes no number.
 GRID, EDGE, PIXEL_EDGE = 2. ** -8, 1e-10, 1e-9
 OFFSETS = 256
@@ -674,6 +657,10 @@ class Decoder:
         rates = [self.sess.run(self.rates, {**feed, self.t: t}) for t in draws]
         return {name: np.array([rate[name][0] for rate in rates]) for name in self.rates}
 
+    def range_coder(self, num_imgs):
+        """tfc's coder of a batch of so many images."""
+        return RangeCoder(self.run, (num_imgs,) + self.x_shape[1:])
+
     def picture(self, y_hat, offset):
         """uint8 [1, H, W, 3], in strips, which take less memory: pixels see two rows around."""
         strips, (_, height, width) = [], self.x_shape
@@ -686,6 +673,45 @@ class Decoder:
         return np.clip(nearest(x_hat, 1, offset, self.pixel_edge), 0, 255).astype(np.uint8)
 
 
+class RangeCoder:
+    """tfc's coder of a batch of images of (num_imgs, H, W): integers to strings and back."""
+
+    @do_not_convert
+    def __init__(self, run, shape):
+        N, (_, y_shape, z_shape) = run.num_filters, latent_shapes(*shape[1:3])
+        self.median = medians(run)
+        with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
+            self.y, self.z_hat = (tf.placeholder(tf.float32, (shape[0],) + sides + (N,))
+                                  for sides in (y_shape, z_shape))
+            self.mu, log_sigma = gaussian_parameters(
+                hyper_synthesis_transform(N), self.z_hat, self.y.shape)
+            self.sigma = tf.exp(log_sigma)
+            prior_z = tfc.EntropyBottleneck(name=PRIOR_SCOPE)
+            prior_y = tfc.GaussianConditional(self.sigma, SCALES, mean=self.mu,
+                                              name="gaussian_conditional")
+            self.strings = prior_y.compress(self.y + self.mu), prior_z.compress(self.z_hat)
+            self.decoded = (prior_y.decompress(self.strings[0]),
+                            prior_z.decompress(self.strings[1], shape=self.z_hat.shape[1:]))
+            self.sess = restored_session(graph, run, session_config(1, gpu=False))
+            graph.finalize()
+
+    def mu_and_sigma(self, z_hat):
+        """mu and sigma as arrays, always by this run of these ops: others may round otherwise."""
+        return dict(zip([self.mu, self.sigma],
+                        self.sess.run([self.mu, self.sigma], {self.z_hat: z_hat})))
+
+    def encode(self, y, z):
+        z_hat = np.float32(z + self.median)
+        return self.sess.run(self.strings, {self.y: y, self.z_hat: z_hat,
+                                            **self.mu_and_sigma(z_hat)})
+
+    def decode(self, y_strings, z_strings):
+        z_hat = self.sess.run(self.decoded[1], {self.strings[1]: z_strings})
+        arrays = self.mu_and_sigma(z_hat)
+        y_hat = self.sess.run(self.decoded[0], {self.strings[0]: y_strings, **arrays})
+        return np.rint(y_hat - arrays[self.mu]), np.rint(z_hat - self.median)
+
+
 def as_single(values):
     """Rounded to single precision, as the last bit of exp is the C library's; as doubles."""
     return np.float64(np.float32(values))
@@ -696,26 +722,30 @@ def as_std(log_std):
     return np.clip(as_single(np.exp(np.minimum(log_std, 20))), *STD_RANGE)
 
 
-# ---------------------------------------------------------------- 4. files
-#
-# Compressed files as bytes, and back: three kinds of latents, each coded by the decoder's numbers,
-# in two formats. What can be in a file is bounded before it is used, as anybody can make one.
-
 # An image as a file has it, in integers: the grid's offset, y and z [1, h, w, N]; and what the
 # decoder makes of these: latents (y_hat, z_hat; of bits-back y_hat, z_mean, z_logvar), x_hat.
 Coded = collections.namedtuple("Coded", "offset y z latents x_hat")
 
-# How the latents of a method become a file:
-# kind      of latents
-# suffix    of the file's name
-# encode    (decoder, shape, latents, script, initial_bits)
-#           -> (bytes, list of Coded, dict of values to report)
-# decode    (decoder, file, with_initial_bits) -> (list of Coded, initial bits if asked for)
-# where latents are those of all images of the file, shape its (num_imgs, H, W), file a File, and
-# initial_bits the bytes of the file --initial_bits.
-Codec = collections.namedtuple("Codec", "kind suffix encode decode")
-Codec.model = property(  # whose latents these are, as in Run
-    lambda codec: "bits-back" if codec.kind == "bits-back" else "base")
+class Codec(typing.NamedTuple):
+    """How the latents of a method become a file.
+
+    The latents are those of all images of the file, shape is its (num_imgs, H, W), file a File, and
+    initial_bits the bytes of the file --initial_bits.
+    """
+    kind: str  # of latents, one of KINDS
+    suffix: str  # of the file's name
+    # (decoder, shape, latents, script, initial_bits)
+    # -> (bytes, list of Coded, dict of values to report)
+    encode: typing.Callable
+    # (decoder, file, with_initial_bits) -> (list of Coded, initial bits if asked for)
+    decode: typing.Callable
+
+    @property
+    def model(self):
+        """Whose latents these are, as in Run."""
+        return "bits-back" if self.kind == "bits-back" else "base"
+
+
 KINDS = ("centred", "integer", "bits-back")
 
 # Before the body: checksum of all that follows; then magic, version, index of the kind, checksums
@@ -947,55 +977,11 @@ def decode_base(centred, decoder, file, with_initial_bits):
     return images, b""
 
 
-IINC = {name: Codec(name, ".iinc", functools.partial(encode_base, name == "centred"),
-                    functools.partial(decode_base, name == "centred"))
-        for name in ("centred", "integer")}
-
-
 # Centred latents as the original has them, a .tfci: tfc's range coder in single precision, with one
 # thread, and our header. It is as portable as the original's: if mu or sigma come out otherwise on
 # another machine, that refuses it. Images are coded in the batches in which they were processed.
 
 TFCI_FEATURES = ("\x01", "\x02", "\x03", "\x04", "\x05")
-
-
-class RangeCoder:
-    """tfc's coder of a batch of images of (num_imgs, H, W): integers to strings and back."""
-
-    @do_not_convert
-    def __init__(self, run, shape):
-        N, (_, y_shape, z_shape) = run.num_filters, latent_shapes(*shape[1:3])
-        self.median = medians(run)
-        with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
-            self.y, self.z_hat = (tf.placeholder(tf.float32, (shape[0],) + sides + (N,))
-                                  for sides in (y_shape, z_shape))
-            self.mu, log_sigma = gaussian_parameters(
-                hyper_synthesis_transform(N), self.z_hat, self.y.shape)
-            self.sigma = tf.exp(log_sigma)
-            prior_z = tfc.EntropyBottleneck(name=PRIOR_SCOPE)
-            prior_y = tfc.GaussianConditional(self.sigma, SCALES, mean=self.mu,
-                                              name="gaussian_conditional")
-            self.strings = prior_y.compress(self.y + self.mu), prior_z.compress(self.z_hat)
-            self.decoded = (prior_y.decompress(self.strings[0]),
-                            prior_z.decompress(self.strings[1], shape=self.z_hat.shape[1:]))
-            self.sess = restored_session(graph, run, session_config(1, gpu=False))
-            graph.finalize()
-
-    def mu_and_sigma(self, z_hat):
-        """mu and sigma as arrays, always by this run of these ops: others may round otherwise."""
-        return dict(zip([self.mu, self.sigma],
-                        self.sess.run([self.mu, self.sigma], {self.z_hat: z_hat})))
-
-    def encode(self, y, z):
-        z_hat = np.float32(z + self.median)
-        return self.sess.run(self.strings, {self.y: y, self.z_hat: z_hat,
-                                            **self.mu_and_sigma(z_hat)})
-
-    def decode(self, y_strings, z_strings):
-        z_hat = self.sess.run(self.decoded[1], {self.strings[1]: z_strings})
-        arrays = self.mu_and_sigma(z_hat)
-        y_hat = self.sess.run(self.decoded[0], {self.strings[0]: y_strings, **arrays})
-        return np.rint(y_hat - arrays[self.mu]), np.rint(z_hat - self.median)
 
 
 def encode_tfci(decoder, shape, latents, script, initial_bits=b""):
@@ -1005,7 +991,7 @@ def encode_tfci(decoder, shape, latents, script, initial_bits=b""):
     feature = example.features.feature
     for batch in split_batches(images, shape):
         y, z = (np.concatenate(arrays) for arrays in zip(*(image[1:3] for image in batch)))
-        coder = RangeCoder(decoder.run, (len(batch),) + shape[1:])
+        coder = decoder.range_coder(len(batch))
         for key, strings in zip(TFCI_FEATURES, coder.encode(y, z)):
             feature[key].bytes_list.value.extend(strings)
     for key, sides in zip(TFCI_FEATURES[2:], latent_shapes(*shape[1:])):
@@ -1038,7 +1024,7 @@ def decode_tfci(decoder, file, with_initial_bits):
     """See Codec."""
     images, offsets = [], iter(file.offsets)
     for strings in zip(*(split_batches(strings, file.shape) for strings in file.payload)):
-        coder = RangeCoder(decoder.run, (len(strings[0]),) + file.shape[1:])
+        coder = decoder.range_coder(len(strings[0]))
         for y, z, offset in zip(*(arrays[:, None] for arrays in coder.decode(*strings)), offsets):
             shift, _, _ = decoder.conditional(z + decoder.median, offset, centred=True)
             images.append(Coded(offset, y, z, None, decoder.picture(y + shift, offset)))
@@ -1163,7 +1149,12 @@ def decode_bits_back(decoder, file, with_initial_bits):
         return images, b""
 
 
-IINC["bits-back"] = Codec("bits-back", ".iinc", encode_bits_back, decode_bits_back)
+IINC = {
+    "centred": Codec("centred", ".iinc", functools.partial(encode_base, True),
+                     functools.partial(decode_base, True)),
+    "integer": Codec("integer", ".iinc", functools.partial(encode_base, False),
+                     functools.partial(decode_base, False)),
+    "bits-back": Codec("bits-back", ".iinc", encode_bits_back, decode_bits_back)}
 
 # Codecs of a method, the default first.
 CENTRED, INTEGER, BITS_BACK = (TFCI, IINC["centred"]), (IINC["integer"],), (IINC["bits-back"],)
@@ -1191,29 +1182,45 @@ def parse_file(content, run):
     return header, codec, parse_tfci(body) if codec is TFCI else parse_iinc(codec.kind, body)
 
 
-# ---------------------------------------------------------------- 5. inference
-#
-# A method: the graph of a model with free latents, their optimisation and rounding, and what comes
-# of it for a batch of images: a compressed file and its metrics.
+class Option(typing.NamedTuple):
+    """An option of a method."""
+    flags: str  # "--name --alias"
+    type: typing.Callable  # parser of its text, as of `number`
+    default: typing.Any
+    help: str
 
-# What a method's script defines; a model's family follows from its codecs.
-# infer     (graph, x, args) -> discrete latents of x, uint8 [B, H, W, 3], for the codec: y_hat and
-#           z_hat, or of bits-back y_hat and a Fit; args has the method's options
-# codecs    CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
-# options   list of Option, of compress; those named lr and seed, if there are any, are Adam's rate
-#           (with lr_decay, see `learning_rate`) and the seed of the noise, and of bits-back
-#           rate_samples the draws of z that are averaged
-# relax     (v, T, key, args) -> free latents v relaxed at temperature T, with noise, if any, of
-#           stateless seed `key`, an int [2]; of bits-back for y alone. None: nothing is optimised
-# resolve   (args) fills in all options that are None, as they depend on others
-# presets   flag -> the options that it sets, a dict
-# scale_bound  from below, of sigma of p(y|z)
-Method = collections.namedtuple("Method", "infer codecs options relax resolve presets scale_bound",
-                                defaults=([], None, lambda args: None, {}, 0.))
-Method.model = property(lambda method: method.codecs[0].model)
-# flags "--name --alias", parser of its text (as of `number`), default, help
-Option = collections.namedtuple("Option", "flags type default help")
-Option.name = property(lambda option: option.flags.split()[0].strip("-"))
+    @property
+    def name(self):
+        return self.flags.split()[0].strip("-")
+
+
+class Method(typing.NamedTuple):
+    """What a method's script defines; a model's family follows from its codecs."""
+    # (graph, x, args) -> discrete latents of x, uint8 [B, H, W, 3], for the codec: y_hat and z_hat,
+    # or of bits-back y_hat and a Fit; args has the method's options
+    infer: typing.Callable
+    codecs: tuple  # CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
+    # Of compress; those named lr and seed, if there are any, are Adam's rate (with lr_decay, see
+    # `learning_rate`) and the seed of the noise, and of bits-back rate_samples the draws of z that
+    # are averaged.
+    options: list = []
+    # (v, T, key, args) -> free latents v relaxed at temperature T, with noise, if any, of stateless
+    # seed `key`, an int [2]; of bits-back for y alone. None: nothing is optimised
+    relax: typing.Optional[typing.Callable] = None
+    # (args) fills in all options that are None, as they depend on others
+    resolve: typing.Callable = lambda args: None
+    presets: dict = {}  # flag -> the options that it sets, a dict
+    scale_bound: float = 0.  # from below, of sigma of p(y|z)
+
+    @property
+    def model(self):
+        return self.codecs[0].model
+
+    @property
+    def has_descent(self):
+        """Whether it has a learning rate, of the latents or of q(z|y_hat)."""
+        return bool({"lr", "rate_lr"} & {option.name for option in self.options})
+
 
 # sess      session with the model's weights
 # x         uint8 [B, H, W, 3], placeholder; only needed by `restart` and losses
@@ -1266,11 +1273,6 @@ def inference_graph(method, run, shape, args):
     return Graph(sess=sess, x=x, T=T, t=t, its=its, free=free, relaxed=relaxed, losses=losses,
                  restart=restart, step=step, centres=(mu, medians(run)) if is_base else None,
                  record=None)
-
-
-def has_descent(method):
-    """Whether a method has a learning rate, of the latents or of q(z|y_hat)."""
-    return bool({"lr", "rate_lr"} & {option.name for option in method.options})
 
 
 def usable_run(args, method):
@@ -1496,11 +1498,6 @@ def require_memory(N, shape, batch, with_gradients=False, jobs=1):
             "available%s" % (images, height, width, needed / 1e9, N, free / 1e9, enough))
 
 
-# ---------------------------------------------------------------- 6. images in, results out
-#
-# Reading images and .npy; results as .npz, and their names. Files are only replaced by renaming
-# what is complete, and never what can't be made again.
-
 # What Pillow lacks to read files of these names.
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif"}
 DECODED = (".iinc.png", ".tfci.png")  # how decompress names a picture if it is not told
@@ -1627,7 +1624,7 @@ def require_compressible(path, N, method, jobs=1):
     shape = read_images(path).shape[:3]
     with errors_of(path):
         batch = len(split_batches(range(check_shape(shape)[0]), shape)[0])
-        require_memory(N, shape, batch, has_descent(method), jobs)
+        require_memory(N, shape, batch, method.has_descent, jobs)
 
 
 # Of an image or .npy of a command: the checksum of its pixels; where the compressed file, the part
@@ -1859,11 +1856,6 @@ def note(message):
     """Tell the user, on stderr and once, of something that is not an error."""
     print("note: %s" % message, file=sys.stderr)
 
-
-# ---------------------------------------------------------------- 7. training
-#
-# Adam on the weights of a model whose objective is the script's: patches, the rate's schedule,
-# validation, checkpoints; on one machine, or as one task of a cluster.
 
 IMAGE_CACHE_BYTES = 2 ** 31  # decoded training images are kept in memory up to so many in all
 GRACE = 20  # seconds that parameter servers wait, after the chief's last step, for workers
@@ -2325,10 +2317,6 @@ def finish(cluster):
                     deadline = min(deadline, time.time() + GRACE)
 
 
-# ---------------------------------------------------------------- 8. command line
-#
-# What all scripts share: compress and decompress, their options and errors.
-
 def compress(method, args):
     """Compress and evaluate every image of args.imgs; print averages and save the results.
 
@@ -2338,12 +2326,18 @@ def compress(method, args):
     """
     run = usable_run(args, method)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
-    found = _, paths, many = find_images(args.imgs)
+    found = source, paths, many = find_images(args.imgs)
+    check_flags(args, paths, many)
     jobs = min(args.jobs, len(paths))
     args.threads = args.threads and max(1, args.threads // jobs)
-    codec = codec_for(method, args.output_file or "")
-    settings = settings_of(method, args, run, codec)
-    files, target = planned_files(args, found, run, codec, settings)
+    codec, output = codec_for(method, args.output_file or ""), args.output_file
+    if args.write and not output:
+        output = (os.path.dirname(os.path.abspath(paths[0])) if many else args.imgs) + codec.suffix
+    settings = settings_of(options_of(method, args), args.lmbda, args.script, run, args.threads,
+                           codec, read_initial_bits(args))
+    base = result_path(args.results_dir, args.script, run, source, args.lmbda, args.changed)
+    files, target = planned_files(found, settings, base, output, codec.suffix,
+                                  args.save_opt_record)
     mine = files[args.shard[0] - 1::args.shard[1]] if args.shard else files
     for file in mine:
         require_compressible(file.path, run.num_filters, method, jobs)
@@ -2434,61 +2428,71 @@ def codec_for(method, output):
     return method.codecs[0]
 
 
-def planned_files(args, found, run, codec, settings):
+def planned_files(source, settings, base, output, suffix, with_records):
     """List of InputFile of what find_images found; where their results go, or None.
 
-    In both, the results of other settings or images stay as they are.
+    settings: what the results depend on but the images. base: path of the results, or None.
+    output: the compressed file or, of many images, the folder for those, whose names end in
+    `suffix`; or None. The results of other settings or images stay as they are.
     """
-    source, paths, many = found
+    _, paths, many = source
     images = [digest(read_images(path)).hex() for path in paths]
-    base = result_path(args.results_dir, args.script, run, source, args.lmbda, args.changed)
-    target, output = base and path_for(dict(settings, image=images), base), args.output_file
+    target = base and path_for(dict(settings, image=images), base)
     if target != base:
         note("%s is of other settings or images, and stays" % base)
-    if args.write and not output:
-        output = (os.path.dirname(os.path.abspath(paths[0])) if many else args.imgs) + codec.suffix
-    if (args.shard or args.jobs > 1) and not (many and target):
-        raise UserError("%s: only for a folder or glob, with --results_dir"
-                         % ("--shard" if args.shard else "--jobs"))
-    if args.save_opt_record and not base:
-        raise UserError("--save_opt_record: only with --results_dir")
-    if args.shard and args.jobs > 1:
-        raise UserError("--shard %d/%d, --jobs %d: accepted is one of the two"
-                         % (*args.shard, args.jobs))
-    if args.shard and args.shard[1] > len(paths):
-        raise UserError("--shard %d/%d: there are only %d images" % (*args.shard, len(paths)))
     if not many:
-        record = record_path(target) if args.save_opt_record else None
+        record = record_path(target) if with_records else None
         return [InputFile(paths[0], images[0], output, None, record)], target
     files = []
     for path, image in zip(paths, images):
         name, part, record = os.sep + os.path.basename(path), None, None
         if base:
             part = path_for(dict(settings, image=image), base + ".parts" + name + ".npz")
-        if args.save_opt_record:
+        if with_records:
             record = os.path.join(record_path(base)[:-len(".npz")], os.path.basename(part))
-        files.append(InputFile(path, image, output and output + name + codec.suffix, part, record))
+        files.append(InputFile(path, image, output and output + name + suffix, part, record))
     return files, target
+
+
+def check_flags(args, paths, many):
+    """UserError if flags of compress do not go together, or not with the images that were found."""
+    if (args.shard or args.jobs > 1) and not (many and args.results_dir):
+        raise UserError("%s: only for a folder or glob, with --results_dir"
+                        % ("--shard" if args.shard else "--jobs"))
+    if args.save_opt_record and not args.results_dir:
+        raise UserError("--save_opt_record: only with --results_dir")
+    if args.shard and args.jobs > 1:
+        raise UserError("--shard %d/%d, --jobs %d: accepted is one of the two"
+                        % (*args.shard, args.jobs))
+    if args.shard and args.shard[1] > len(paths):
+        raise UserError("--shard %d/%d: there are only %d images" % (*args.shard, len(paths)))
 
 
 # Of the fields of results: results of another version are not those that are looked for.
 RESULTS_VERSION = 2
 
 
-def settings_of(method, args, run, codec):
+def settings_of(options, lmbda, script, run, threads, codec, initial_bits=b""):
     """All that results depend on but the images and the code: saved with them, and compared.
 
-    The number of threads is 0 where it is not given: machines of other cores share a folder's work.
+    options: dict of the method's. threads: as given, or None, which counts as 0: machines of other
+    cores share a folder's work.
     """
-    settings = {option.name: getattr(args, option.name) for option in method.options}
-    unresolved = [name for name, value in settings.items() if value is None]
+    settings = dict(options, lmbda=lmbda, script=script, run_name=run.name,
+                    model=run.fingerprint.hex(), threads=threads or 0,
+                    codec=codec.suffix.strip("."), results_version=RESULTS_VERSION)
+    if run.model == "bits-back":
+        settings["initial_bits"] = digest(initial_bits).hex() if initial_bits else ""
+    return settings
+
+
+def options_of(method, args):
+    """Dict of a method's options; UserError if its `resolve` leaves one None."""
+    options = {option.name: getattr(args, option.name) for option in method.options}
+    unresolved = [name for name, value in options.items() if value is None]
     if unresolved:
         raise UserError("%s.py: METHOD.resolve leaves %s None" % (args.script, unresolved))
-    if run.model == "bits-back":
-        settings["initial_bits"] = args.initial_bits and digest(read_initial_bits(args)).hex()
-    return dict(settings, lmbda=args.lmbda, script=args.script, run_name=run.name,
-                model=run.fingerprint.hex(), threads=args.threads or 0,
-                codec=codec.suffix.strip("."), results_version=RESULTS_VERSION)
+    return options
 
 
 def read_initial_bits(args):
@@ -2683,9 +2687,9 @@ def add_compress_options(parser, method):
     for name, values in method.presets.items():
         group.add_argument("--" + name, dest="preset", action="store_const", const=values,
                            help=" ".join("--%s %s" % item for item in values.items()))
-    if has_descent(method):
+    if method.has_descent:
         parser.add_argument("--save_opt_record", action="store_true",
-                            help="save the losses of every %d iterations, too" % RECORD_EVERY)
+                            help="save the losses now and then, too")
 
 
 def add_decompress_options(parser):

@@ -146,7 +146,8 @@ def make_job(args, source, checksums, folder, script, run):
         raise nic.UserError("-- %s: %s is not an option" % (
             " ".join(args.options), resolved.output_file))
     resolved.lmbda = nic.run_lmbda(run.name)
-    settings = dict(nic.settings_of(method, resolved, run, method.codecs[0]), image=checksums)
+    settings = dict(nic.settings_of(nic.options_of(method, resolved), resolved.lmbda, script, run,
+                                    resolved.threads, method.codecs[0]), image=checksums)
     target = nic.path_for(settings, nic.result_path(
         folder, script, run, source, resolved.lmbda, resolved.changed))
     return Job(script, run.name, target, settings, argv)
