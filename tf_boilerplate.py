@@ -12,10 +12,8 @@ import argparse
 import collections
 import contextlib
 import ctypes
-import errno
 import functools
 import glob
-import hashlib
 import io
 import itertools
 import json
@@ -23,7 +21,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -31,10 +28,6 @@ import time
 import typing
 import warnings
 
-# TensorFlow's allocator that keeps freed memory: the C library's gives every large tensor back to
-# the kernel, whose zeroing of new pages takes several times as long as an element-wise operation.
-os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
-warnings.filterwarnings("ignore", category=FutureWarning)  # TF 1.15's import, under numpy >= 1.17
 import constriction
 import google.protobuf.message
 import numpy as np
@@ -45,16 +38,15 @@ import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 from tensorflow.python.util import deprecation
 
+from plumbing import basics
+from plumbing.basics import UserError
+
 with contextlib.suppress(ImportError):  # it may be installed for HEIC
     import pillow_heif
     pillow_heif.register_heif_opener()
 
 # For what builds a graph: AutoGraph would take seconds to convert tfc's layers.
 do_not_convert = tf.autograph.experimental.do_not_convert
-
-
-class UserError(ValueError):
-    """What the user can mend: a line that says what was given and what is accepted."""
 
 
 # Constants of the trained models: p(y|z)'s table of scales for range coding, floor of likelihoods.
@@ -291,13 +283,13 @@ def find_run(checkpoint_dir, run_name):
                       glob.glob(os.path.join(glob.escape(checkpoint_dir), "*"))
                       if newest_checkpoint(other))
         is_path = newest_checkpoint(run_name) and os.path.dirname(os.path.abspath(run_name))
-        raise UserError("no checkpoint in %s; runs in %s: %s%s" % (
+        raise basics.UserError("no checkpoint in %s; runs in %s: %s%s" % (
             folder, checkpoint_dir, ", ".join(runs) or "none",
             is_path and "; give --checkpoint_dir %s and the run's name" % is_path or ""))
     try:
         return read_run(checkpoint)
     except tf.errors.OpError as error:
-        raise UserError("%s: not a readable checkpoint (%s)" % (checkpoint, error.message))
+        raise basics.UserError("%s: not a readable checkpoint (%s)" % (checkpoint, error.message))
 
 
 def read_run(checkpoint):
@@ -307,25 +299,14 @@ def read_run(checkpoint):
     model = "base" if PRIOR_SCOPE + "/matrix_0" in shapes else "bits-back"
     width = shapes.get("analysis_transform/layer_0/bias")
     if not width or model == "bits-back" and "matrix_0" not in shapes:
-        raise UserError("%s: not a checkpoint of mbt2018.py or mbt2018_bb.py" % checkpoint)
+        raise basics.UserError("%s: not a checkpoint of mbt2018.py or mbt2018_bb.py" % checkpoint)
     slots = {name for name in shapes if OPTIMISER_VARIABLES.fullmatch(name)}
     names = sorted(set(shapes) - slots - {"global_step"})
-    fingerprint = digest(*itertools.chain.from_iterable(
+    fingerprint = basics.digest(*itertools.chain.from_iterable(
         (name.encode(), np.asarray(reader.get_tensor(name))) for name in names))
     step = int(reader.get_tensor("global_step")) if "global_step" in shapes else 0
     return Run(os.path.basename(os.path.dirname(checkpoint)), checkpoint, width[0], step,
                fingerprint, bool(slots), model)
-
-
-def digest(*chunks):
-    """8-byte checksum of bytes or arrays, with their types and shapes."""
-    checksum = hashlib.blake2b(digest_size=8)
-    for chunk in chunks:
-        if not isinstance(chunk, bytes):
-            checksum.update(repr((chunk.dtype.str, chunk.shape)).encode())
-            chunk = np.ascontiguousarray(chunk)
-        checksum.update(chunk)
-    return checksum.digest()
 
 
 def run_lmbda(run_name):
@@ -333,7 +314,7 @@ def run_lmbda(run_name):
     found = re.search(r"(?<![^\W_])lmbda=((\d+\.?\d*|\.\d+)(e[-+]?\d+)?)(?![\w.,])", run_name,
                       re.ASCII | re.IGNORECASE)
     if not found or not np.isfinite(float(found.group(1))):
-        raise UserError("the run name %s has no lmbda=<number>; give --lambda" % run_name)
+        raise basics.UserError("the run name %s has no lmbda=<number>; give --lambda" % run_name)
     return float(found.group(1))
 
 
@@ -518,8 +499,8 @@ def descend(graph, feed, its, temperature=None, print_every=100):
             **feed, graph.t: t, graph.T: T, graph.its: its})
         if t % print_every == 0 or t == its - 1:
             if not np.isfinite(list(losses.values())).all():
-                raise UserError("it=%d: the loss is not finite: the optimisation diverged" % t)
-            print_line("it=%d,%s %s" % (t, " T=%.4f" % T if temperature else "", shown(losses)))
+                raise basics.UserError("it=%d: the loss is not finite: the optimisation diverged" % t)
+            basics.print_line("it=%d,%s %s" % (t, " T=%.4f" % T if temperature else "", shown(losses)))
         yield t, T, losses
 
 
@@ -530,13 +511,6 @@ def shown(losses):
     if "mse" in losses:
         terms.append("psnr=%.4f" % np.mean(20 * np.log10(255) - 10 * np.log10(losses["mse"])))
     return " ".join(terms)
-
-
-def print_line(line):
-    """Print a line on stdout at once, above a progress bar if there is one."""
-    if sys.stdout:  # None where output is redirected to nowhere
-        tqdm.tqdm.write(line)
-        sys.stdout.flush()
 
 
 # Distance of the grid's points, and of edges within which the encoder takes no number.
@@ -558,7 +532,7 @@ def nearest(values, step, offset, margin):
     """
     scaled = np.asarray(values, np.float64) / step - offset / OFFSETS
     if not np.isfinite(scaled).all():
-        raise UserError("the model gives a number that is not finite")
+        raise basics.UserError("the model gives a number that is not finite")
     k = np.floor(scaled + .5)
     if margin and (.5 - np.abs(scaled - k)).min() * step < margin:
         raise NearEdge
@@ -570,7 +544,7 @@ def first_offset(attempt):
     for offset in range(OFFSETS):
         with contextlib.suppress(NearEdge):
             return attempt(offset)
-    raise UserError("no grid suits the numbers of the model")
+    raise basics.UserError("no grid suits the numbers of the model")
 
 
 # Settings of the fit of q(z|y_hat), which a decoder repeats: iterations (at most MAX_ITS) and rate
@@ -764,13 +738,6 @@ BATCH_PIXELS = 10 ** 7  # of a batch of a .npy at most, unless a single image ha
 MAX_FILE_PIXELS, MAX_SYMBOL, MAX_Z_VALUES, MAX_SEED = 2 ** 28, 2 ** 15 - 1, 2 ** 13, 2 ** 31 - 1
 
 
-def bounded(name, value, low, high):
-    """value; UserError unless it is from low to high."""
-    if not low <= value <= high:
-        raise UserError("%s is %g; accepted are %g to %g" % (name, value, low, high))
-    return value
-
-
 def split_batches(items, shape):
     """The batches in which items that stand for images of (num_imgs, H, W) are processed."""
     size = max(1, BATCH_PIXELS // (shape[1] * shape[2]))
@@ -780,15 +747,15 @@ def split_batches(items, shape):
 def pack_header(kind, script, run, body, images):
     """Bytes of the header of a file whose other bytes are `body`."""
     names = ("%s %s" % (script, run.name)).encode()
-    bounded("the length of the names of script and run", len(names), 0, 255)
+    basics.bounded("the length of the names of script and run", len(names), 0, 255)
     header = HEADER.pack(b"", MAGIC, VERSION, KINDS.index(kind), run.fingerprint,
                          digest_symbols(images), len(names))[8:] + names
-    return digest(header, body) + header
+    return basics.digest(header, body) + header
 
 
 def digest_symbols(images):
     """Checksum of all y and z of a list of Coded."""
-    return digest(*itertools.chain.from_iterable(
+    return basics.digest(*itertools.chain.from_iterable(
         (image.y.astype("<i4", copy=False), image.z.astype("<i4", copy=False))
         for image in images))
 
@@ -819,7 +786,7 @@ def unpack(content):
     try:
         example = parse_example(content)
     except google.protobuf.message.DecodeError:
-        raise UserError("not a compressed file of these scripts, or a damaged one")
+        raise basics.UserError("not a compressed file of these scripts, or a damaged one")
     feature = example.features.feature
     if "header" in feature:
         packed = b"".join(feature.pop("header").bytes_list.value)
@@ -827,21 +794,21 @@ def unpack(content):
         script = b"".join(feature["MD"].bytes_list.value).decode(errors="replace")
         return header._replace(script=script), example
     if not feature:
-        raise UserError("not a compressed file of these scripts, or a damaged one")
+        raise basics.UserError("not a compressed file of these scripts, or a damaged one")
     if set(feature) != set(TFCI_FEATURES):
-        raise UserError("not a compressed file: a .tfci with the features %s" % sorted(feature))
+        raise basics.UserError("not a compressed file: a .tfci with the features %s" % sorted(feature))
     return None, example
 
 
 def unpack_header(header, body):
     """Header of a file; UserError unless it is intact and of this version."""
-    if len(header) < HEADER.size or header[:8] != digest(header[8:], body):
-        raise UserError("damaged: its checksum does not match")
+    if len(header) < HEADER.size or header[:8] != basics.digest(header[8:], body):
+        raise basics.UserError("damaged: its checksum does not match")
     _, magic, version, kind, model, symbols, _ = HEADER.unpack(header[:HEADER.size])
     if (magic, version) != (MAGIC, VERSION):
-        raise UserError("format %r version %d; accepted is %r version %d"
+        raise basics.UserError("format %r version %d; accepted is %r version %d"
                          % (magic, version, MAGIC, VERSION))
-    bounded("damaged: the kind of latents", kind, 0, len(KINDS) - 1)
+    basics.bounded("damaged: the kind of latents", kind, 0, len(KINDS) - 1)
     script, _, run_name = header[HEADER.size:].decode(errors="replace").partition(" ")
     return Header(KINDS[kind], model, symbols, script, run_name)
 
@@ -850,7 +817,7 @@ def check_shape(shape):
     """(num_imgs, H, W) as a tuple; UserError unless a file may have them."""
     if min(shape) < 1 or max(shape[1:]) >= 2 ** 16 or np.prod(
             shape, dtype=np.float64) > MAX_FILE_PIXELS:
-        raise UserError("%d images of %d x %d; accepted are sides under %d, 1 to %d pixels in all"
+        raise basics.UserError("%d images of %d x %d; accepted are sides under %d, 1 to %d pixels in all"
                          % (tuple(shape) + (2 ** 16, MAX_FILE_PIXELS)))
     return tuple(map(int, shape))
 
@@ -866,9 +833,9 @@ def value_range(name, *arrays):
 
 def check_range(name, low, high):
     """(low, high); UserError unless they are a range that is accepted for y or z."""
-    bounded("the lowest %s" % name, low, -MAX_SYMBOL, MAX_SYMBOL - 1)
+    basics.bounded("the lowest %s" % name, low, -MAX_SYMBOL, MAX_SYMBOL - 1)
     most = MAX_SYMBOL if name == "y" else min(MAX_SYMBOL, low + MAX_Z_VALUES - 1)
-    return low, bounded("the highest %s" % name, high, low + 1, most)
+    return low, basics.bounded("the highest %s" % name, high, low + 1, most)
 
 
 # y under Gaussians and z under p(z), pushed to and popped from an ANS coder (a stack).
@@ -910,7 +877,7 @@ def parse_iinc(kind, body):
     def take(size):
         nonlocal body
         if len(body) < size:
-            raise UserError("damaged: too short")
+            raise basics.UserError("damaged: too short")
         taken, body = body[:size], body[size:]
         return taken
     fields = BODY.unpack(take(BODY.size))
@@ -919,12 +886,12 @@ def parse_iinc(kind, body):
     offsets, fit, initial = take(shape[0]), None, (0, b"")
     if kind == "bits-back":
         its, lr, seed, num_bytes = FIT.unpack(take(FIT.size))
-        fit = Fit(bounded("the number of iterations", its, 0, MAX_ITS),
-                  bounded("the learning rate", lr, 0, 1e6),
-                  bounded("the seed", seed, 0, MAX_SEED))
+        fit = Fit(basics.bounded("the number of iterations", its, 0, MAX_ITS),
+                  basics.bounded("the learning rate", lr, 0, 1e6),
+                  basics.bounded("the seed", seed, 0, MAX_SEED))
         initial = num_bytes, take(8) if num_bytes else b""
     if len(body) % 4 or body[-4:] == bytes(4):
-        raise UserError("damaged: not words of an ANS coder")
+        raise basics.UserError("damaged: not words of an ANS coder")
     return File(shape, y_range, z_range, offsets, fit, initial, np.frombuffer(body, "<u4"))
 
 
@@ -1012,11 +979,11 @@ def parse_tfci(example):
     shapes = tuple(tuple(feature[key].int64_list.value) for key in TFCI_FEATURES[2:])
     offsets = b"".join(feature["offsets"].bytes_list.value) or bytes(len(strings[0]))
     if len(shapes[0]) != 2 or not 0 < len(strings[0]) == len(strings[1]) == len(offsets):
-        raise UserError("damaged: shapes %s of %d and %d strings, %d offsets"
+        raise basics.UserError("damaged: shapes %s of %d and %d strings, %d offsets"
                          % (shapes, len(strings[0]), len(strings[1]), len(offsets)))
     shape = check_shape((len(strings[0]),) + shapes[0])
     if shapes != latent_shapes(*shapes[0]):
-        raise UserError("damaged: latents of %s for images of %s" % (shapes[1:], shapes[0]))
+        raise basics.UserError("damaged: latents of %s for images of %s" % (shapes[1:], shapes[0]))
     return File(shape, None, None, offsets, None, (0, b""), strings)
 
 
@@ -1062,7 +1029,7 @@ def posterior_range(z_mean, z_logvar):
     width = Q_STDS * np.exp(.5 * z_logvar)
     edges = np.stack([z_mean - width, z_mean + width]) / Z_WIDTH
     if not np.isfinite(edges).all():
-        raise UserError("the model gives a q(z|y) that is not finite")
+        raise basics.UserError("the model gives a q(z|y) that is not finite")
     return value_range("z", np.rint(edges))
 
 
@@ -1085,7 +1052,7 @@ def initial_coder(model, initial_bits, seed):
             if popped.num_valid_bits() > 32:
                 return coder
         if initial_bits:
-            raise UserError("--initial_bits: %d bytes are too few for the first image"
+            raise basics.UserError("--initial_bits: %d bytes are too few for the first image"
                              % len(initial_bits))
         num_words += max(1, num_words // 50)
 
@@ -1097,7 +1064,7 @@ def encode_bits_back(decoder, shape, latents, script, initial_bits=b""):
     """
     y_hat, fit = np.rint(latents[0])[:, None], latents[1]
     fit = fit._replace(lr=float(np.float32(fit.lr)))
-    bounded("the number of iterations of the fit of q", fit.its, 0, MAX_ITS)
+    basics.bounded("the number of iterations of the fit of q", fit.its, 0, MAX_ITS)
     posteriors, records = zip(*(decoder.fit(y, fit) for y in y_hat))
     y_range, z_range = value_range("y", y_hat), posterior_range(*map(np.stack, zip(*posteriors)))
     coder, images, bits = None, [], []
@@ -1124,7 +1091,7 @@ def encode_bits_back(decoder, shape, latents, script, initial_bits=b""):
     values = dict(popped_z_bits=popped, pushed_y_bits=pushed_y, pushed_z_bits=pushed_z,
                   net_bpp=np.full(shape[0], (pushed_y + pushed_z - popped).sum() / np.prod(shape)),
                   rate_records=records)
-    extra = FIT.pack(*fit, len(initial_bits)) + (digest(initial_bits) if initial_bits else b"")
+    extra = FIT.pack(*fit, len(initial_bits)) + (basics.digest(initial_bits) if initial_bits else b"")
     content = pack_iinc("bits-back", script, decoder.run, shape, (y_range, z_range), images, coder,
                         extra)
     return content, images, values
@@ -1168,17 +1135,17 @@ def parse_file(content, run):
     header, body = unpack(content)
     codec = IINC[header.kind] if isinstance(body, bytes) else TFCI
     if not header and run.model != "base":
-        raise UserError("a file of the original's mbt2018.py, which ours decodes")
+        raise basics.UserError("a file of the original's mbt2018.py, which ours decodes")
     if header and header.run_name != run.name:
-        raise UserError("written by %s.py with the run %s, not %s"
+        raise basics.UserError("written by %s.py with the run %s, not %s"
                          % (header.script, header.run_name, run.name))
     if header and header.fingerprint != run.fingerprint:
-        raise UserError("of another model: the weights of %s are not those it was written with"
+        raise basics.UserError("of another model: the weights of %s are not those it was written with"
                          % run.checkpoint)
     if header and header.kind != codec.kind:
-        raise UserError("a .tfci of %s latents; accepted are centred ones" % header.kind)
+        raise basics.UserError("a .tfci of %s latents; accepted are centred ones" % header.kind)
     if codec.model != run.model:
-        raise UserError("of %s latents, which %s model does not have" % (codec.kind, run.model))
+        raise basics.UserError("of %s latents, which %s model does not have" % (codec.kind, run.model))
     return header, codec, parse_tfci(body) if codec is TFCI else parse_iinc(codec.kind, body)
 
 
@@ -1279,11 +1246,11 @@ def usable_run(args, method):
     """The run that the arguments name; UserError if there is none or not for the method."""
     run = find_run(args.checkpoint_dir, args.run_name)
     if run.model != method.model:
-        raise UserError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
+        raise basics.UserError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
             run.checkpoint, run.model, args.script, "mbt2018.py, sga.py and others without bb_"
             if run.model == "base" else "mbt2018_bb.py to train, bb_sga.py and others with bb_"))
     if args.num_filters not in (None, run.num_filters):
-        raise UserError("--num_filters %d: the model %s has %d"
+        raise basics.UserError("--num_filters %d: the model %s has %d"
                          % (args.num_filters, run.checkpoint, run.num_filters))
     return run
 
@@ -1309,7 +1276,7 @@ def optimise(graph, x, its, rounding, temperature=None, stop=None, check_every=1
     loss before update t, and that after it and after rounding.
     """
     if graph.step is None:
-        raise UserError("nothing to optimise: the method has no relax, or no option lr")
+        raise basics.UserError("nothing to optimise: the method has no relax, or no option lr")
     previous, kept, verbose = np.inf, None, tf.logging.get_verbosity() <= tf.logging.INFO
     for t, T, losses in descend(graph, {graph.x: x}, its, temperature, check_every):
         checking, recording = (t % n == 0 or t == its - 1 for n in (check_every, RECORD_EVERY))
@@ -1321,7 +1288,7 @@ def optimise(graph, x, its, rounding, temperature=None, stop=None, check_every=1
         if recording:
             graph.record.append((t, T, losses["rd_loss"], rounded["rd_loss"]))
         if checking and verbose:
-            print_line("after rounding: " + shown(rounded))
+            basics.print_line("after rounding: " + shown(rounded))
         if checking and stop:
             cost = np.mean(rounded["rd_loss"])
             if stop(cost, previous):
@@ -1493,7 +1460,7 @@ def require_memory(N, shape, batch, with_gradients=False, jobs=1):
         if num_imgs == 1:
             images, enough = "", ", enough for %.2f megapixels, as %d x %d" % (
                 most / 1e6, most ** .5, most ** .5)
-        raise UserError(
+        raise basics.UserError(
             "%s%d x %d pixels take about %.1f GB of memory with %d filters, but %.1f GB are "
             "available%s" % (images, height, width, needed / 1e9, N, free / 1e9, enough))
 
@@ -1512,22 +1479,22 @@ def read_image(path):
         with PIL.Image.open(path) as image:
             require_8_bits(image)
             if image.mode[-1] in "Aa" or "transparency" in image.info:  # RGBA, LA, La, but not LAB
-                note("%s: alpha channel dropped" % path)
+                basics.note("%s: alpha channel dropped" % path)
             if getattr(image, "n_frames", 1) > 1:
-                note("%s: only the first of %d frames is read" % (path, image.n_frames))
+                basics.note("%s: only the first of %d frames is read" % (path, image.n_frames))
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # decoders raise many types on damaged files
         reason = "" if isinstance(error, PIL.UnidentifiedImageError) else " (%s)" % error
         suffix = os.path.splitext(path.lower())[1]
         if suffix in PLUGINS and suffix not in readable_extensions():
             reason = " (Pillow needs %s)" % PLUGINS[suffix]
-        raise UserError("%s: not a readable image of 8 bits per channel%s" % (path, reason))
+        raise basics.UserError("%s: not a readable image of 8 bits per channel%s" % (path, reason))
 
 
 def require_8_bits(image):
     """UserError if an opened image has more than 8 bits per channel."""
     if image.mode in ("I", "F") or image.mode.startswith("I;") or _is_deep(image):
-        raise UserError("more than 8 bits per channel (PIL mode %s)" % image.mode)
+        raise basics.UserError("more than 8 bits per channel (PIL mode %s)" % image.mode)
 
 
 def _is_deep(image):
@@ -1558,11 +1525,11 @@ def read_images(path):
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # damaged headers raise many types
-        raise UserError("%s: not a readable .npy file (%s)" % (path, error))
+        raise basics.UserError("%s: not a readable .npy file (%s)" % (path, error))
     if not isinstance(images, np.ndarray):
-        raise UserError("%s: not a readable .npy file" % path)
+        raise basics.UserError("%s: not a readable .npy file" % path)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
-        raise UserError("%s: holds %s %s, accepted is uint8 (num_imgs, H, W, 3)"
+        raise basics.UserError("%s: holds %s %s, accepted is uint8 (num_imgs, H, W, 3)"
                          % (path, images.dtype, images.shape))
     return images
 
@@ -1584,7 +1551,7 @@ def find_images(imgs):
         if skipped:
             missing = {plugin for suffix, plugin in PLUGINS.items()
                        if any(name.lower().endswith(suffix) for name in skipped)}
-            note("%d of %d files in %s are skipped, which Pillow does not read%s: %s" % (
+            basics.note("%d of %d files in %s are skipped, which Pillow does not read%s: %s" % (
                 len(skipped), len(names), imgs, " without " * bool(missing)
                 + " or ".join(sorted(missing)), ", ".join(skipped)))
         name = os.path.basename(os.path.abspath(imgs))
@@ -1595,34 +1562,25 @@ def find_images(imgs):
         folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
         name = os.path.basename(os.path.commonpath(folders)) if folders else None
     else:
-        raise UserError("%s: no such image, .npy, folder or glob" % imgs)
+        raise basics.UserError("%s: no such image, .npy, folder or glob" % imgs)
     decoded = [path for path in paths if path.endswith(DECODED)]
     if 0 < len(decoded) < len(paths):
-        note("%d of %d images of %s are skipped, which decompress wrote (%s)"
+        basics.note("%d of %d images of %s are skipped, which decompress wrote (%s)"
              % (len(decoded), len(paths), imgs, " or ".join("*" + name for name in DECODED)))
         paths = [path for path in paths if not path.endswith(DECODED)]
     if not paths:
-        raise UserError("%s: no image found there" % imgs)
+        raise basics.UserError("%s: no image found there" % imgs)
     if len(set(map(os.path.basename, paths))) < len(paths):
-        raise UserError("%s: matches files of the same name, whose results would collide" % imgs)
+        raise basics.UserError("%s: matches files of the same name, whose results would collide" % imgs)
     if any(path.endswith(".npy") for path in paths):
-        raise UserError("%s: matches a .npy file, which can only be given alone" % imgs)
+        raise basics.UserError("%s: matches a .npy file, which can only be given alone" % imgs)
     return name, sorted(paths), True
-
-
-@contextlib.contextmanager
-def errors_of(path):
-    """A context whose UserErrors begin with the path."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError("%s: %s" % (path, error))
 
 
 def require_compressible(path, N, method, jobs=1):
     """UserError unless so many processes can compress an image or .npy that was found."""
     shape = read_images(path).shape[:3]
-    with errors_of(path):
+    with basics.errors_of(path):
         batch = len(split_batches(range(check_shape(shape)[0]), shape)[0])
         require_memory(N, shape, batch, method.has_descent, jobs)
 
@@ -1642,7 +1600,7 @@ def result_path(results_dir, script, run, source, lmbda, changed):
     if script in ("mbt2018", "bb_no_sga", "bb_plain"):
         name = "rd-%s-file=%s" if script == "mbt2018" else "rd-" + script + "+%s-input=%s"
         changed = dict(changed, lmbda=lmbda)
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(basics.UserError):
             if run_lmbda(run.name) == lmbda:
                 del changed["lmbda"]
     else:
@@ -1662,56 +1620,16 @@ def path_for(settings, path):
     """A path of results or, where others are stored there, one with a digest of the settings."""
     stored = stored_results(path)
     if stored is None and os.path.exists(path):
-        note("%s: is damaged, and replaced" % path)
+        basics.note("%s: is damaged, and replaced" % path)
     if stored is None or is_of(stored, settings):
         return path
-    checksum = digest(json.dumps(settings, sort_keys=True).encode()).hex()[:8]
+    checksum = basics.digest(json.dumps(settings, sort_keys=True).encode()).hex()[:8]
     return "%s-%s.npz" % (path[:-len(".npz")], checksum)
-
-
-def temporary_names(path):
-    """Beginning of the names to which processes of this machine write what will be `path`.
-
-    Other machines may share the folder. Each process appends its number and .tmp.
-    """
-    return "%s.%s." % (path, digest(socket.gethostname().encode()).hex()[:8])
-
-
-def temporary_name(path):
-    """The name of this process for it."""
-    return "%s%d.tmp" % (temporary_names(path), os.getpid())
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """A temporary name to write to; renamed to `path` on success, removed on failure.
-
-    An OSError in between, as of a full disk, names `path`.
-    """
-    temporary = temporary_name(path)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-
-
-def read_bytes(path):
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def write_bytes(path, content):
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(content)
 
 
 def write_images(path, images):
     """Write uint8 [B, H, W, 3]: a .npy if `path` ends so, else the first image as a PNG."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with basics.replacing(path) as temporary, open(temporary, "wb") as file:
         if path.endswith(".npy"):
             np.save(file, images)
         else:
@@ -1721,7 +1639,7 @@ def write_images(path, images):
 def write_results(path, results):
     content = io.BytesIO()  # in a file, zipfile would print a traceback when the disk is full
     np.savez(content, **results)
-    write_bytes(path, content.getvalue())
+    basics.write_bytes(path, content.getvalue())
 
 
 def read_results(path):
@@ -1752,8 +1670,8 @@ def reusable_part(file, settings):
         return None
     if file.record and not os.path.exists(file.record):
         return None
-    if file.output and not (os.path.exists(file.output) and digest(
-            read_bytes(file.output)).hex() == result.get("file_checksum", "")):
+    if file.output and not (os.path.exists(file.output) and basics.digest(
+            basics.read_bytes(file.output)).hex() == result.get("file_checksum", "")):
         return None
     return result
 
@@ -1787,39 +1705,6 @@ def mean(values):
     return values.mean() if values.size else np.nan
 
 
-def require_writable(path, missing=0):
-    """Raise OSError if a file can't be written there; `missing` folders, the last, may be created.
-
-    Removes what processes of this machine that were killed left of it.
-    """
-    folder = existing = os.path.dirname(os.path.abspath(path))
-    if os.path.isfile(folder):
-        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder to write to", folder)
-    for _ in range(missing):
-        existing = os.path.dirname(existing)
-    if not os.path.exists(existing):
-        raise FileNotFoundError(errno.ENOENT, "no such folder", existing)
-    os.makedirs(folder, exist_ok=True)
-    prefix = temporary_names(path)
-    for leftover in glob.glob(glob.escape(prefix) + "*.tmp"):
-        writer = leftover[len(prefix):-len(".tmp")]
-        if writer.isdigit() and not os.path.exists("/proc/" + writer):
-            with contextlib.suppress(FileNotFoundError):  # another process was first
-                os.remove(leftover)
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, "is a folder, not a file to write", path)
-    probe = temporary_name(path)
-    try:
-        with open(probe, "wb"):
-            pass
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path)
-    os.remove(probe)
-
-
-QUOTE = "a glob must be quoted, as '*.png'"
-
-
 def require_replaceable(path, initial_bits):
     """UserError if `path` is something that can't be made again.
 
@@ -1827,34 +1712,19 @@ def require_replaceable(path, initial_bits):
     """
     if not os.path.isfile(path) or not os.path.getsize(path):
         return
-    content, num_bytes, is_ours = read_bytes(path), 0, False
+    content, num_bytes, is_ours = basics.read_bytes(path), 0, False
     with contextlib.suppress(google.protobuf.message.DecodeError):
         is_ours = content[8:12] == MAGIC or set(TFCI_FEATURES) <= set(
             parse_example(content).features.feature)
     if not is_ours:
-        raise UserError("%s: is there and not a compressed file; %s" % (path, QUOTE))
-    with contextlib.suppress(UserError):  # damaged
+        raise basics.UserError("%s: is there and not a compressed file; %s" % (path, basics.QUOTE))
+    with contextlib.suppress(basics.UserError):  # damaged
         header, body = unpack(content)
         if isinstance(body, bytes):  # an .iinc
             num_bytes, checksum = parse_iinc(header.kind, body).initial
-    if num_bytes and checksum != digest(initial_bits):
-        raise UserError("%s: is there and holds %d bytes of other --initial_bits; decompress them "
+    if num_bytes and checksum != basics.digest(initial_bits):
+        raise basics.UserError("%s: is there and holds %d bytes of other --initial_bits; decompress them "
                          "and remove it first" % (path, num_bytes))
-
-
-def require_unchanged(path, is_same):
-    """UserError if `path` is there, unless it is_same() as what replaces it."""
-    if os.path.exists(path):
-        with contextlib.suppress(UserError):
-            if is_same():
-                return
-        raise UserError("%s: is there and something else; --force replaces it" % path)
-
-
-@functools.lru_cache(maxsize=None)
-def note(message):
-    """Tell the user, on stderr and once, of something that is not an error."""
-    print("note: %s" % message, file=sys.stderr)
 
 
 IMAGE_CACHE_BYTES = 2 ** 31  # decoded training images are kept in memory up to so many in all
@@ -1883,15 +1753,15 @@ def training_files(pattern, patchsize, held_out=()):
     held_out = set(map(os.path.realpath, held_out))
     paths = [path for path in matching(pattern) if os.path.realpath(path) not in held_out]
     if not paths:
-        raise UserError("--train_glob %s: no file matches" % pattern
+        raise basics.UserError("--train_glob %s: no file matches" % pattern
                          + " that --eval_glob does not" * bool(held_out))
     sizes = dict(zip(paths, map(training_image_size, paths)))
     large = [path for path in paths if min(sizes[path]) >= patchsize]
     if not large:
-        raise UserError("--patchsize %d: larger than every image of %s; the largest is %d x %d"
+        raise basics.UserError("--patchsize %d: larger than every image of %s; the largest is %d x %d"
                          % ((patchsize, pattern) + max(sizes.values(), key=min)))
     if len(large) < len(paths):
-        note("%d of %d training images are smaller than the patch and skipped"
+        basics.note("%d of %d training images are smaller than the patch and skipped"
              % (len(paths) - len(large), len(paths)))
     num_bytes = sum(np.prod(sizes[path]) * (12 if path.endswith(".npy") else 3) for path in large)
     return large, num_bytes <= IMAGE_CACHE_BYTES
@@ -1912,14 +1782,14 @@ def training_image_size(path):
         if path.endswith(".npy"):
             image = np.load(path, mmap_mode="r", allow_pickle=False)
             if image.dtype != np.float32 or image.ndim != 3 or image.shape[2] != 3:
-                raise UserError("holds %s %s, accepted is float32 (H, W, 3)"
+                raise basics.UserError("holds %s %s, accepted is float32 (H, W, 3)"
                                  % (image.dtype, image.shape))
             return image.shape[:2]
         with PIL.Image.open(path) as image:
             require_8_bits(image)
             return image.size[::-1]
     except Exception as error:  # decoders raise many types on damaged files
-        raise UserError("%s: not a training image (%s)" % (path, error))
+        raise basics.UserError("%s: not a training image (%s)" % (path, error))
 
 
 def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_replicas=1,
@@ -1977,7 +1847,7 @@ def train(args, objective, method):
     cluster there.
     """
     if args.patchsize % 64:
-        raise UserError("--patchsize %d: must be a multiple of 64" % args.patchsize)
+        raise basics.UserError("--patchsize %d: must be a multiple of 64" % args.patchsize)
     args.num_filters = N = args.num_filters or 192
     args.run_name = "%s-num_filters=%d-lmbda=%s" % (args.script, N, args.lmbda)
     folder = os.path.join(args.checkpoint_dir, args.run_name)
@@ -1994,16 +1864,16 @@ def train_replica(args, N, folder, objective, method, cluster):
         print("%s is at step %d already" % (folder, run.step))
         return False
     if run and not run.resumable:
-        raise UserError("%s is stored without optimiser slots and can't be trained on"
+        raise basics.UserError("%s is stored without optimiser slots and can't be trained on"
                          % run.checkpoint)
     held_out = matching(args.eval_glob)
     if args.eval_glob and not held_out:
-        raise UserError("--eval_glob %s: no file matches" % args.eval_glob)
+        raise basics.UserError("--eval_glob %s: no file matches" % args.eval_glob)
     paths, in_memory = training_files(args.train_glob, args.patchsize, held_out)
     is_chief, source = cluster.replica == 0, None
     if is_chief:
         for path in held_out:
-            with errors_of("--eval_glob %s" % args.eval_glob):
+            with basics.errors_of("--eval_glob %s" % args.eval_glob):
                 require_compressible(path, N, method)
         if run:
             require_same_training(args, folder)
@@ -2037,10 +1907,10 @@ def train_replica(args, N, folder, objective, method, cluster):
 
 def prepare_folder(args, folder, run):
     """Make the folder of a run that is to be continued or, if None, new, with its args.json."""
-    require_writable(os.path.join(folder, "args.json"), 2)
+    basics.require_writable(os.path.join(folder, "args.json"), 2)
     for leftover in glob.glob(os.path.join(glob.escape(folder), "model.ckpt-*_temp_*")):
         shutil.rmtree(leftover)  # of a process that was killed while it saved
-    write_bytes(os.path.join(folder, "args.json"),
+    basics.write_bytes(os.path.join(folder, "args.json"),
                 json.dumps(vars(args), indent=4, sort_keys=True).encode())
     named = None
     with contextlib.suppress(UnicodeDecodeError, tf.errors.NotFoundError):
@@ -2057,9 +1927,9 @@ def require_same_training(args, folder):
     """
     last = {}
     with contextlib.suppress(OSError, ValueError):  # it may be missing, or a stranger's
-        last = dict(json.loads(read_bytes(os.path.join(folder, "args.json")).decode()))
+        last = dict(json.loads(basics.read_bytes(os.path.join(folder, "args.json")).decode()))
     if args.init_from and args.init_from != last.get("init_from", args.init_from):
-        raise UserError("--init_from %s: only for a new run, and %s is there"
+        raise basics.UserError("--init_from %s: only for a new run, and %s is there"
                          % (args.init_from, folder))
     args.init_from = args.init_from or last.get("init_from")
     text = lambda value: "none" if value in (None, "") else value
@@ -2068,7 +1938,7 @@ def require_same_training(args, folder):
                            "lr_decay", "seed") + ("last_step",) * bool(args.lr_decay)
               if name in last and last[name] != getattr(args, name)]
     if differ and not args.force:
-        raise UserError("%s was trained with %s; --force continues it with the new ones"
+        raise basics.UserError("%s was trained with %s; --force continues it with the new ones"
                          % (folder, ", ".join(differ)))
 
 
@@ -2085,7 +1955,7 @@ def initialiser(run):
               and v.shape.is_compatible_with(stored[v.op.name])]
     fresh = [v.op.name for v in weights if v not in shared]
     if 2 * len(shared) <= len(weights):
-        raise UserError("--init_from %s: only %d of %d variables are there by name and shape"
+        raise basics.UserError("--init_from %s: only %d of %d variables are there by name and shape"
                          % (run.checkpoint, len(shared), len(weights)))
     print("from %s: %d variables; fresh: %s"
           % (run.checkpoint, len(shared), ", ".join(fresh) or "none"), flush=True)
@@ -2112,14 +1982,14 @@ class Validation(tf.train.CheckpointSaverListener):
         results = [compressor.compress(read_images(path))[1] for path in self.paths]
         means = {name: float(np.mean(np.concatenate([result[name] for result in results])))
                  for name in ("rd_cost", "est_bpp", "mse", "psnr")}
-        print_line("step=%d validation rd_cost=%.4f bpp=%.4f mse=%.3f psnr=%.3f"
+        basics.print_line("step=%d validation rd_cost=%.4f bpp=%.4f mse=%.3f psnr=%.3f"
                    % ((step,) + tuple(means.values())))
         path, rows = os.path.join(self.folder, "validation.csv"), []
         if os.path.exists(path):  # without rows that an interrupted run is ahead
-            rows = [row for row in read_bytes(path).decode().split()[1:]
+            rows = [row for row in basics.read_bytes(path).decode().split()[1:]
                     if int(row.split(",")[0]) < step]
         rows.append(",".join(["%d" % step] + ["%.6f" % value for value in means.values()]))
-        write_bytes(path, "\n".join([",".join(["step", *means])] + rows + [""]).encode())
+        basics.write_bytes(path, "\n".join([",".join(["step", *means])] + rows + [""]).encode())
         if self.logdir:
             writer = tf.summary.FileWriterCache.get(summary_folder(self.logdir, self.folder))
             writer.add_summary(tf.Summary(value=[
@@ -2154,10 +2024,10 @@ def training_errors(folder):
     except tf.errors.InvalidArgumentError as error:
         unreadable = re.search("^UserError: (.*)$", error.message, re.MULTILINE)
         if unreadable:
-            raise UserError(unreadable.group(1))
+            raise basics.UserError(unreadable.group(1))
         if "gradient of" not in error.message:
             raise
-        raise UserError("the loss turned NaN or infinite; %s keeps the last good checkpoint"
+        raise basics.UserError("the loss turned NaN or infinite; %s keeps the last good checkpoint"
                          % folder)
 
 
@@ -2198,12 +2068,12 @@ def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks
                 step, values = sess.run([next_step, scalars if printing else {}])
                 if printing:
                     values.update(step=step, speed=(step - previous) / (time.time() - since))
-                    print_line("step={step} loss={loss:.4f} bpp={bpp:.4f} mse={mse:.3f} "
+                    basics.print_line("step={step} loss={loss:.4f} bpp={bpp:.4f} mse={mse:.3f} "
                                "psnr={psnr:.3f} lr={lr:.3g} steps/s={speed:.2f}".format(**values))
                     since, previous = time.time(), step
                 bar.update(step - bar.n)
     if step < last_step and not cluster.server:
-        print_line("stopped; a checkpoint is saved")
+        basics.print_line("stopped; a checkpoint is saved")
         raise KeyboardInterrupt
 
 
@@ -2284,9 +2154,9 @@ def join_cluster(config):
         spec.task_address(job, index)
         if (set(spec.jobs) - {"chief", "worker", "ps"} or spec.num_tasks("chief") != 1
                 or not spec.num_tasks("ps")):
-            raise UserError("jobs are %s" % spec.as_dict())
+            raise basics.UserError("jobs are %s" % spec.as_dict())
     except Exception as error:  # TensorFlow raises many types on malformed values
-        raise UserError("TF_CONFIG: %s; accepted is JSON with a cluster of one chief, ps, and "
+        raise basics.UserError("TF_CONFIG: %s; accepted is JSON with a cluster of one chief, ps, and "
                          "workers if any, and the task of this process" % error)
     task = "/job:%s/task:%d" % (job, index)
     config.device_filters.extend(["/job:ps", task])
@@ -2371,9 +2241,9 @@ def compress(method, args):
 def require_targets(file, target, many, initial_bits):
     """Raise an error if the results or the compressed file of an InputFile can't be written."""
     for path in filter(None, (target, file.part, file.record)):
-        require_writable(path, missing=1)
+        basics.require_writable(path, missing=1)
     if file.output:
-        require_writable(file.output, missing=int(many))
+        basics.require_writable(file.output, missing=int(many))
         require_replaceable(file.output, initial_bits)
 
 
@@ -2404,9 +2274,9 @@ def run_shards(args, num_shards):
     for process, error in zip(processes, errors):
         for line in error.splitlines():
             if line.startswith("note: "):
-                note(line[len("note: "):])
+                basics.note(line[len("note: "):])
         if process.returncode:
-            raise UserError(error_of(process.returncode, error).split("error: ")[-1])
+            raise basics.UserError(error_of(process.returncode, error).split("error: ")[-1])
 
 
 def error_of(returncode, stderr):
@@ -2423,8 +2293,8 @@ def codec_for(method, output):
         if suffix == codec.suffix:
             return codec
     if suffix in {".iinc", ".tfci", ".npy", *PIL.Image.registered_extensions()}:
-        raise UserError("%s: accepted are names in %s; %s" % (
-            output, " or ".join(codec.suffix for codec in method.codecs), QUOTE))
+        raise basics.UserError("%s: accepted are names in %s; %s" % (
+            output, " or ".join(codec.suffix for codec in method.codecs), basics.QUOTE))
     return method.codecs[0]
 
 
@@ -2436,10 +2306,10 @@ def planned_files(source, settings, base, output, suffix, with_records):
     `suffix`; or None. The results of other settings or images stay as they are.
     """
     _, paths, many = source
-    images = [digest(read_images(path)).hex() for path in paths]
+    images = [basics.digest(read_images(path)).hex() for path in paths]
     target = base and path_for(dict(settings, image=images), base)
     if target != base:
-        note("%s is of other settings or images, and stays" % base)
+        basics.note("%s is of other settings or images, and stays" % base)
     if not many:
         record = record_path(target) if with_records else None
         return [InputFile(paths[0], images[0], output, None, record)], target
@@ -2457,15 +2327,15 @@ def planned_files(source, settings, base, output, suffix, with_records):
 def check_flags(args, paths, many):
     """UserError if flags of compress do not go together, or not with the images that were found."""
     if (args.shard or args.jobs > 1) and not (many and args.results_dir):
-        raise UserError("%s: only for a folder or glob, with --results_dir"
+        raise basics.UserError("%s: only for a folder or glob, with --results_dir"
                         % ("--shard" if args.shard else "--jobs"))
     if args.save_opt_record and not args.results_dir:
-        raise UserError("--save_opt_record: only with --results_dir")
+        raise basics.UserError("--save_opt_record: only with --results_dir")
     if args.shard and args.jobs > 1:
-        raise UserError("--shard %d/%d, --jobs %d: accepted is one of the two"
+        raise basics.UserError("--shard %d/%d, --jobs %d: accepted is one of the two"
                         % (*args.shard, args.jobs))
     if args.shard and args.shard[1] > len(paths):
-        raise UserError("--shard %d/%d: there are only %d images" % (*args.shard, len(paths)))
+        raise basics.UserError("--shard %d/%d: there are only %d images" % (*args.shard, len(paths)))
 
 
 # Of the fields of results: results of another version are not those that are looked for.
@@ -2482,7 +2352,7 @@ def settings_of(options, lmbda, script, run, threads, codec, initial_bits=b""):
                     model=run.fingerprint.hex(), threads=threads or 0,
                     codec=codec.suffix.strip("."), results_version=RESULTS_VERSION)
     if run.model == "bits-back":
-        settings["initial_bits"] = digest(initial_bits).hex() if initial_bits else ""
+        settings["initial_bits"] = basics.digest(initial_bits).hex() if initial_bits else ""
     return settings
 
 
@@ -2491,7 +2361,7 @@ def options_of(method, args):
     options = {option.name: getattr(args, option.name) for option in method.options}
     unresolved = [name for name, value in options.items() if value is None]
     if unresolved:
-        raise UserError("%s.py: METHOD.resolve leaves %s None" % (args.script, unresolved))
+        raise basics.UserError("%s.py: METHOD.resolve leaves %s None" % (args.script, unresolved))
     return options
 
 
@@ -2499,10 +2369,10 @@ def read_initial_bits(args):
     """Bytes of the file --initial_bits."""
     path = getattr(args, "initial_bits", "")
     if path and not os.path.isfile(path):
-        raise UserError("--initial_bits %s: no such file" % path)
+        raise basics.UserError("--initial_bits %s: no such file" % path)
     if path and not os.path.getsize(path):
-        raise UserError("--initial_bits %s: is empty" % path)
-    return read_bytes(path) if path else b""
+        raise basics.UserError("--initial_bits %s: is empty" % path)
+    return basics.read_bytes(path) if path else b""
 
 
 def compress_file(compressor, file):
@@ -2516,52 +2386,52 @@ def compress_file(compressor, file):
         batch = "-batch=%d" % k if len(records) > 1 else ""
         write_results(file.record[:-len(".npz")] + batch + ".npz", record)
     if min(images.shape[1:3]) < MSSSIM_MIN_SIDE:
-        note("MS-SSIM is nan of images with a side under %d pixels" % MSSSIM_MIN_SIDE)
+        basics.note("MS-SSIM is nan of images with a side under %d pixels" % MSSSIM_MIN_SIDE)
     result["files"] = np.repeat(os.path.basename(file.path), len(images))
     if file.output:
-        if os.path.exists(file.output) and read_bytes(file.output) not in (b"", content):
-            note("%s: was another compressed file, and is replaced" % file.output)
-        write_bytes(file.output, content)
-        result["file_checksum"] = digest(content).hex()
+        if os.path.exists(file.output) and basics.read_bytes(file.output) not in (b"", content):
+            basics.note("%s: was another compressed file, and is replaced" % file.output)
+        basics.write_bytes(file.output, content)
+        result["file_checksum"] = basics.digest(content).hex()
     return result
 
 
 def decompress(method, args):
     """Decode args.input_file to args.output_file; UserError if it is not what it should be."""
     run, initial_bits = usable_run(args, method), getattr(args, "initial_bits", "")
-    with errors_of(args.input_file):
+    with basics.errors_of(args.input_file):
         if os.path.isdir(args.input_file):
-            raise UserError("is a folder; decompress takes one compressed file")
-        header, codec, file = parse_file(read_bytes(args.input_file), run)
+            raise basics.UserError("is a folder; decompress takes one compressed file")
+        header, codec, file = parse_file(basics.read_bytes(args.input_file), run)
         if not header:
-            note("%s has no checksum (the original's format): a wrong run or damage goes unnoticed"
+            basics.note("%s has no checksum (the original's format): a wrong run or damage goes unnoticed"
                  % args.input_file)
         if initial_bits and not file.initial[0]:
-            raise UserError("written without --initial_bits")
+            raise basics.UserError("written without --initial_bits")
         output = args.output_file or args.input_file + (".png", ".npy")[file.shape[0] > 1]
         endings = (".png", ".npy")[file.shape[0] > 1:]
         if not output.endswith(endings):
-            raise UserError("%d image(s) can't be decoded to %s, only to %s"
+            raise basics.UserError("%d image(s) can't be decoded to %s, only to %s"
                              % (file.shape[0], output, " or ".join(endings)))
         paths = [path for path in (args.input_file, output, initial_bits) if path]
         if len(set(map(os.path.realpath, paths))) < len(paths):
-            raise UserError("input, output and --initial_bits are to be different files")
+            raise basics.UserError("input, output and --initial_bits are to be different files")
         for path in paths[1:]:
-            require_writable(path)
+            basics.require_writable(path)
         require_memory(run.num_filters, file.shape, 1)
         images, bits = codec.decode(Decoder(run, *file.shape[1:], args.threads), file,
                                     bool(initial_bits))
         bits = bits[:file.initial[0]]
         if header and digest_symbols(images) != header.symbols:
-            raise UserError("decodes to other latents than were encoded")
-        if initial_bits and digest(bits) != file.initial[1]:
-            raise UserError("decodes to other initial bits than were encoded")
+            raise basics.UserError("decodes to other latents than were encoded")
+        if initial_bits and basics.digest(bits) != file.initial[1]:
+            raise basics.UserError("decodes to other initial bits than were encoded")
     x_hat = np.concatenate([image.x_hat for image in images])
     if not args.force:
-        require_unchanged(output, lambda: np.array_equal(read_images(output), x_hat))
-        require_unchanged(initial_bits, lambda: read_bytes(initial_bits) == bits)
+        basics.require_unchanged(output, lambda: np.array_equal(read_images(output), x_hat))
+        basics.require_unchanged(initial_bits, lambda: basics.read_bytes(initial_bits) == bits)
     if initial_bits:
-        write_bytes(initial_bits, bits)
+        basics.write_bytes(initial_bits, bits)
     write_images(output, x_hat)
     print("decoded: %s" % output)
 
@@ -2743,7 +2613,7 @@ def parse_arguments(parser, method, argv):
         is_glob = all(word[:1] != "-" for word in others) and (
             args.command == "train" or getattr(args, "output_file", None))
         parser.error("unrecognized arguments: %s%s" % (
-            " ".join(others), ("; " + QUOTE) * bool(is_glob)))
+            " ".join(others), ("; " + basics.QUOTE) * bool(is_glob)))
     for value in vars(args).values():
         if isinstance(value, str) and "\0" in value:
             parser.error("%r: no name of a file has a null character" % value)
@@ -2791,7 +2661,7 @@ def run_or_exit(parser, function, args):
         parser.error("%s: %s" % (error.filename, error.strerror) if error.filename else str(error))
     except ENVIRONMENT_ERRORS as error:
         parser.error(error.message.strip().split("\n")[0])
-    except (UserError, MemoryError) as error:
+    except (basics.UserError, MemoryError) as error:
         parser.error(str(error) or "out of memory")
     except KeyboardInterrupt:  # Ctrl-C; of a folder, the images that are done have their parts
         sys.exit(130)

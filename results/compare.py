@@ -18,6 +18,7 @@ import tempfile
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
 import tf_boilerplate as nic
+from plumbing import basics
 import numpy as np
 import PIL.Image
 
@@ -69,7 +70,7 @@ def draw(original, compressed, path):
 
 def run(args):
     image = read_large_image(args.image, SIDE)
-    nic.require_writable(args.output)
+    basics.require_writable(args.output)
     labels = {method.script: method.label for method in table1.METHODS}
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as null, \
             contextlib.redirect_stdout(null):

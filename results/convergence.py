@@ -16,6 +16,7 @@ import time
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(RESULTS))
 import tf_boilerplate as nic
+from plumbing import basics
 import numpy as np
 import sga
 import table1
@@ -93,13 +94,13 @@ def draw(path, picture):
 def run(args):
     path = os.path.join(args.output, "convergence.csv")
     for written in (path, path[:-len("csv")] + "png"):
-        nic.require_writable(written)
+        basics.require_writable(written)
     if not args.from_csv:
         measure(args.image, path)
     try:
         draw(path, path[:-len("csv")] + "png")
     except (LookupError, TypeError) as error:
-        raise nic.UserError("%s: a row or a column is missing (%s)" % (path, error))
+        raise basics.UserError("%s: a row or a column is missing (%s)" % (path, error))
 
 
 def main(argv=None):

@@ -9,6 +9,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import tf_boilerplate as nic
+from plumbing import basics
 import tensorflow.compat.v1 as tf
 
 
@@ -18,9 +19,9 @@ def export(run, target):
     folder = os.path.join(target, os.path.basename(os.path.abspath(run)))
     arguments = os.path.join(run, "args.json")
     if not checkpoint or not os.path.exists(arguments):
-        raise nic.UserError("%s: no checkpoint, or no args.json, there" % run)
+        raise basics.UserError("%s: no checkpoint, or no args.json, there" % run)
     if os.path.exists(folder):
-        raise nic.UserError("%s: is there already" % folder)
+        raise basics.UserError("%s: is there already" % folder)
     reader = tf.train.NewCheckpointReader(checkpoint)
     os.makedirs(folder)
     with tf.Graph().as_default(), tf.Session() as sess:

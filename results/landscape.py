@@ -17,6 +17,7 @@ import sys
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(RESULTS))
 import tf_boilerplate as nic
+from plumbing import basics
 import numpy as np
 import sga
 import table1
@@ -30,7 +31,7 @@ def read_large_image(path, side):
     """uint8 [H, W, 3] of an image file; UserError if it has less than side x side pixels."""
     image = nic.read_image(path)
     if min(image.shape[:2]) < side:
-        raise nic.UserError("%s: %d x %d pixels, needs %d x %d"
+        raise basics.UserError("%s: %d x %d pixels, needs %d x %d"
                          % ((path,) + image.shape[:2] + (side, side)))
     return image
 
@@ -74,7 +75,7 @@ def decisive(cost, y_hat, rounded, z):
     """
     differ = np.flatnonzero(y_hat != rounded)
     if len(differ) < 2:
-        raise nic.UserError("SGA rounds fewer than two elements of y otherwise than the encoder")
+        raise basics.UserError("SGA rounds fewer than two elements of y otherwise than the encoder")
     copies = np.tile(y_hat.ravel(), (len(differ), 1))
     copies[range(len(differ)), differ] = rounded.ravel()[differ]
     return differ[np.argsort(cost(copies.reshape((-1,) + y_hat.shape), z))[-2:][::-1]]

@@ -32,6 +32,7 @@ RESULTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(RESULTS)
 sys.path.insert(0, ROOT)
 import tf_boilerplate as nic
+from plumbing import basics
 import numpy as np
 
 # script, row of Table 1, label, colour: in the order of the table
@@ -72,27 +73,27 @@ def find_jobs(args, job_for):
             run = nic.find_run(args.checkpoint_dir, name)
             try:
                 lmbda = nic.run_lmbda(run.name)
-            except nic.UserError:
-                raise nic.UserError("the run name %s has no lmbda=<number>; choose others by --runs"
+            except basics.UserError:
+                raise basics.UserError("the run name %s has no lmbda=<number>; choose others by --runs"
                                  % run.name)
             other = runs.setdefault((lmbda, run.model), run)
             if other.name != run.name:
-                raise nic.UserError("%s and %s have the same lambda: choose by --runs"
+                raise basics.UserError("%s and %s have the same lambda: choose by --runs"
                                  % (other.name, run.name))
     methods = {script: importlib.import_module(script).METHOD for script in args.methods}
     known = {**methods, **{method.script: importlib.import_module(method.script).METHOD
                            for method in METHODS}}
     for flag in [word for i, word in enumerate(args.options) if word.startswith("--") or not i]:
         if not any(options_for(method, [flag]) for method in known.values()):
-            raise nic.UserError("-- %s: none of %s has %s"
+            raise basics.UserError("-- %s: none of %s has %s"
                              % (" ".join(args.options), ", ".join(known), flag))
         without = [script for script in methods if not options_for(methods[script], [flag])]
         if without:
-            nic.note("-- %s: not for %s" % (flag, ", ".join(without)))
+            basics.note("-- %s: not for %s" % (flag, ", ".join(without)))
     jobs = [job_for(script, runs[key]) for key in sorted(runs) for script in methods
             if runs[key].model == methods[script].model]
     if not jobs:
-        raise nic.UserError("%s: no run there that one of %s can use"
+        raise basics.UserError("%s: no run there that one of %s can use"
                          % (args.checkpoint_dir, ", ".join(args.methods)))
     return jobs
 
@@ -109,12 +110,12 @@ def find_earlier_jobs(args, jobs, folder, job_for):
         for run_name, lmbda in zip(curve.get("run_name", []), curve.get("lmbda", [])):
             if lmbda in lmbdas:
                 continue
-            with contextlib.suppress(nic.UserError):  # no such run any more
+            with contextlib.suppress(basics.UserError):  # no such run any more
                 job = job_for(script, nic.find_run(args.checkpoint_dir, run_name))
                 if is_done(job):
                     earlier.append(job)
                     continue
-            nic.note("%s of %s has no results of these settings, leaves the table"
+            basics.note("%s of %s has no results of these settings, leaves the table"
                      % (script, run_name))
     return earlier
 
@@ -143,7 +144,7 @@ def make_job(args, source, checksums, folder, script, run):
         argv += ["--threads", str(args.threads)]
     resolved = nic.parse_arguments(parser, method, argv)
     if resolved.output_file:
-        raise nic.UserError("-- %s: %s is not an option" % (
+        raise basics.UserError("-- %s: %s is not an option" % (
             " ".join(args.options), resolved.output_file))
     resolved.lmbda = nic.run_lmbda(run.name)
     settings = dict(nic.settings_of(nic.options_of(method, resolved), resolved.lmbda, script, run,
@@ -172,7 +173,7 @@ def run_job(job, places):
     finally:
         places.put(place)
     if done.returncode:
-        raise nic.UserError("%s on %s: %s" % (job.script, job.run_name,
+        raise basics.UserError("%s on %s: %s" % (job.script, job.run_name,
                                            nic.error_of(done.returncode, done.stderr)))
     return time.time() - start
 
@@ -219,7 +220,7 @@ def collect(jobs, folder):
 
 
 def write_csv(path, header, rows):
-    with nic.replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    with basics.replacing(path) as temporary, open(temporary, "w", newline="") as file:
         csv.writer(file).writerows([header] + rows)
 
 
@@ -257,7 +258,7 @@ def csv_rows(path):
         lines[0] = lines[0].lower().replace(" ", "")
         return list(csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise nic.UserError("%s: not a CSV (%s)" % (path, error))
+        raise basics.UserError("%s: not a CSV (%s)" % (path, error))
 
 
 def read_csv(path):
@@ -273,7 +274,7 @@ def read_csv(path):
             columns["est_bpp"] = columns["bpp"]
         order = np.argsort(columns["est_bpp"])
     except (LookupError, TypeError, ValueError) as error:
-        raise nic.UserError("%s: not a CSV of R-D points (%s)" % (path, error))
+        raise basics.UserError("%s: not a CSV of R-D points (%s)" % (path, error))
     columns = {name: values[order] for name, values in columns.items()}
     if "msssim" in columns:
         columns["msssim_db"] = -10 * np.log10(1 - columns["msssim"])
@@ -290,7 +291,7 @@ def read_curves(folder):
                 "psnr" in columns and columns & {"est_bpp", "bpp"}):
             curves[name] = read_csv(path)
         elif name != "table1":
-            nic.note("%s: has no columns psnr and bpp, is not drawn" % path)
+            basics.note("%s: has no columns psnr and bpp, is not drawn" % path)
     return curves
 
 
@@ -373,7 +374,7 @@ def write_tables(folder, curves, codecs, papers):
             "order.\n\nBits per pixel (information content), PSNR in dB, and in brackets the R-D "
             "cost λ · MSE + bits per pixel against that of base:\n\n%s\n"
             % (markdown(rows), markdown(points_rows(curves))))
-    nic.write_bytes(os.path.join(folder, "table1.md"), text.encode())
+    basics.write_bytes(os.path.join(folder, "table1.md"), text.encode())
     return text
 
 
@@ -454,14 +455,14 @@ def export_compressai(folder, curves):
             method.script + ".py" * bool(method.row), os.path.basename(folder)), results={
                 name: curve[column].tolist() for name, column in results.items()
                 if column in curve and np.isfinite(curve[column]).all()})
-        nic.write_bytes(os.path.join(target, method.script + ".json"),
+        basics.write_bytes(os.path.join(target, method.script + ".json"),
                         json.dumps(content, indent=2).encode())
 
 
 def save(figure, path):
     """Write a figure as PNG."""
     figure.tight_layout()
-    with nic.replacing(path) as temporary:
+    with basics.replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     print("plot: %s" % path)
 
@@ -476,7 +477,7 @@ def summarise(folder, with_compressai):
     if is_of_images(os.path.join(unlabelled, "codecs"), read_settings(folder).get("images")):
         codecs = read_curves(os.path.join(unlabelled, "codecs"))
     else:
-        nic.note("%s: curves of other images, not drawn" % os.path.join(unlabelled, "codecs"))
+        basics.note("%s: curves of other images, not drawn" % os.path.join(unlabelled, "codecs"))
     papers = published(os.path.basename(unlabelled))
     print("%s\n\n%s" % (folder, write_tables(folder, curves, codecs, papers)))
     draw(folder, curves, codecs, papers)
@@ -533,18 +534,18 @@ def read_settings(folder):
     if not os.path.exists(path) or not glob.glob(os.path.join(glob.escape(folder), "*.csv")):
         return {}
     try:
-        return dict(json.loads(nic.read_bytes(path).decode()))
+        return dict(json.loads(basics.read_bytes(path).decode()))
     except (TypeError, ValueError) as error:
-        raise nic.UserError("%s: not settings of a table (%s)" % (path, error))
+        raise basics.UserError("%s: not settings of a table (%s)" % (path, error))
 
 
 def write_settings(folder, settings):
-    nic.write_bytes(os.path.join(folder, "settings.json"), json.dumps(settings, indent=1).encode())
+    basics.write_bytes(os.path.join(folder, "settings.json"), json.dumps(settings, indent=1).encode())
 
 
 def digests(paths):
     """Checksums of the images in files, by name."""
-    return {os.path.basename(path): nic.digest(nic.read_images(path)).hex() for path in paths}
+    return {os.path.basename(path): basics.digest(nic.read_images(path)).hex() for path in paths}
 
 
 def is_of_images(folder, images):
@@ -560,7 +561,7 @@ def require_same_table(folder, label, options, images, jobs):
     for script in {job.script for job in jobs}:
         path = os.path.join(folder, script + ".csv")
         if os.path.exists(path) and "run_name" not in (csv_rows(path) or [{}])[0]:
-            raise nic.UserError("%s: is there and not of this script; rename it, or --label NAME "
+            raise basics.UserError("%s: is there and not of this script; rename it, or --label NAME "
                              "makes a table beside it" % path)
     stored = read_settings(folder)
     models = dict(stored.get("models", {}))
@@ -572,22 +573,22 @@ def require_same_table(folder, label, options, images, jobs):
     expected = {**settings, **stored, "models": {**models, **stored.get("models", {})}}
     for name, value in settings.items():
         if value != expected[name]:
-            raise nic.UserError("%s is a table of other %s; --label NAME makes one beside it"
+            raise basics.UserError("%s is a table of other %s; --label NAME makes one beside it"
                              % (folder, name))
     write_settings(folder, settings)
 
 
 def run(args):
     if args.from_csv and (args.images or args.runs or args.label or args.options):
-        raise nic.UserError("--from-csv: --images, --runs, --label and options of scripts are for a "
+        raise basics.UserError("--from-csv: --images, --runs, --label and options of scripts are for a "
                          "table that is computed")
     if args.from_csv:
         folders = [folder for folder, _, files in os.walk(os.path.abspath(args.output))
                    if any(m.script + ".csv" in files for m in METHODS)]
         if not folders:
-            raise nic.UserError("%s: no CSV of a method there" % args.output)
+            raise basics.UserError("%s: no CSV of a method there" % args.output)
     elif not args.images:
-        raise nic.UserError("--images is missing")
+        raise basics.UserError("--images is missing")
     else:
         source, paths, many = nic.find_images(args.images)
         name = (source if many else os.path.splitext(source)[0]) + (
@@ -597,7 +598,7 @@ def run(args):
         job_for = functools.partial(make_job, args, source, list(images.values()),
                                     os.path.join(folders[0], "npz"))
         jobs = find_jobs(args, job_for)
-        nic.require_writable(os.path.join(folders[0], "npz", "results"), missing=3)
+        basics.require_writable(os.path.join(folders[0], "npz", "results"), missing=3)
         require_same_table(folders[0], args.label, args.options, images, jobs)
         earlier = find_earlier_jobs(args, jobs, folders[0], job_for)
         run_all(args, jobs)
@@ -611,7 +612,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.options and "--" not in argv:
         parser.error("unrecognized arguments: %s; %s, options of the scripts come after --"
-                     % (" ".join(args.options), nic.QUOTE))
+                     % (" ".join(args.options), basics.QUOTE))
     nic.run_or_exit(parser, run, args)
 
 

@@ -13,6 +13,7 @@ import sys
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
 import tf_boilerplate as nic
+from plumbing import basics
 import numpy as np
 
 import table1
@@ -29,7 +30,7 @@ def read_curves(folder):
             step, rd_cost = np.transpose([(float(row["step"]), float(row["rd_cost"]))
                                           for row in rows])
         except (LookupError, TypeError, ValueError):
-            nic.note("%s: without step and rd_cost, or lmbda=<number> in the run's name, is not "
+            basics.note("%s: without step and rd_cost, or lmbda=<number> in the run's name, is not "
                      "drawn" % path)
             continue
         curves.append(dict(name=run_name.split("-")[0], lmbda=lmbda, step=step, rd_cost=rd_cost))
@@ -39,7 +40,7 @@ def read_curves(folder):
 def run(args):
     curves = read_curves(args.checkpoint_dir)
     if not curves:
-        raise nic.UserError("%s: no run with a validation.csv there" % args.checkpoint_dir)
+        raise basics.UserError("%s: no run with a validation.csv there" % args.checkpoint_dir)
     import matplotlib.pyplot as plt
     plt.switch_backend("Agg")
     figure, axis = plt.subplots(figsize=(8, 5.2))

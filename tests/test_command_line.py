@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
+from plumbing import basics
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT, TINY, command,
                       compress, load, parsed, run, run_of, run_process, write_image)
 
@@ -518,7 +519,7 @@ def test_a_fault_of_a_method_keeps_its_traceback(options, tmp_path):
     ("lmbda=", None), ("lmbda=1e999", None), ("lmbda=-1", None), ("lmbda=\u0663", None)])
 def test_lambda_of_a_run_name(name, lmbda):
     if lmbda is None:
-        with pytest.raises(nic.UserError, match="give --lambda"):
+        with pytest.raises(basics.UserError, match="give --lambda"):
             nic.run_lmbda(name)
     else:
         assert nic.run_lmbda(name) == lmbda

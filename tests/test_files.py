@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import tf_boilerplate as nic
+from plumbing import basics
 import tensorflow.compat.v1 as tf
 
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT,
@@ -165,7 +166,7 @@ def test_write_names_the_file(tmp_path):
 def test_names_that_the_header_has_no_room_for():
     run = nic.find_run(CHECKPOINTS, BASE_RUN)
     nic.pack_header("integer", "sga", run._replace(name="x" * 251), b"", [])
-    with pytest.raises(nic.UserError, match="256"):
+    with pytest.raises(basics.UserError, match="256"):
         nic.pack_header("integer", "sga", run._replace(name="x" * 252), b"", [])
 
 

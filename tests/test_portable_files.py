@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 import tf_boilerplate as nic
+from plumbing import basics
 
 import second_decoder
 from conftest import (CHECKPOINTS, FAST, NPY, command, compress, decompress, load, pixels,
@@ -47,10 +48,10 @@ def test_the_grid_moves_where_a_number_is_near_an_edge(away):
 
 def test_no_offset_and_numbers_that_are_not_finite():
     edges = nic.GRID * (np.arange(256) / 256 + .5)
-    with pytest.raises(nic.UserError, match="no grid"):
+    with pytest.raises(basics.UserError, match="no grid"):
         nic.first_offset(lambda offset: nic.nearest(edges, nic.GRID, offset, nic.EDGE))
     for value in (np.nan, np.inf, -np.inf):
-        with pytest.raises(nic.UserError, match="not finite"):
+        with pytest.raises(basics.UserError, match="not finite"):
             nic.nearest([0., value], nic.GRID, 0, 0)
 
 

@@ -37,6 +37,7 @@ def copy(tmp_path):
     for name in os.listdir(ROOT):
         if name.endswith((".py", ".python-version")):
             shutil.copy(os.path.join(ROOT, name), str(tmp_path / name))
+    shutil.copytree(os.path.join(ROOT, "plumbing"), str(tmp_path / "plumbing"))
     (tmp_path / "results").mkdir()
     for name in ("models", "images", "published"):
         (tmp_path / "results" / name).symlink_to(os.path.join(ROOT, "results", name))

@@ -28,6 +28,7 @@ import landscape
 import table1
 import training
 import tf_boilerplate as nic
+from plumbing import basics
 
 
 @pytest.mark.parametrize("dataset, script, expected, cost", [
@@ -190,7 +191,7 @@ def existing(tmp_path, monkeypatch, capfd):
     (tmp_path / "image" / "npz").mkdir(parents=True)
 
     def stop(*_):
-        raise nic.UserError("missing")
+        raise basics.UserError("missing")
     monkeypatch.setattr(table1, "run_job", stop)
 
     def check(script, *options):
@@ -235,7 +236,7 @@ def test_every_job_has_its_part_of_the_cores(tmp_path, monkeypatch, code):
     job = table1.make_job(args, "image", [], str(tmp_path), "sga", nic.find_run(
         SHIPPED, run_of("sga", 64)))
     assert "--threads" not in job.argv
-    with contextlib.nullcontext() if code == 0 else pytest.raises(nic.UserError, match="code 1"):
+    with contextlib.nullcontext() if code == 0 else pytest.raises(basics.UserError, match="code 1"):
         table1.run_all(args, [job] * 4)
     assert code or len(started) == 4
     assert all(set(started[k:k + 2]) == {(0, 2), (1, 2)} for k in range(0, 4 - 4 * code, 2))
@@ -572,7 +573,7 @@ def test_landscape_of_a_quadratic_cost():
     rounded = y.copy()
     rounded.flat[[3, 7, 9]] = -1, -1, 1
     assert list(landscape.decisive(cost, y, rounded, None)) == [7, 3]
-    with pytest.raises(nic.UserError):
+    with pytest.raises(basics.UserError):
         landscape.decisive(cost, y, np.eye(2, 6).reshape(y.shape) * np.arange(3) // 2, None)
     plane = landscape.plane(y, 11, 10, [0, 1], [2, 3])
     np.testing.assert_array_equal(plane[:, 1, 1, 2], [0, 1, 0, 1])

@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import functools
-import itertools
+import glob
 import os
 import pickle
 import random
@@ -22,6 +22,7 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
+from plumbing import basics
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, PNG, ROOT, SHIPPED, TINY, command,
                       compress, load, run, run_of, run_process, write_image)
 
@@ -120,7 +121,7 @@ def test_what_killed_processes_left_is_removed(tmp_path):
             TINY]
     run("mbt2018", *argv)
     (npz,) = tmp_path.iterdir()
-    gone, alive = (nic.temporary_names(npz) + "%d.tmp" % pid for pid in (2 ** 30, os.getppid()))
+    gone, alive = (basics.temporary_names(npz) + "%d.tmp" % pid for pid in (2 ** 30, os.getppid()))
     half_saved = tmp_path / TRAINED / "model.ckpt-1_temp_0123"
     half_saved.mkdir(parents=True)
     others = [alive, "%s.another-host.%d.tmp" % (npz, 2 ** 30), "%s.old.tmp" % npz,
@@ -212,7 +213,7 @@ def test_images_that_do_not_fit_are_refused(script, tmp_path, fails, monkeypatch
     run(script, *argv, folder / "1.png")
     monkeypatch.setattr(nic, "available_memory", lambda: 1e9)
     nic.require_memory(16, (100, 512, 512), 1)
-    with pytest.raises(nic.UserError, match="1024 images, 1 at a time, of 512 x 512"):
+    with pytest.raises(basics.UserError, match="1024 images, 1 at a time, of 512 x 512"):
         nic.require_memory(16, (1024, 512, 512), 1)
 
 
@@ -281,9 +282,8 @@ def test_a_checkpoint_of_strangers_is_only_data(tmp_path, monkeypatch):
     monkeypatch.setattr(nic.tf.train, "import_meta_graph", opened.append)
     compress("mbt2018", tmp_path, TINY, checkpoints=tmp_path)
     assert not opened and not (tmp_path / "exploded").exists()
-    sources = "".join(open(os.path.join(ROOT, path)).read() for path in itertools.chain(
-        (name for name in os.listdir(ROOT) if name.endswith(".py")),
-        ("results/table1.py", "results/export_model.py")))
+    sources = "".join(open(path).read() for folder in ("", "plumbing", "results")
+                      for path in glob.glob(os.path.join(ROOT, folder, "*.py")))
     assert sources.count("np.load(") == sources.count("allow_pickle=False") > 0
     assert not any(word in sources for word in ("pickle.load", "import_meta_graph", "eval("))
 

@@ -1,0 +1,26 @@
+"""What runs underneath: everything that builds no graph of a model.
+
+No module here imports tf_boilerplate; each imports only those above it:
+
+    basics        notes, errors with a path, checksums, files replaced whole
+    grid          numbers that come out the same on every machine
+    layers        tensorflow-compression's layers, the same but faster on CPUs
+    clusters      one task of a TensorFlow cluster, for training on several machines
+    machine       cores and memory
+    workers       images on several processes
+    fileformat    the bytes of .iinc and .tfci files, checked
+    coding        latents to a file and back, by the numbers of a decoder
+    image_files   image files and .npy in, pictures out
+    runs          checkpoints by run name, sessions with their weights
+    command_line  options, parsing, errors of one line
+    training      patches, the loop, a run's folder
+    store         results: their names, settings, parts and averages
+"""
+
+import os
+import warnings
+
+# TensorFlow's allocator that keeps freed memory: the C library's gives every large tensor back to
+# the kernel, whose zeroing of new pages takes several times as long as an element-wise operation.
+os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+warnings.filterwarnings("ignore", category=FutureWarning)  # TF 1.15's import, under numpy >= 1.17
