@@ -38,7 +38,7 @@ import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 from tensorflow.python.util import deprecation
 
-from plumbing import basics
+from plumbing import basics, grid
 from plumbing.basics import UserError
 
 with contextlib.suppress(ImportError):  # it may be installed for HEIC
@@ -513,38 +513,8 @@ def shown(losses):
     return " ".join(terms)
 
 
-# Distance of the grid's points, and of edges within which the encoder takes no number.
-GRID, EDGE, PIXEL_EDGE = 2. ** -8, 1e-10, 1e-9
-OFFSETS = 256
 # Rows of y that g_s decodes at once.
 STRIP = 16
-MEAN_RANGE, STD_RANGE = (-2. ** 20, 2. ** 20), (1e-6, 1e6)
-
-
-class NearEdge(Exception):
-    """A number is so close to an edge that another machine may round it otherwise."""
-
-
-def nearest(values, step, offset, margin):
-    """k of the nearest points step * (k + offset / OFFSETS); NearEdge within margin of an edge.
-
-    UserError if a value is not finite.
-    """
-    scaled = np.asarray(values, np.float64) / step - offset / OFFSETS
-    if not np.isfinite(scaled).all():
-        raise basics.UserError("the model gives a number that is not finite")
-    k = np.floor(scaled + .5)
-    if margin and (.5 - np.abs(scaled - k)).min() * step < margin:
-        raise NearEdge
-    return k
-
-
-def first_offset(attempt):
-    """attempt(offset) of the first offset that is not NearEdge."""
-    for offset in range(OFFSETS):
-        with contextlib.suppress(NearEdge):
-            return attempt(offset)
-    raise basics.UserError("no grid suits the numbers of the model")
 
 
 # Settings of the fit of q(z|y_hat), which a decoder repeats: iterations (at most MAX_ITS) and rate
@@ -562,7 +532,7 @@ class Decoder:
 
     @do_not_convert
     def __init__(self, run, height, width, threads, is_encoder=False):
-        self.edge, self.pixel_edge = (EDGE, PIXEL_EDGE) if is_encoder else (0, 0)
+        self.edge, self.pixel_edge = (grid.EDGE, grid.PIXEL_EDGE) if is_encoder else (0, 0)
         self.run, is_base = run, run.model == "base"
         self.median = medians(run).astype(np.float64) if is_base else None
         N, (_, y_shape, z_shape) = run.num_filters, latent_shapes(height, width)
@@ -597,22 +567,22 @@ class Decoder:
 
     def snap(self, values, offset):
         """The nearest points of the grid."""
-        return GRID * (nearest(values, GRID, offset, self.edge) + offset / OFFSETS)
+        return grid.GRID * (grid.nearest(values, grid.GRID, offset, self.edge) + offset / grid.OFFSETS)
 
     def prior(self, bounds, offset, width=1., origin=0.):
         """[K, N] probabilities of origin + k * width under p(z), k from bounds[0] to bounds[1]."""
         points = np.zeros(self.y_shape[-1]) + origin + width * np.arange(
             bounds[0], bounds[1] + 1)[:, None]
         log2_mass = self.sess.run(self.log2_mass, {self.points: points, self.width: width})
-        return np.asfortranarray(as_single(np.exp2(self.snap(log2_mass, offset))))
+        return np.asfortranarray(grid.as_single(np.exp2(self.snap(log2_mass, offset))))
 
     def conditional(self, z_hat, offset, centred=False):
         """p(y|z_hat) as shift, mean, std: y_hat = shift + an integer, which is N(mean, std^2)."""
         mu, log_sigma = self.sess.run([self.mu, self.log_sigma], {self.z: z_hat})
-        std = as_std(self.snap(log_sigma, offset))
+        std = grid.as_std(self.snap(log_sigma, offset))
         if centred:  # mu reaches no coder
             return mu, np.zeros_like(mu), std
-        return 0., np.clip(self.snap(mu, offset), *MEAN_RANGE), std
+        return 0., np.clip(self.snap(mu, offset), *grid.MEAN_RANGE), std
 
     def fit(self, y_hat, fit):
         """z_mean, z_logvar of q(z|y_hat), and the rates now and then: [t, bits per pixel].
@@ -644,7 +614,7 @@ class Decoder:
             strips.append(self.sess.run(self.x_hat, {self.strip: strip})[
                 :, 16 * above:16 * (above + STRIP), :width])
         x_hat = np.concatenate(strips, axis=1)[:, :height]
-        return np.clip(nearest(x_hat, 1, offset, self.pixel_edge), 0, 255).astype(np.uint8)
+        return np.clip(grid.nearest(x_hat, 1, offset, self.pixel_edge), 0, 255).astype(np.uint8)
 
 
 class RangeCoder:
@@ -684,16 +654,6 @@ class RangeCoder:
         arrays = self.mu_and_sigma(z_hat)
         y_hat = self.sess.run(self.decoded[0], {self.strings[0]: y_strings, **arrays})
         return np.rint(y_hat - arrays[self.mu]), np.rint(z_hat - self.median)
-
-
-def as_single(values):
-    """Rounded to single precision, as the last bit of exp is the C library's; as doubles."""
-    return np.float64(np.float32(values))
-
-
-def as_std(log_std):
-    """Standard deviations, single numbers in STD_RANGE."""
-    return np.clip(as_single(np.exp(np.minimum(log_std, 20))), *STD_RANGE)
 
 
 # An image as a file has it, in integers: the grid's offset, y and z [1, h, w, N]; and what the
@@ -911,7 +871,7 @@ def settle(decoder, centred, y, z):
         value_range("y", integers)  # UserError before the picture is computed
         return Coded(offset, integers.astype(np.int32), z.astype(np.int32),
                      (integers + shift, z + origin), decoder.picture(integers + shift, offset))
-    return [first_offset(functools.partial(settled, y[k:k + 1], z[k:k + 1]))
+    return [grid.first_offset(functools.partial(settled, y[k:k + 1], z[k:k + 1]))
             for k in range(len(y))]
 
 
@@ -1017,9 +977,9 @@ def posterior_gaussians(decoder, z_range, z_mean, z_logvar, offset):
 
     And the q that this is: z_mean and z_logvar on the decoder's grid.
     """
-    z_mean = np.clip(decoder.snap(z_mean, offset), *MEAN_RANGE)
+    z_mean = np.clip(decoder.snap(z_mean, offset), *grid.MEAN_RANGE)
     z_logvar = 2 * decoder.snap(.5 * z_logvar, offset)
-    std = as_std(.5 * z_logvar)
+    std = grid.as_std(.5 * z_logvar)
     return (constriction.stream.model.QuantizedGaussian(*z_range),
             z_mean.ravel() / Z_WIDTH, std.ravel() / Z_WIDTH), (z_mean, z_logvar)
 
@@ -1084,7 +1044,7 @@ def encode_bits_back(decoder, shape, latents, script, initial_bits=b""):
                                    decoder.picture(y, offset))
 
     for y, q in zip(y_hat, posteriors):
-        coder, steps, image = first_offset(functools.partial(coded, y, q))
+        coder, steps, image = grid.first_offset(functools.partial(coded, y, q))
         bits.append(steps)
         images.append(image)
     popped, pushed_y, pushed_z = (np.diff(bits, axis=1) * [-1, 1, 1]).T

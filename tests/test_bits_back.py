@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tf_boilerplate as nic
+from plumbing import grid
 import tensorflow.compat.v1 as tf
 
 import bb_no_sga
@@ -129,7 +130,7 @@ def test_a_decoder_repeats_the_fit(y_hat, tmp_path):
     repeated = np.load(path)
     assert repeated.dtype == np.float64 and repeated.std() > .1
     np.testing.assert_allclose(repeated, fit(decoder_of_npy(), y_hat, 30)[0], rtol=0,
-                               atol=nic.EDGE / 100)
+                               atol=grid.EDGE / 100)
 
 
 @pytest.mark.parametrize("script", ["bb_sga", "bb_no_sga"])

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import tf_boilerplate as nic
-from plumbing import basics
+from plumbing import basics, grid
 import tensorflow.compat.v1 as tf
 
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT,
@@ -244,7 +244,7 @@ def test_initial_bits_are_a_payload(length, payload, tmp_path, fails, monkeypatc
     monkeypatch.setattr(nic, "Decoder", functools.lru_cache(maxsize=None)(decoder_class))
     decompress("bb_no_sga", file, tmp_path / "x.npy", "--initial_bits", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == bits.read_bytes()
-    for move in (nic.GRID, 1.):
+    for move in (grid.GRID, 1.):
         def moved(decoder, y_hat, settings):
             (z_mean, z_logvar), record = fit(decoder, y_hat, settings)
             fits.append(1)

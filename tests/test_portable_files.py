@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 import tf_boilerplate as nic
-from plumbing import basics
+from plumbing import basics, grid
 
 import second_decoder
 from conftest import (CHECKPOINTS, FAST, NPY, command, compress, decompress, load, pixels,
@@ -22,10 +22,10 @@ IINC = [("centred", "map"), ("integer", "sga"), ("bits-back", "bb_no_sga")]
 def test_nearest_point_of_the_grid():
     """Points are step * (k + offset / 256)."""
     values = np.array([-1.3, -.2, 0, .1, .74, .76, 5])
-    np.testing.assert_array_equal(nic.nearest(values, .5, 0, 0), [-3, 0, 0, 0, 1, 2, 10])
-    np.testing.assert_array_equal(nic.nearest(values, .5, 128, 0), [-3, -1, 0, 0, 1, 1, 10])
+    np.testing.assert_array_equal(grid.nearest(values, .5, 0, 0), [-3, 0, 0, 0, 1, 2, 10])
+    np.testing.assert_array_equal(grid.nearest(values, .5, 128, 0), [-3, -1, 0, 0, 1, 1, 10])
     for offset in (0, 1, 100, 255):
-        points = .5 * (nic.nearest(values, .5, offset, 0) + offset / 256)
+        points = .5 * (grid.nearest(values, .5, offset, 0) + offset / 256)
         assert abs(points - values).max() <= .25
 
 
@@ -33,26 +33,26 @@ def test_nearest_point_of_the_grid():
 def test_the_grid_moves_where_a_number_is_near_an_edge(away):
     """The edge of an offset lies well within a cell of the next."""
     for k in (-3, 0, 1000):
-        values = np.array([0., nic.GRID * (k + .5) + away])
-        nic.nearest(values, nic.GRID, 0, 0)
-        with pytest.raises(nic.NearEdge):
-            nic.nearest(values, nic.GRID, 0, nic.EDGE)
+        values = np.array([0., grid.GRID * (k + .5) + away])
+        grid.nearest(values, grid.GRID, 0, 0)
+        with pytest.raises(grid.NearEdge):
+            grid.nearest(values, grid.GRID, 0, grid.EDGE)
         tried = []
 
         def attempt(offset):
             tried.append(offset)
-            return nic.nearest(values, nic.GRID, offset, nic.EDGE)
-        nic.first_offset(attempt)
+            return grid.nearest(values, grid.GRID, offset, grid.EDGE)
+        grid.first_offset(attempt)
         assert tried == [0, 1]
 
 
 def test_no_offset_and_numbers_that_are_not_finite():
-    edges = nic.GRID * (np.arange(256) / 256 + .5)
+    edges = grid.GRID * (np.arange(256) / 256 + .5)
     with pytest.raises(basics.UserError, match="no grid"):
-        nic.first_offset(lambda offset: nic.nearest(edges, nic.GRID, offset, nic.EDGE))
+        grid.first_offset(lambda offset: grid.nearest(edges, grid.GRID, offset, grid.EDGE))
     for value in (np.nan, np.inf, -np.inf):
         with pytest.raises(basics.UserError, match="not finite"):
-            nic.nearest([0., value], nic.GRID, 0, 0)
+            grid.nearest([0., value], grid.GRID, 0, 0)
 
 
 @pytest.mark.parametrize("suffix,script,margin", [
@@ -61,8 +61,8 @@ def test_no_offset_and_numbers_that_are_not_finite():
     pytest.param(".tfci", "map", 5e-6, marks=pytest.mark.slow)])
 def test_images_whose_first_offset_fails(suffix, script, margin, tmp_path, monkeypatch):
     """With a wide margin most do; each image has its own offset, and results say which."""
-    monkeypatch.setattr(nic, "EDGE", margin)
-    monkeypatch.setattr(nic, "PIXEL_EDGE", 1e-5)
+    monkeypatch.setattr(grid, "EDGE", margin)
+    monkeypatch.setattr(grid, "PIXEL_EDGE", 1e-5)
     images = np.load(NPY)[:, :80, :64]
     np.save(tmp_path / "four.npy", np.concatenate([images, images[:, ::-1]]))
     with reported_pixels() as reported:
