@@ -38,7 +38,7 @@ import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 from tensorflow.python.util import deprecation
 
-from plumbing import basics, grid
+from plumbing import basics, grid, layers
 from plumbing.basics import UserError
 
 with contextlib.suppress(ImportError):  # it may be installed for HEIC
@@ -56,144 +56,39 @@ PRIOR_SCOPE = "entropy_bottleneck"
 OPTIMISER_VARIABLES = re.compile(r".*/Adam(_1)?|beta[12]_power(_1)?")
 
 
-class Transform(tf.keras.layers.Layer):
-    """A chain of layers; its name is the scope of their variables in a checkpoint."""
-
-    def __init__(self, name, chain):
-        super().__init__(name=name)
-        self.chain = chain
-
-    def call(self, tensor):
-        for layer in self.chain:
-            tensor = layer(tensor)
-        return tensor
-
-
-def conv(i, filters, support, layer=tfc.SignalConv2D, use_bias=True, **kwargs):
-    """Layer i of a transform: convolution with zero padding."""
-    return layer(filters, support, name="layer_%d" % i, padding="same_zeros", use_bias=use_bias,
-                 **kwargs)
-
-
-def gdn(name, **kwargs):
-    """tfc.GDN as a function of [B, H, W, N] that takes it as a matrix.
-
-    The gradients of a product of matrices are faster than those of a convolution of one tap.
-    """
-    layer = tfc.GDN(name=name, **kwargs)
-    return lambda x: tf.reshape(layer(tf.reshape(x, [-1, x.shape[-1]])),
-                                [x.shape[0], -1, x.shape[2], x.shape[3]])
-
-
-def fast_conv(*args, **kwargs):
-    """`conv` for layers that change the resolution between N channels and N channels."""
-    return conv(*args, layer=FastSignalConv2D, **kwargs)
-
-
-class FastSignalConv2D(tfc.SignalConv2D):
-    """SignalConv2D of support 5 with strides_up or strides_down 2: the same, faster on CPUs.
-
-    Its input must have a static shape, but for the height if it is only upsampled.
-    """
-
-    def call(self, tensor):
-        resample = upsample if self.strides_up == (2, 2) else downsample
-        output = tf.nn.bias_add(resample(tensor, self.kernel), self.bias)
-        return self.activation(output) if self.activation else output
-
-
-@tf.custom_gradient
-def upsample(x, kernel):
-    """Zeros between the elements, convolution: [B, h, w, C] * [5, 5, C, F] -> [B, 2h, 2w, F]."""
-    adjoint = tf.transpose(kernel, [0, 1, 3, 2])
-    def gradient(g):
-        return (strided_convolution(g, adjoint),
-                tf.transpose(strided_convolution_kernel_gradient(g, x), [0, 1, 3, 2]))
-    return transposed_convolution(x, kernel), gradient
-
-
-@tf.custom_gradient
-def downsample(x, kernel):
-    """Correlation, every second element: [B, H, W, C] * [5, 5, C, F] -> [B, h, w, F]."""
-    _, height, width, _ = x.shape
-    adjoint = tf.transpose(kernel, [0, 1, 3, 2])
-    def gradient(g):
-        return (transposed_convolution(g, adjoint)[:, :height, :width],
-                strided_convolution_kernel_gradient(x, g))
-    return strided_convolution(x, kernel), gradient
-
-
-def strided_convolution(x, kernel):
-    return tf.nn.conv2d(x, kernel, 2, [[0, 0], [2, 2], [2, 2], [0, 0]])
-
-
-def transposed_convolution(x, kernel):
-    """tf.nn.conv2d_transpose with stride 2, as four convolutions without stride.
-
-    Of a 5x5 kernel over a tensor with zeros in between, an even row of the output only sees the
-    rows 0, 2, 4 and an odd one the rows 1, 3, and columns likewise. So each of the four interleaved
-    parts of the output is a convolution of x itself, of 3x3, 3x2, 2x3 or 2x2 taps: as many
-    products, but TensorFlow computes plain convolutions at twice the rate of conv2d_transpose.
-    """
-    batch, _, width, channels = x.shape
-    taps = tf.reshape(kernel, [25, channels, -1])
-    parts = [([4, 2, 0], [1, 1]), ([3, 1], [0, 1])]  # rows (or columns) of the kernel, padding
-    rows = [tf.concat([tf.nn.conv2d(x, tf.gather(taps, np.add.outer(np.multiply(5, i), j)), 1,
-                                    [[0, 0], pad_i, pad_j, [0, 0]])
-                       for j, pad_j in parts], 3) for i, pad_i in parts]
-    return tf.reshape(tf.concat(rows, 2), [batch, -1, 2 * width, kernel.shape[3]])
-
-
-def strided_convolution_kernel_gradient(x, g):
-    """tf.nn.conv2d_backprop_filter with stride 2, as one product of matrices.
-
-    Of x's four interleaved parts (space_to_depth) with g moved by -1, 0, 1 in both directions.
-    """
-    _, height, width, F = g.shape
-    C = x.shape[3]
-    x = tf.pad(x, [[0, 0], [0, 2 * height - x.shape[1]], [0, 2 * width - x.shape[2]], [0, 0]])
-    padded = tf.pad(g, [[0, 0], [1, 1], [1, 1], [0, 0]])
-    moved = tf.concat([padded[:, i:i + height, j:j + width] for i in (2, 1, 0) for j in (2, 1, 0)],
-                      3)
-    products = tf.matmul(tf.reshape(tf.space_to_depth(x, 2), [-1, 4 * C]),
-                         tf.reshape(moved, [-1, 9 * F]), transpose_a=True)
-    taps = tf.transpose(tf.reshape(products, [2, 2, C, 3, 3, F]), [3, 0, 4, 1, 2, 5])
-    return tf.reshape(taps, [6, 6, C, F])[:5, :5]
-
-
 def analysis_transform(N):
     """g_a: x [B, H, W, 3] -> y [B, ceil(H/16), ceil(W/16), N]."""
-    return Transform("analysis_transform", [
-        conv(0, N, 5, corr=True, strides_down=2, activation=gdn("gdn_0")),
-        fast_conv(1, N, 5, corr=True, strides_down=2, activation=gdn("gdn_1")),
-        fast_conv(2, N, 5, corr=True, strides_down=2, activation=gdn("gdn_2")),
-        fast_conv(3, N, 5, corr=True, strides_down=2)])
+    return layers.Transform("analysis_transform", [
+        layers.conv(0, N, 5, corr=True, strides_down=2, activation=layers.gdn("gdn_0")),
+        layers.fast_conv(1, N, 5, corr=True, strides_down=2, activation=layers.gdn("gdn_1")),
+        layers.fast_conv(2, N, 5, corr=True, strides_down=2, activation=layers.gdn("gdn_2")),
+        layers.fast_conv(3, N, 5, corr=True, strides_down=2)])
 
 
 def synthesis_transform(N):
     """g_s: y [B, h, w, N] -> x [B, 16 h, 16 w, 3]."""
-    return Transform("synthesis_transform", [
-        fast_conv(0, N, 5, corr=False, strides_up=2, activation=gdn("igdn_0", inverse=True)),
-        fast_conv(1, N, 5, corr=False, strides_up=2, activation=gdn("igdn_1", inverse=True)),
-        fast_conv(2, N, 5, corr=False, strides_up=2, activation=gdn("igdn_2", inverse=True)),
-        conv(3, 3, 5, corr=False, strides_up=2)])
+    return layers.Transform("synthesis_transform", [
+        layers.fast_conv(0, N, 5, corr=False, strides_up=2, activation=layers.gdn("igdn_0", inverse=True)),
+        layers.fast_conv(1, N, 5, corr=False, strides_up=2, activation=layers.gdn("igdn_1", inverse=True)),
+        layers.fast_conv(2, N, 5, corr=False, strides_up=2, activation=layers.gdn("igdn_2", inverse=True)),
+        layers.conv(3, 3, 5, corr=False, strides_up=2)])
 
 
 def hyper_analysis_transform(N, num_outputs):
     """h_a: y [B, h, w, N] -> z [B, ceil(h/4), ceil(w/4), num_outputs]."""
-    return Transform("hyper_analysis_transform", [
-        conv(0, N, 3, corr=True, activation=tf.nn.relu),
-        conv(1, N, 5, corr=True, strides_down=2, activation=tf.nn.relu),
-        conv(2, num_outputs, 5, corr=True, strides_down=2, use_bias=False)])
+    return layers.Transform("hyper_analysis_transform", [
+        layers.conv(0, N, 3, corr=True, activation=tf.nn.relu),
+        layers.conv(1, N, 5, corr=True, strides_down=2, activation=tf.nn.relu),
+        layers.conv(2, num_outputs, 5, corr=True, strides_down=2, use_bias=False)])
 
 
 def hyper_synthesis_transform(N):
     """h_s: z [B, h, w, N] -> mu and log sigma, together [B, 4 h, 4 w, 2 N]."""
     plain = dict(corr=False, kernel_parameterizer=None)
-    return Transform("mb_t2018hyper_synthesis_transform", [
-        conv(0, N, 5, strides_up=2, activation=tf.nn.relu, **plain),
-        conv(1, int(1.5 * N), 5, strides_up=2, activation=tf.nn.relu, **plain),
-        conv(2, 2 * N, 3, **plain)])
+    return layers.Transform("mb_t2018hyper_synthesis_transform", [
+        layers.conv(0, N, 5, strides_up=2, activation=tf.nn.relu, **plain),
+        layers.conv(1, int(1.5 * N), 5, strides_up=2, activation=tf.nn.relu, **plain),
+        layers.conv(2, 2 * N, 3, **plain)])
 
 
 def latent_shapes(height, width):

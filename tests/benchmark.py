@@ -52,8 +52,8 @@ def import_scripts(side, kind):
     import tensorflow_compression as tfc
     tf.logging.set_verbosity(tf.logging.FATAL)
     if side == "baseline":
-        nic.FastSignalConv2D = tfc.SignalConv2D
-        nic.gdn = lambda name, **kwargs: tfc.GDN(name=name, **kwargs)
+        layers.FastSignalConv2D = tfc.SignalConv2D
+        layers.gdn = lambda name, **kwargs: tfc.GDN(name=name, **kwargs)
     import mbt2018
     if kind != "script":
         import sga

@@ -6,7 +6,7 @@ import pytest
 import bb_sga
 import danneal
 import sga
-import tf_boilerplate as nic
+from plumbing import layers
 from conftest import BB_RUN, CHECKPOINTS, SHIPPED, TINY, compress, parsed, run_process
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
@@ -19,7 +19,7 @@ def test_fast_convolution_is_exact(corr, height, width):
     random = np.random.RandomState(height)
     strides = dict(strides_down=2) if corr else dict(strides_up=2)
     values = []
-    for conv in (nic.conv, nic.fast_conv):
+    for conv in (layers.conv, layers.fast_conv):
         with tf.Graph().as_default(), tf.Session() as sess:
             x = tf.constant(random.randn(2, height, width, 5).astype(np.float32))
             random.seed(0)
@@ -44,7 +44,7 @@ def test_gdn_is_exact(inverse):
     with tf.Graph().as_default(), tf.Session() as sess:
         x, g = (tf.constant(random.randn(2, 5, 7, 6).astype(np.float32)) for _ in range(2))
         values = []
-        for layer in (tfc.GDN(inverse=inverse), nic.gdn("gdn", inverse=inverse)):
+        for layer in (tfc.GDN(inverse=inverse), layers.gdn("gdn", inverse=inverse)):
             known = tf.global_variables()
             y = layer(x)
             variables = [v for v in tf.global_variables() if v not in known]
