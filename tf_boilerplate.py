@@ -38,7 +38,7 @@ import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 from tensorflow.python.util import deprecation
 
-from plumbing import basics, clusters, grid, layers
+from plumbing import basics, clusters, grid, layers, machine
 from plumbing.basics import UserError
 
 with contextlib.suppress(ImportError):  # it may be installed for HEIC
@@ -219,14 +219,9 @@ def medians(run):
     return quantiles[:, 0, 1]
 
 
-def num_threads(threads):
-    """So many threads or, if None, one for each core that this process may use."""
-    return threads or len(os.sched_getaffinity(0))
-
-
 def session_config(threads, gpu=True):
     """Explicit numbers of threads, as floats depend on them; a GPU's memory as it is needed."""
-    threads = num_threads(threads)
+    threads = machine.num_threads(threads)
     return tf.ConfigProto(intra_op_parallelism_threads=threads,
                           inter_op_parallelism_threads=threads,
                           device_count={} if gpu else {"GPU": 0},
@@ -1280,46 +1275,6 @@ class Compressor:
         return {name: values for name, values in arrays.items() if np.isfinite(values).all()}
 
 
-def memory_per_pixel(N, with_gradients):
-    """(bytes per pixel of a batch, bytes beside) that a process takes at most, as measured."""
-    return 200 + 9.2 * N if with_gradients else 100 + 5.7 * N, 3.8e8 + 3000 * N ** 2
-
-
-def available_memory():
-    """Bytes that are free on the machine, or allowed to this process's cgroup if that is less."""
-    def find(pattern, path):
-        with contextlib.suppress(OSError), open(path) as file:
-            return re.findall(pattern, file.read(), re.MULTILINE)
-        return []
-    free = [1024 * int(kb) for kb in find(r"^MemAvailable:\s*(\d+)", "/proc/meminfo")]
-    for controllers, group in find(r"^\d+:(memory|):(.*)$", "/proc/self/cgroup"):
-        name = "memory%s/memory.limit_in_bytes" if controllers else "%s/memory.max"
-        for folder in ("", group):
-            free += map(int, find(r"^\d+$", "/sys/fs/cgroup/" + name % folder))
-    return min(free, default=np.inf)
-
-
-def require_memory(N, shape, batch, with_gradients=False, jobs=1):
-    """UserError if so many processes need more memory than there is.
-
-    Each for (num_imgs, H, W), `batch` images at a time; of the others latents and pixels are kept.
-    """
-    num_imgs, height, width = shape
-    per_pixel, beside = memory_per_pixel(N, with_gradients)
-    beside += (num_imgs - batch) * height * width * (8 + N / 16)
-    needed = beside + per_pixel * batch * (16 * -(-height // 16)) * (16 * -(-width // 16))
-    free = available_memory() / jobs
-    if needed > free:
-        most = max(0, free - beside) / per_pixel
-        images, enough = "%d images, %d at a time, of " % (num_imgs, batch), ""
-        if num_imgs == 1:
-            images, enough = "", ", enough for %.2f megapixels, as %d x %d" % (
-                most / 1e6, most ** .5, most ** .5)
-        raise basics.UserError(
-            "%s%d x %d pixels take about %.1f GB of memory with %d filters, but %.1f GB are "
-            "available%s" % (images, height, width, needed / 1e9, N, free / 1e9, enough))
-
-
 # What Pillow lacks to read files of these names.
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif"}
 DECODED = (".iinc.png", ".tfci.png")  # how decompress names a picture if it is not told
@@ -1437,7 +1392,7 @@ def require_compressible(path, N, method, jobs=1):
     shape = read_images(path).shape[:3]
     with basics.errors_of(path):
         batch = len(split_batches(range(check_shape(shape)[0]), shape)[0])
-        require_memory(N, shape, batch, method.has_descent, jobs)
+        machine.require_memory(N, shape, batch, method.has_descent, jobs)
 
 
 # Of an image or .npy of a command: the checksum of its pixels; where the compressed file, the part
@@ -2008,7 +1963,7 @@ def compress(method, args):
                                        ": from " + file.part or ""), flush=True)
         if not results[file]:
             results[file] = dict(compress_file(compressor, file), image=file.image,
-                                 num_threads=num_threads(args.threads), **settings)
+                                 num_threads=machine.num_threads(args.threads), **settings)
             if file.part:
                 write_results(file.part, results[file])
     if mine[0].output:
@@ -2202,7 +2157,7 @@ def decompress(method, args):
             raise basics.UserError("input, output and --initial_bits are to be different files")
         for path in paths[1:]:
             basics.require_writable(path)
-        require_memory(run.num_filters, file.shape, 1)
+        machine.require_memory(run.num_filters, file.shape, 1)
         images, bits = codec.decode(Decoder(run, *file.shape[1:], args.threads), file,
                                     bool(initial_bits))
         bits = bits[:file.initial[0]]
@@ -2432,8 +2387,8 @@ def run_or_exit(parser, function, args):
     """
     verbose = getattr(args, "verbose", False)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else "3"
-    if np.isfinite(available_memory()):  # TensorFlow's own limit is 64 GB
-        os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (available_memory() / 2 ** 20))
+    if np.isfinite(machine.available_memory()):  # TensorFlow's own limit is 64 GB
+        os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (machine.available_memory() / 2 ** 20))
     tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
     with contextlib.suppress(AttributeError):  # names of files need not be text
         if sys.stdout.errors == "strict":

@@ -10,7 +10,7 @@ import struct
 import numpy as np
 import pytest
 import tf_boilerplate as nic
-from plumbing import basics
+from plumbing import basics, machine
 import tensorflow.compat.v1 as tf
 
 from conftest import GOLDEN, WRITERS, decompress
@@ -29,13 +29,13 @@ def survives(tmp_path, capfd, monkeypatch):
     """
     for name, function in KEPT.items():
         monkeypatch.setattr(nic, name, function)
-    require_memory = nic.require_memory
+    require_memory = machine.require_memory
 
     def require_little(*args):
         with monkeypatch.context() as patch:
-            patch.setattr(nic, "available_memory", lambda: 1e9)
+            patch.setattr(machine, "available_memory", lambda: 1e9)
             require_memory(*args)
-    monkeypatch.setattr(nic, "require_memory", require_little)
+    monkeypatch.setattr(machine, "require_memory", require_little)
     outputs = tmp_path / "out.npy", tmp_path / "bits"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

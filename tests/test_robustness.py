@@ -22,7 +22,7 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from plumbing import basics
+from plumbing import basics, machine
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, PNG, ROOT, SHIPPED, TINY, command,
                       compress, load, run, run_of, run_process, write_image)
 
@@ -188,7 +188,7 @@ def test_the_estimate_of_memory(script, num_filters, height, width, tmp_path):
     checkpoints = {16: CHECKPOINTS, 64: SHIPPED}.get(num_filters, str(tmp_path))
     if num_filters == 192:
         run("mbt2018", "--checkpoint_dir", tmp_path, *TRAIN[:2], *TRAIN[4:], "--last_step", 1)
-    per_pixel, beside = nic.memory_per_pixel(num_filters, script != "mbt2018")
+    per_pixel, beside = machine.memory_per_pixel(num_filters, script != "mbt2018")
     done = subprocess.run(
         [sys.executable, "-c", PEAK] + command(
             script, "--checkpoint_dir", checkpoints, "compress", "--results_dir", "",
@@ -204,17 +204,17 @@ def test_images_that_do_not_fit_are_refused(script, tmp_path, fails, monkeypatch
     argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", "", *FAST[script],
             run_of(script)]
     run(script, *argv, folder / "1.png", file)
-    monkeypatch.setattr(nic, "available_memory", lambda: 3.8e8)
+    monkeypatch.setattr(machine, "available_memory", lambda: 3.8e8)
     for refused in (argv + [folder], argv + [folder / "1.png"],
                     ["--checkpoint_dir", CHECKPOINTS, "decompress", run_of(script), file]):
         line = fails(script, *refused)
         assert "pixels take about 0.4 GB" in line and "enough for 0.00 megapix" in line
-    monkeypatch.setattr(nic, "available_memory", lambda: 3.9e8)
+    monkeypatch.setattr(machine, "available_memory", lambda: 3.9e8)
     run(script, *argv, folder / "1.png")
-    monkeypatch.setattr(nic, "available_memory", lambda: 1e9)
-    nic.require_memory(16, (100, 512, 512), 1)
+    monkeypatch.setattr(machine, "available_memory", lambda: 1e9)
+    machine.require_memory(16, (100, 512, 512), 1)
     with pytest.raises(basics.UserError, match="1024 images, 1 at a time, of 512 x 512"):
-        nic.require_memory(16, (1024, 512, 512), 1)
+        machine.require_memory(16, (1024, 512, 512), 1)
 
 
 @pytest.mark.slow
@@ -231,9 +231,9 @@ def test_a_name_that_is_not_text(tmp_path):
 
 def test_memory_is_limited(monkeypatch):
     """By what there is, which TensorFlow learns, too."""
-    assert 10 ** 8 < nic.available_memory() < 10 ** 14
+    assert 10 ** 8 < machine.available_memory() < 10 ** 14
     monkeypatch.delenv("TF_CPU_BFC_MEM_LIMIT_IN_MB", raising=False)
-    monkeypatch.setattr(nic, "available_memory", lambda: 300 * 2 ** 30)
+    monkeypatch.setattr(machine, "available_memory", lambda: 300 * 2 ** 30)
     run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", "", BASE_RUN,
         TINY)
     assert os.environ["TF_CPU_BFC_MEM_LIMIT_IN_MB"] == str(300 * 2 ** 10)
