@@ -11,7 +11,6 @@ a decoder sees); lmbda the rate-distortion trade-off; N = num_filters; B images 
 import argparse
 import collections
 import contextlib
-import ctypes
 import functools
 import glob
 import io
@@ -22,7 +21,6 @@ import re
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import time
 import typing
@@ -38,7 +36,7 @@ import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 from tensorflow.python.util import deprecation
 
-from plumbing import basics, clusters, grid, layers, machine
+from plumbing import basics, clusters, grid, layers, machine, workers
 from plumbing.basics import UserError
 
 with contextlib.suppress(ImportError):  # it may be installed for HEIC
@@ -1953,7 +1951,7 @@ def compress(method, args):
         require_targets(file, target, many, read_initial_bits(args))
 
     if jobs > 1 and not all(reusable_part(file, settings) for file in files):
-        run_shards(args, jobs)
+        workers.run_shards(args, jobs)
         return read_results(target)  # which the last of them has written and reported
     compressor, results = Compressor(method, run, args, codec), {}
     for k, file in enumerate(mine):
@@ -1984,45 +1982,6 @@ def require_targets(file, target, many, initial_bits):
     if file.output:
         basics.require_writable(file.output, missing=int(many))
         require_replaceable(file.output, initial_bits)
-
-
-def for_child(i, num_children):
-    """preexec_fn of subprocess for child i of so many at a time, which ends with its parent.
-
-    Each has its part of the cores or, if there are fewer than children, shares one.
-    """
-    cores = sorted(os.sched_getaffinity(0))
-    share = max(1, len(cores) // num_children)
-
-    def prepare():
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        os.sched_setaffinity(0, [cores[(i * share + k) % len(cores)] for k in range(share)])
-    return prepare
-
-
-def run_shards(args, num_shards):
-    """Run this compress as so many processes, a shard each; UserError if one of them fails."""
-    words = args.command_line
-    end = words.index("--") if "--" in words else len(words)
-    processes = [subprocess.Popen(
-        [sys.executable, *words[:end], "--jobs", "1", "--shard", "%d/%d" % (i + 1, num_shards),
-         *(["--threads", str(args.threads)] if args.threads else []), *words[end:]],
-        stderr=subprocess.PIPE, universal_newlines=True,
-        preexec_fn=for_child(i, num_shards)) for i in range(num_shards)]
-    errors = [process.communicate()[1] for process in processes]
-    for process, error in zip(processes, errors):
-        for line in error.splitlines():
-            if line.startswith("note: "):
-                basics.note(line[len("note: "):])
-        if process.returncode:
-            raise basics.UserError(error_of(process.returncode, error).split("error: ")[-1])
-
-
-def error_of(returncode, stderr):
-    """What a script that failed says, the last line that is no note; if nothing, how it ended."""
-    lines = [line for line in stderr.splitlines() if line.strip() and line[:6] != "note: "]
-    return lines[-1] if lines else "killed by signal %d" % -returncode if returncode < 0 else (
-        "exit code %d" % returncode)
 
 
 def codec_for(method, output):

@@ -32,7 +32,7 @@ RESULTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(RESULTS)
 sys.path.insert(0, ROOT)
 import tf_boilerplate as nic
-from plumbing import basics
+from plumbing import basics, workers
 import numpy as np
 
 # script, row of Table 1, label, colour: in the order of the table
@@ -163,7 +163,7 @@ def is_done(job):
 def run_job(job, places):
     """Run one script in a place of the queue `places`; seconds, or UserError with its error.
 
-    A place is what sets a process up, nic.for_child.
+    A place is what sets a process up, workers.for_child.
     """
     place, start = places.get(), time.time()
     try:
@@ -174,7 +174,7 @@ def run_job(job, places):
         places.put(place)
     if done.returncode:
         raise basics.UserError("%s on %s: %s" % (job.script, job.run_name,
-                                           nic.error_of(done.returncode, done.stderr)))
+                                           workers.error_of(done.returncode, done.stderr)))
     return time.time() - start
 
 
@@ -184,7 +184,7 @@ def run_all(args, jobs):
     print("%d of %d results exist" % (len(jobs) - len(pending), len(jobs)), flush=True)
     took, places = collections.defaultdict(list), queue.Queue()
     for i in range(args.jobs):
-        places.put(nic.for_child(i, args.jobs))
+        places.put(workers.for_child(i, args.jobs))
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         futures = {pool.submit(run_job, job, places): job for job in pending}
         try:

@@ -28,7 +28,7 @@ import landscape
 import table1
 import training
 import tf_boilerplate as nic
-from plumbing import basics
+from plumbing import basics, workers
 
 
 @pytest.mark.parametrize("dataset, script, expected, cost", [
@@ -231,7 +231,7 @@ def test_every_job_has_its_part_of_the_cores(tmp_path, monkeypatch, code):
             together.wait(60 if code == 0 else 0)
         return argparse.Namespace(returncode=code, stderr="")
     monkeypatch.setattr(subprocess, "run", start)
-    monkeypatch.setattr(nic, "for_child", lambda i, num_children: (i, num_children))
+    monkeypatch.setattr(workers, "for_child", lambda i, num_children: (i, num_children))
     args = table1.make_parser().parse_args(["--images", TINY, "--jobs", "2"])
     job = table1.make_job(args, "image", [], str(tmp_path), "sga", nic.find_run(
         SHIPPED, run_of("sga", 64)))
@@ -246,7 +246,7 @@ def test_every_job_has_its_part_of_the_cores(tmp_path, monkeypatch, code):
     (2, "note: a\nsga.py: error: b\n", "sga.py: error: b"), (-9, "note: a\n", "signal 9"),
     (1, "", "exit code 1")])
 def test_errors_of_jobs(code, stderr, expected):
-    assert expected in nic.error_of(code, stderr)
+    assert expected in workers.error_of(code, stderr)
 
 
 def test_parts_of_the_cores(monkeypatch):
@@ -255,7 +255,7 @@ def test_parts_of_the_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: taken.append(cores))
     monkeypatch.setattr(nic.ctypes, "CDLL", unittest.mock.MagicMock())
     for i, num_children in ((0, 1), (0, 2), (1, 2), (1, 7), (6, 7)):
-        nic.for_child(i, num_children)()
+        workers.for_child(i, num_children)()
     assert taken == [[1, 2, 3, 4, 5], [1, 2], [3, 4], [2], [2]]
 
 
