@@ -20,14 +20,11 @@ import os
 import re
 import shutil
 import signal
-import struct
 import sys
 import time
 import typing
-import warnings
 
 import constriction
-import google.protobuf.message
 import numpy as np
 import PIL.Image
 import pillow_avif  # with it, Pillow reads AVIF
@@ -36,7 +33,8 @@ import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 from tensorflow.python.util import deprecation
 
-from plumbing import basics, clusters, grid, layers, machine, workers
+from plumbing import basics, clusters, fileformat, grid, layers, machine, workers
+from plumbing.fileformat import Fit, MAX_ITS, split_batches
 from plumbing.basics import UserError
 
 with contextlib.suppress(ImportError):  # it may be installed for HEIC
@@ -87,12 +85,6 @@ def hyper_synthesis_transform(N):
         layers.conv(0, N, 5, strides_up=2, activation=tf.nn.relu, **plain),
         layers.conv(1, int(1.5 * N), 5, strides_up=2, activation=tf.nn.relu, **plain),
         layers.conv(2, 2 * N, 3, **plain)])
-
-
-def latent_shapes(height, width):
-    """((height, width) of x, of y, of z)."""
-    y_shape = (-(-height // 16), -(-width // 16))
-    return (height, width), y_shape, tuple(-(-side // 4) for side in y_shape)
 
 
 def gaussian_parameters(h_s, z_tilde, y_shape):
@@ -405,12 +397,6 @@ def shown(losses):
 STRIP = 16
 
 
-# Settings of the fit of q(z|y_hat), which a decoder repeats: iterations (at most MAX_ITS) and rate
-# of Adam, seed.
-MAX_ITS = 10 ** 5
-Fit = collections.namedtuple("Fit", "its lr seed")
-
-
 class Decoder:
     """The model for images of height x width, one at a time, in double precision.
 
@@ -423,7 +409,7 @@ class Decoder:
         self.edge, self.pixel_edge = (grid.EDGE, grid.PIXEL_EDGE) if is_encoder else (0, 0)
         self.run, is_base = run, run.model == "base"
         self.median = medians(run).astype(np.float64) if is_base else None
-        N, (_, y_shape, z_shape) = run.num_filters, latent_shapes(height, width)
+        N, (_, y_shape, z_shape) = run.num_filters, fileformat.latent_shapes(height, width)
         self.x_shape = 1, height, width
         self.y_shape, self.z_shape = (1,) + y_shape + (N,), (1,) + z_shape + (N,)
         with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
@@ -510,7 +496,7 @@ class RangeCoder:
 
     @do_not_convert
     def __init__(self, run, shape):
-        N, (_, y_shape, z_shape) = run.num_filters, latent_shapes(*shape[1:3])
+        N, (_, y_shape, z_shape) = run.num_filters, fileformat.latent_shapes(*shape[1:3])
         self.median = medians(run)
         with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
             self.y, self.z_hat = (tf.placeholder(tf.float32, (shape[0],) + sides + (N,))
@@ -568,124 +554,6 @@ class Codec(typing.NamedTuple):
         return "bits-back" if self.kind == "bits-back" else "base"
 
 
-KINDS = ("centred", "integer", "bits-back")
-
-# Before the body: checksum of all that follows; then magic, version, index of the kind, checksums
-# of the model and of all y and z, and length of the names of script and run, which follow.
-HEADER = struct.Struct("<8s4sBB8s8sB")
-MAGIC, VERSION = b"iinc", 2
-Header = collections.namedtuple("Header", "kind fingerprint symbols script run_name")
-# The body of an .iinc: num_imgs, H, W, lowest and highest y and z. An offset per image follows, of
-# bits-back iterations, rate and seed of the fit of q and the bytes of --initial_bits, then their
-# checksum if there are any. The rest is the coder's.
-BODY, FIT = struct.Struct("<IHH4h"), struct.Struct("<IfII")
-# What is in a file, checked: shape (num_imgs, H, W); ranges of y and z; the grid's offset of every
-# image; Fit; length and checksum of --initial_bits; words of the coder, or strings of a .tfci.
-File = collections.namedtuple("File", "shape y_range z_range offsets fit initial payload")
-BATCH_PIXELS = 10 ** 7  # of a batch of a .npy at most, unless a single image has more
-MAX_FILE_PIXELS, MAX_SYMBOL, MAX_Z_VALUES, MAX_SEED = 2 ** 28, 2 ** 15 - 1, 2 ** 13, 2 ** 31 - 1
-
-
-def split_batches(items, shape):
-    """The batches in which items that stand for images of (num_imgs, H, W) are processed."""
-    size = max(1, BATCH_PIXELS // (shape[1] * shape[2]))
-    return [items[i:i + size] for i in range(0, len(items), size)]
-
-
-def pack_header(kind, script, run, body, images):
-    """Bytes of the header of a file whose other bytes are `body`."""
-    names = ("%s %s" % (script, run.name)).encode()
-    basics.bounded("the length of the names of script and run", len(names), 0, 255)
-    header = HEADER.pack(b"", MAGIC, VERSION, KINDS.index(kind), run.fingerprint,
-                         digest_symbols(images), len(names))[8:] + names
-    return basics.digest(header, body) + header
-
-
-def digest_symbols(images):
-    """Checksum of all y and z of a list of Coded."""
-    return basics.digest(*itertools.chain.from_iterable(
-        (image.y.astype("<i4", copy=False), image.z.astype("<i4", copy=False))
-        for image in images))
-
-
-def parse_example(content):
-    """tf.train.Example of bytes, or DecodeError; drops what C++ and Python print about damage."""
-    stderr = os.dup(2)
-    with open(os.devnull, "w") as null:
-        os.dup2(null.fileno(), 2)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return tf.train.Example.FromString(content)
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
-def unpack(content):
-    """Header and body of a file: of a .tfci a tf.train.Example, else bytes.
-
-    The header is None in a file of the original. Raises UserError if the file is neither ours and
-    intact nor possibly the original's.
-    """
-    if content[8:12] == MAGIC and len(content) >= HEADER.size:
-        end = HEADER.size + content[HEADER.size - 1]
-        return unpack_header(content[:end], content[end:]), content[end:]
-    try:
-        example = parse_example(content)
-    except google.protobuf.message.DecodeError:
-        raise basics.UserError("not a compressed file of these scripts, or a damaged one")
-    feature = example.features.feature
-    if "header" in feature:
-        packed = b"".join(feature.pop("header").bytes_list.value)
-        header = unpack_header(packed, example.SerializeToString(deterministic=True))
-        script = b"".join(feature["MD"].bytes_list.value).decode(errors="replace")
-        return header._replace(script=script), example
-    if not feature:
-        raise basics.UserError("not a compressed file of these scripts, or a damaged one")
-    if set(feature) != set(TFCI_FEATURES):
-        raise basics.UserError("not a compressed file: a .tfci with the features %s" % sorted(feature))
-    return None, example
-
-
-def unpack_header(header, body):
-    """Header of a file; UserError unless it is intact and of this version."""
-    if len(header) < HEADER.size or header[:8] != basics.digest(header[8:], body):
-        raise basics.UserError("damaged: its checksum does not match")
-    _, magic, version, kind, model, symbols, _ = HEADER.unpack(header[:HEADER.size])
-    if (magic, version) != (MAGIC, VERSION):
-        raise basics.UserError("format %r version %d; accepted is %r version %d"
-                         % (magic, version, MAGIC, VERSION))
-    basics.bounded("damaged: the kind of latents", kind, 0, len(KINDS) - 1)
-    script, _, run_name = header[HEADER.size:].decode(errors="replace").partition(" ")
-    return Header(KINDS[kind], model, symbols, script, run_name)
-
-
-def check_shape(shape):
-    """(num_imgs, H, W) as a tuple; UserError unless a file may have them."""
-    if min(shape) < 1 or max(shape[1:]) >= 2 ** 16 or np.prod(
-            shape, dtype=np.float64) > MAX_FILE_PIXELS:
-        raise basics.UserError("%d images of %d x %d; accepted are sides under %d, 1 to %d pixels in all"
-                         % (tuple(shape) + (2 ** 16, MAX_FILE_PIXELS)))
-    return tuple(map(int, shape))
-
-
-# The range of symbols: constriction's coders need it, tight and stored.
-
-def value_range(name, *arrays):
-    """(lowest, highest) integer of arrays, one apart at least, as the coder needs it."""
-    low = int(min(v.min() for v in arrays))
-    high = max(low + 1, int(max(v.max() for v in arrays)))
-    return check_range(name, low, high)
-
-
-def check_range(name, low, high):
-    """(low, high); UserError unless they are a range that is accepted for y or z."""
-    basics.bounded("the lowest %s" % name, low, -MAX_SYMBOL, MAX_SYMBOL - 1)
-    most = MAX_SYMBOL if name == "y" else min(MAX_SYMBOL, low + MAX_Z_VALUES - 1)
-    return low, basics.bounded("the highest %s" % name, high, low + 1, most)
-
-
 # y under Gaussians and z under p(z), pushed to and popped from an ANS coder (a stack).
 
 def push_y(coder, y, y_range, mean, std):
@@ -713,36 +581,6 @@ def pop_z(coder, shape, z_range, pmf):
     return np.stack(channels, -1).reshape(shape) + z_range[0]
 
 
-def pack_iinc(kind, script, run, shape, ranges, images, coder, extra=b""):
-    """Bytes of an .iinc."""
-    body = (BODY.pack(*shape, *itertools.chain(*ranges))
-            + bytes(image.offset for image in images) + extra + coder.get_compressed().tobytes())
-    return pack_header(kind, script, run, body, images) + body
-
-
-def parse_iinc(kind, body):
-    """File of the body of an .iinc; UserError if a field is not what is accepted."""
-    def take(size):
-        nonlocal body
-        if len(body) < size:
-            raise basics.UserError("damaged: too short")
-        taken, body = body[:size], body[size:]
-        return taken
-    fields = BODY.unpack(take(BODY.size))
-    shape = check_shape(fields[:3])
-    y_range, z_range = check_range("y", *fields[3:5]), check_range("z", *fields[5:])
-    offsets, fit, initial = take(shape[0]), None, (0, b"")
-    if kind == "bits-back":
-        its, lr, seed, num_bytes = FIT.unpack(take(FIT.size))
-        fit = Fit(basics.bounded("the number of iterations", its, 0, MAX_ITS),
-                  basics.bounded("the learning rate", lr, 0, 1e6),
-                  basics.bounded("the seed", seed, 0, MAX_SEED))
-        initial = num_bytes, take(8) if num_bytes else b""
-    if len(body) % 4 or body[-4:] == bytes(4):
-        raise basics.UserError("damaged: not words of an ANS coder")
-    return File(shape, y_range, z_range, offsets, fit, initial, np.frombuffer(body, "<u4"))
-
-
 # Centred and integer latents: one ANS coder for all images of the file; y of each image, and on
 # top of it z under p(z). Centred: y around mu(z_hat), z around its median.
 
@@ -750,13 +588,13 @@ def settle(decoder, centred, y, z):
     """List of Coded of discrete y, z [num_imgs, h, w, N], each on the first grid that suits it."""
     origin = decoder.median if centred else 0.
     z = np.rint(z - origin)
-    z_range = value_range("z", z)
+    z_range = fileformat.value_range("z", z)
 
     def settled(y, z, offset):
         decoder.prior(z_range, offset, origin=origin)  # NearEdge here, and not when it is coded
         shift, _, _ = decoder.conditional(z + origin, offset, centred)
         integers = np.rint(y - shift)
-        value_range("y", integers)  # UserError before the picture is computed
+        fileformat.value_range("y", integers)  # UserError before the picture is computed
         return Coded(offset, integers.astype(np.int32), z.astype(np.int32),
                      (integers + shift, z + origin), decoder.picture(integers + shift, offset))
     return [grid.first_offset(functools.partial(settled, y[k:k + 1], z[k:k + 1]))
@@ -766,7 +604,7 @@ def settle(decoder, centred, y, z):
 def encode_base(centred, decoder, shape, latents, script, initial_bits=b""):
     """See Codec."""
     images = settle(decoder, centred, *latents)
-    y_range, z_range = (value_range(name, *arrays) for name, arrays in (
+    y_range, z_range = (fileformat.value_range(name, *arrays) for name, arrays in (
         ("y", [image.y for image in images]), ("z", [image.z for image in images])))
     coder = constriction.stream.stack.AnsCoder()
     for image in reversed(images):
@@ -774,7 +612,7 @@ def encode_base(centred, decoder, shape, latents, script, initial_bits=b""):
         push_y(coder, image.y, y_range, mean, std)
         push_z(coder, image.z, z_range, decoder.prior(
             z_range, image.offset, origin=decoder.median if centred else 0.))
-    content = pack_iinc("centred" if centred else "integer", script, decoder.run, shape,
+    content = fileformat.pack_iinc("centred" if centred else "integer", script, decoder.run, shape,
                         (y_range, z_range), images, coder)
     return content, images, {}
 
@@ -792,53 +630,31 @@ def decode_base(centred, decoder, file, with_initial_bits):
     return images, b""
 
 
-# Centred latents as the original has them, a .tfci: tfc's range coder in single precision, with one
-# thread, and our header. It is as portable as the original's: if mu or sigma come out otherwise on
-# another machine, that refuses it. Images are coded in the batches in which they were processed.
-
-TFCI_FEATURES = ("\x01", "\x02", "\x03", "\x04", "\x05")
-
-
 def encode_tfci(decoder, shape, latents, script, initial_bits=b""):
     """See Codec: the original's five features, its model identifier, offsets, and our header."""
     images = settle(decoder, True, *latents)
     example = tf.train.Example()
     feature = example.features.feature
-    for batch in split_batches(images, shape):
+    for batch in fileformat.split_batches(images, shape):
         y, z = (np.concatenate(arrays) for arrays in zip(*(image[1:3] for image in batch)))
         coder = decoder.range_coder(len(batch))
-        for key, strings in zip(TFCI_FEATURES, coder.encode(y, z)):
+        for key, strings in zip(fileformat.TFCI_FEATURES, coder.encode(y, z)):
             feature[key].bytes_list.value.extend(strings)
-    for key, sides in zip(TFCI_FEATURES[2:], latent_shapes(*shape[1:])):
+    for key, sides in zip(fileformat.TFCI_FEATURES[2:], fileformat.latent_shapes(*shape[1:])):
         feature[key].int64_list.value[:] = sides
     feature["MD"].bytes_list.value[:] = [script.encode()]
     if any(image.offset for image in images):
         feature["offsets"].bytes_list.value[:] = [bytes(image.offset for image in images)]
-    header = pack_header("centred", "", decoder.run,
+    header = fileformat.pack_header("centred", "", decoder.run,
                          example.SerializeToString(deterministic=True), images)
     feature["header"].bytes_list.value[:] = [header]
     return example.SerializeToString(deterministic=True), images, {}
 
 
-def parse_tfci(example):
-    """File of a .tfci; UserError if its features don't belong together."""
-    feature = example.features.feature
-    strings = [list(feature[key].bytes_list.value) for key in TFCI_FEATURES[:2]]
-    shapes = tuple(tuple(feature[key].int64_list.value) for key in TFCI_FEATURES[2:])
-    offsets = b"".join(feature["offsets"].bytes_list.value) or bytes(len(strings[0]))
-    if len(shapes[0]) != 2 or not 0 < len(strings[0]) == len(strings[1]) == len(offsets):
-        raise basics.UserError("damaged: shapes %s of %d and %d strings, %d offsets"
-                         % (shapes, len(strings[0]), len(strings[1]), len(offsets)))
-    shape = check_shape((len(strings[0]),) + shapes[0])
-    if shapes != latent_shapes(*shapes[0]):
-        raise basics.UserError("damaged: latents of %s for images of %s" % (shapes[1:], shapes[0]))
-    return File(shape, None, None, offsets, None, (0, b""), strings)
-
-
 def decode_tfci(decoder, file, with_initial_bits):
     """See Codec."""
     images, offsets = [], iter(file.offsets)
-    for strings in zip(*(split_batches(strings, file.shape) for strings in file.payload)):
+    for strings in zip(*(fileformat.split_batches(strings, file.shape) for strings in file.payload)):
         coder = decoder.range_coder(len(strings[0]))
         for y, z, offset in zip(*(arrays[:, None] for arrays in coder.decode(*strings)), offsets):
             shift, _, _ = decoder.conditional(z + decoder.median, offset, centred=True)
@@ -878,7 +694,7 @@ def posterior_range(z_mean, z_logvar):
     edges = np.stack([z_mean - width, z_mean + width]) / Z_WIDTH
     if not np.isfinite(edges).all():
         raise basics.UserError("the model gives a q(z|y) that is not finite")
-    return value_range("z", np.rint(edges))
+    return fileformat.value_range("z", np.rint(edges))
 
 
 def initial_coder(model, initial_bits, seed):
@@ -912,9 +728,9 @@ def encode_bits_back(decoder, shape, latents, script, initial_bits=b""):
     """
     y_hat, fit = np.rint(latents[0])[:, None], latents[1]
     fit = fit._replace(lr=float(np.float32(fit.lr)))
-    basics.bounded("the number of iterations of the fit of q", fit.its, 0, MAX_ITS)
+    basics.bounded("the number of iterations of the fit of q", fit.its, 0, fileformat.MAX_ITS)
     posteriors, records = zip(*(decoder.fit(y, fit) for y in y_hat))
-    y_range, z_range = value_range("y", y_hat), posterior_range(*map(np.stack, zip(*posteriors)))
+    y_range, z_range = fileformat.value_range("y", y_hat), posterior_range(*map(np.stack, zip(*posteriors)))
     coder, images, bits = None, [], []
 
     def coded(y, q, offset):
@@ -939,8 +755,8 @@ def encode_bits_back(decoder, shape, latents, script, initial_bits=b""):
     values = dict(popped_z_bits=popped, pushed_y_bits=pushed_y, pushed_z_bits=pushed_z,
                   net_bpp=np.full(shape[0], (pushed_y + pushed_z - popped).sum() / np.prod(shape)),
                   rate_records=records)
-    extra = FIT.pack(*fit, len(initial_bits)) + (basics.digest(initial_bits) if initial_bits else b"")
-    content = pack_iinc("bits-back", script, decoder.run, shape, (y_range, z_range), images, coder,
+    extra = fileformat.FIT.pack(*fit, len(initial_bits)) + (basics.digest(initial_bits) if initial_bits else b"")
+    content = fileformat.pack_iinc("bits-back", script, decoder.run, shape, (y_range, z_range), images, coder,
                         extra)
     return content, images, values
 
@@ -980,7 +796,7 @@ def parse_file(content, run):
 
     UserError if it is damaged or not of this run.
     """
-    header, body = unpack(content)
+    header, body = fileformat.unpack(content)
     codec = IINC[header.kind] if isinstance(body, bytes) else TFCI
     if not header and run.model != "base":
         raise basics.UserError("a file of the original's mbt2018.py, which ours decodes")
@@ -994,7 +810,7 @@ def parse_file(content, run):
         raise basics.UserError("a .tfci of %s latents; accepted are centred ones" % header.kind)
     if codec.model != run.model:
         raise basics.UserError("of %s latents, which %s model does not have" % (codec.kind, run.model))
-    return header, codec, parse_tfci(body) if codec is TFCI else parse_iinc(codec.kind, body)
+    return header, codec, fileformat.parse_tfci(body) if codec is TFCI else fileformat.parse_iinc(codec.kind, body)
 
 
 class Option(typing.NamedTuple):
@@ -1210,7 +1026,7 @@ class Compressor:
     def compress(self, images, initial_bits=b""):
         """The file of uint8 [num_imgs, H, W, 3], the results, an optimisation record per batch."""
         args, shape = self.args, images.shape[:3]
-        batches = split_batches(images, shape)
+        batches = fileformat.split_batches(images, shape)
         records = [[] for _ in batches] if args.save_opt_record else []
         latents = [self.method.infer(self.graph_for(x.shape)._replace(record=record), x, args)
                    for x, record in itertools.zip_longest(batches, records)]
@@ -1219,10 +1035,10 @@ class Compressor:
         decoder = Decoder(self.run, *shape[1:], args.threads, is_encoder=True)
         content, coded, values = self.codec.encode(decoder, shape, latents, args.script,
                                                    initial_bits)
-        coded_batches = split_batches(coded, shape)
+        coded_batches = fileformat.split_batches(coded, shape)
         metrics = [self.evaluate(decoder, *pair) for pair in zip(batches, coded_batches)]
         records = [self.record_arrays(*of) for of in zip(records, batches, coded_batches)]
-        for record, fits in zip(records, split_batches(values.pop("rate_records", ()), shape)):
+        for record, fits in zip(records, fileformat.split_batches(values.pop("rate_records", ()), shape)):
             if fits[0]:  # not of a fit of no iterations
                 t, bpp = np.transpose(fits)
                 record.update(rate_its=t[:, 0], rate=bpp)
@@ -1389,7 +1205,7 @@ def require_compressible(path, N, method, jobs=1):
     """UserError unless so many processes can compress an image or .npy that was found."""
     shape = read_images(path).shape[:3]
     with basics.errors_of(path):
-        batch = len(split_batches(range(check_shape(shape)[0]), shape)[0])
+        batch = len(fileformat.split_batches(range(fileformat.check_shape(shape)[0]), shape)[0])
         machine.require_memory(N, shape, batch, method.has_descent, jobs)
 
 
@@ -1511,28 +1327,6 @@ def mean(values):
     """Mean of those that are finite, as MS-SSIM of small images is not; nan if none is."""
     values = np.asarray(values)[np.isfinite(values)]
     return values.mean() if values.size else np.nan
-
-
-def require_replaceable(path, initial_bits):
-    """UserError if `path` is something that can't be made again.
-
-    That is: no compressed file, or one that holds other initial bits.
-    """
-    if not os.path.isfile(path) or not os.path.getsize(path):
-        return
-    content, num_bytes, is_ours = basics.read_bytes(path), 0, False
-    with contextlib.suppress(google.protobuf.message.DecodeError):
-        is_ours = content[8:12] == MAGIC or set(TFCI_FEATURES) <= set(
-            parse_example(content).features.feature)
-    if not is_ours:
-        raise basics.UserError("%s: is there and not a compressed file; %s" % (path, basics.QUOTE))
-    with contextlib.suppress(basics.UserError):  # damaged
-        header, body = unpack(content)
-        if isinstance(body, bytes):  # an .iinc
-            num_bytes, checksum = parse_iinc(header.kind, body).initial
-    if num_bytes and checksum != basics.digest(initial_bits):
-        raise basics.UserError("%s: is there and holds %d bytes of other --initial_bits; decompress them "
-                         "and remove it first" % (path, num_bytes))
 
 
 IMAGE_CACHE_BYTES = 2 ** 31  # decoded training images are kept in memory up to so many in all
@@ -1981,7 +1775,7 @@ def require_targets(file, target, many, initial_bits):
         basics.require_writable(path, missing=1)
     if file.output:
         basics.require_writable(file.output, missing=int(many))
-        require_replaceable(file.output, initial_bits)
+        fileformat.require_replaceable(file.output, initial_bits)
 
 
 def codec_for(method, output):
@@ -2120,7 +1914,7 @@ def decompress(method, args):
         images, bits = codec.decode(Decoder(run, *file.shape[1:], args.threads), file,
                                     bool(initial_bits))
         bits = bits[:file.initial[0]]
-        if header and digest_symbols(images) != header.symbols:
+        if header and fileformat.digest_symbols(images) != header.symbols:
             raise basics.UserError("decodes to other latents than were encoded")
         if initial_bits and basics.digest(bits) != file.initial[1]:
             raise basics.UserError("decodes to other initial bits than were encoded")

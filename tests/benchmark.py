@@ -39,7 +39,7 @@ def import_scripts(side, kind):
 
     `script` runs mbt2018.py, which does not need sga and its tensorflow_probability.
     """
-    global nic, np, tf, tfc, mbt2018, sga
+    global nic, clusters, layers, np, tf, tfc, mbt2018, sga
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if side == "baseline":
         os.environ["TF_CPU_ALLOCATOR_USE_BFC"] = "false"
@@ -47,6 +47,7 @@ def import_scripts(side, kind):
         import tensorflow.compat.v1
         tensorflow.compat.v1.autograph.experimental.do_not_convert = lambda function: function
     import tf_boilerplate as nic
+    from plumbing import clusters, layers
     import numpy as np
     import tensorflow.compat.v1 as tf
     import tensorflow_compression as tfc

@@ -11,12 +11,18 @@ import subprocess
 import sys
 import unittest.mock
 
+TESTS = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(TESTS)
+sys.path.insert(0, ROOT)
+# Before the first session, after which TensorFlow heeds it no more: scripts set it themselves.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 import numpy as np
 import PIL.Image
 import pytest
 
-TESTS = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(TESTS)
+from plumbing import fileformat
+
 GOLDEN = os.path.join(TESTS, "golden")
 SHIPPED = os.path.join(ROOT, "results", "models")
 CHECKPOINTS = os.path.join(GOLDEN, "checkpoints")
@@ -28,10 +34,6 @@ NPY = os.path.join(GOLDEN, "images", "face-2x192x256.npy")
 
 # Both golden images; the larger is slow for iterative methods.
 IMAGES = [pytest.param(NPY, id="npy", marks=pytest.mark.slow), pytest.param(PNG, id="png")]
-
-sys.path.insert(0, ROOT)
-# Before the first session, after which TensorFlow heeds it no more: scripts set it themselves.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def pytest_configure(config):
@@ -130,12 +132,12 @@ def pixels(path):
 def reported_pixels():
     """A list that gets, of every file that is packed, the pixels whose metrics are reported."""
     nic, reported = importlib.import_module("tf_boilerplate"), []
-    pack = nic.pack_header
+    pack = fileformat.pack_header
 
     def spy(kind, script, run, body, images):
         reported.append(np.concatenate([image.x_hat for image in images]))
         return pack(kind, script, run, body, images)
-    with unittest.mock.patch.object(nic, "pack_header", spy):
+    with unittest.mock.patch.object(fileformat, "pack_header", spy):
         yield reported
 
 

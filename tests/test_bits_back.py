@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tf_boilerplate as nic
-from plumbing import grid
+from plumbing import fileformat, grid
 import tensorflow.compat.v1 as tf
 
 import bb_no_sga
@@ -81,7 +81,7 @@ def decoder_of_npy(threads=2):
 
 def fit(decoder, y_hat, its):
     """q of every image, and the rates of all, means over 16 draws of z."""
-    fitted = [decoder.fit(y, nic.Fit(its, 5e-3, 0))[0] for y in y_hat]
+    fitted = [decoder.fit(y, fileformat.Fit(its, 5e-3, 0))[0] for y in y_hat]
     rates = [decoder.sampled_rates(y, *q, 0, range(1000, 1016)) for y, q in zip(y_hat, fitted)]
     return fitted, {name: np.array([rate[name].mean() for rate in rates]) for name in rates[0]}
 
@@ -155,9 +155,9 @@ def test_the_noise_of_z_is_the_same_for_every_image():
 def test_fit_sees_y_hat_alone(y_hat):
     """Not what was fitted before it: the start is h_a(y_hat), and Adam forgets."""
     decoder = decoder_of_npy()
-    first, second = (np.array(decoder.fit(y, nic.Fit(5, 5e-3, 0))[0]) for y in y_hat)
+    first, second = (np.array(decoder.fit(y, fileformat.Fit(5, 5e-3, 0))[0]) for y in y_hat)
     assert abs(first - second).max() > .1
-    np.testing.assert_array_equal(decoder.fit(y_hat[0], nic.Fit(5, 5e-3, 0))[0], first)
+    np.testing.assert_array_equal(decoder.fit(y_hat[0], fileformat.Fit(5, 5e-3, 0))[0], first)
 
 
 def test_all_of_q_is_coded():

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from plumbing import basics
+from plumbing import basics, fileformat
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT, TINY, command,
                       compress, load, parsed, run, run_of, run_process, write_image)
 
@@ -165,7 +165,7 @@ def test_record_of_a_folder_and_early_stops(script, folder, tmp_path, monkeypatc
         assert losses.shape[1] == 1 and len(losses) >= 2
         best = losses.min() if script == "ste" else losses[-1, 0]
         assert best == pytest.approx(cost, rel=0.05)  # of 8-bit pixels
-    monkeypatch.setattr(nic, "BATCH_PIXELS", 192 * 256)
+    monkeypatch.setattr(fileformat, "BATCH_PIXELS", 192 * 256)
     compress(script, tmp_path / "npy", NPY, "--save_opt_record", "--its", 2)
     assert len(list((tmp_path / "npy" / "results").glob("opt-*-batch=?.npz"))) == 2
 
@@ -354,7 +354,7 @@ def test_large_npy_is_processed_in_batches(tmp_path, monkeypatch):
     images = np.load(NPY)[:, :64, :48].repeat(3, axis=0)
     np.save(tmp_path / "six.npy", images)
     whole = compress("mbt2018", tmp_path, tmp_path / "six.npy")
-    monkeypatch.setattr(nic, "BATCH_PIXELS", 4 * 64 * 48)
+    monkeypatch.setattr(fileformat, "BATCH_PIXELS", 4 * 64 * 48)
     split = compress("mbt2018", tmp_path, tmp_path / "six.npy")
     assert list(split["batch_sizes"]) == [4, 2] and list(whole["batch_sizes"]) == [6]
     np.testing.assert_allclose(split["est_bpp"], whole["est_bpp"], rtol=1e-5)

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import tf_boilerplate as nic
-from plumbing import basics, grid
+from plumbing import basics, fileformat, grid
 import tensorflow.compat.v1 as tf
 
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT,
@@ -145,7 +145,7 @@ def test_npy_of_several_batches(script, tmp_path, monkeypatch):
     """One file for all of them."""
     images = np.load(NPY)[:, :80, :64].repeat(2, axis=0)
     np.save(tmp_path / "four.npy", images)
-    monkeypatch.setattr(nic, "BATCH_PIXELS", 3 * 80 * 64)
+    monkeypatch.setattr(fileformat, "BATCH_PIXELS", 3 * 80 * 64)
     results = compress(script, tmp_path, tmp_path / "four.npy", *FAST[script],
                        output=tmp_path / "file")
     decoded = decompress(script, tmp_path / "file", tmp_path / "out.npy").astype(np.float64)
@@ -165,9 +165,9 @@ def test_write_names_the_file(tmp_path):
 
 def test_names_that_the_header_has_no_room_for():
     run = nic.find_run(CHECKPOINTS, BASE_RUN)
-    nic.pack_header("integer", "sga", run._replace(name="x" * 251), b"", [])
+    fileformat.pack_header("integer", "sga", run._replace(name="x" * 251), b"", [])
     with pytest.raises(basics.UserError, match="256"):
-        nic.pack_header("integer", "sga", run._replace(name="x" * 252), b"", [])
+        fileformat.pack_header("integer", "sga", run._replace(name="x" * 252), b"", [])
 
 
 # ------------------------------------------------------------------------ the decoder
@@ -300,7 +300,7 @@ def test_the_original_reads_ours(script, tmp_path):
         y_string, z_string, x_shape, y_shape, z_shape = tensors
         bottleneck = nic.tfc.EntropyBottleneck(name="entropy_bottleneck", dtype=tf.float32)
         z_hat = bottleneck.decompress(z_string, tf.concat([z_shape, [16]], 0), channels=16)
-        _, y_static, z_static = nic.latent_shapes(197, 251)
+        _, y_static, z_static = fileformat.latent_shapes(197, 251)
         z_hat.set_shape((1,) + z_static + (16,))
         mu, sigma = tf.split(nic.hyper_synthesis_transform(16)(z_hat)[
             :, :y_shape[0], :y_shape[1]], 2, axis=-1)

@@ -10,7 +10,7 @@ import struct
 import numpy as np
 import pytest
 import tf_boilerplate as nic
-from plumbing import basics, machine
+from plumbing import basics, fileformat, machine
 import tensorflow.compat.v1 as tf
 
 from conftest import GOLDEN, WRITERS, decompress
@@ -106,7 +106,7 @@ def fields_of(content):
     """Bytes of each field of an .iinc, in order, without the checksum of them all."""
     sizes = dict(magic=4, version=1, kind=1, model=8, latents=8, length=1, names=content[30],
                  num_imgs=4, height=2, width=2, y_low=2, y_high=2, z_low=2, z_high=2, offsets=2)
-    if content[13] == nic.KINDS.index("bits-back"):
+    if content[13] == fileformat.KINDS.index("bits-back"):
         sizes.update(its=4, lr=4, seed=4, payload=4)
     ends = list(itertools.accumulate([8] + list(sizes.values())))
     fields = {name: content[start:end] for name, start, end in zip(sizes, ends, ends[1:])}
@@ -134,7 +134,7 @@ def hostile_fields(fields):
         height=packed("H", 0, 65535), width=packed("H", 0, 65535),
         y_low=shorts, y_high=shorts, z_low=shorts, z_high=shorts,
         offsets=[b"", b"\0", bytes(3), b"\xff\xff"],
-        its=packed("I", 0, 1, 3, nic.MAX_ITS + 1, 2 ** 31, 2 ** 32 - 1),
+        its=packed("I", 0, 1, 3, fileformat.MAX_ITS + 1, 2 ** 31, 2 ** 32 - 1),
         lr=packed("f", *map(float, ("nan", "inf", "-inf", "-1", "-1e-45", "0", "1e6", "3e38"))),
         seed=packed("I", 1, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1),
         payload=packed("I", 1, 400, 2 ** 32 - 1),
@@ -148,8 +148,8 @@ def hostile_fields(fields):
     for sides in ((65535, 65535), (65535, 4096), (16384, 16384), (8192, 8192), (65535, 1)):
         yield dict(zip(("height", "width"), packed("H", *sides)))
     for low, high in ((-2 ** 15 + 1, 2 ** 15 - 1), (5, 4), (5, 5), (-1, 0),
-                      (2 ** 15 - 2, 2 ** 15 - 1), (0, nic.MAX_Z_VALUES - 1),
-                      (0, nic.MAX_Z_VALUES)):
+                      (2 ** 15 - 2, 2 ** 15 - 1), (0, fileformat.MAX_Z_VALUES - 1),
+                      (0, fileformat.MAX_Z_VALUES)):
         for axis in "yz":
             yield dict(zip((axis + "_low", axis + "_high"), packed("h", low, high)))
     if "payload" in fields:
@@ -172,7 +172,7 @@ def test_hostile_iinc(name, files, survives):
 def test_hostile_iinc_with_the_checksum_of_its_latents(name, files, survives, monkeypatch):
     """Its author can have decoded it before: the error or any picture."""
     fields = fields_of(files[name].content)
-    monkeypatch.setattr(nic, "digest_symbols", lambda images: fields["latents"])
+    monkeypatch.setattr(fileformat, "digest_symbols", lambda images: fields["latents"])
     pictures = [survives(name, with_checksum(dict(fields, **changed)), initial_bits)
                 for changed in hostile_fields(fields)
                 for initial_bits in (False, True)[:1 + (name == "bits-back")]]
@@ -223,12 +223,12 @@ def hostile_features():
                None] + [[string] * 2 for string in noise]
     shapes = [[], [2], [2, 2, 2], [0, 0], [-1, 64], [80, -64], [2 ** 62, 2 ** 62], [65535, 65535],
               [65536, 1], [5, 4], [2, 1], [79, 64], [80, 65], [b"80", b"64"], [80., 64.], None]
-    for name in nic.TFCI_FEATURES:
+    for name in fileformat.TFCI_FEATURES:
         yield from ({name: values} for values in (strings if name < "\3" else shapes))
     for strings in ([b""] * 2, [b"\xff" * 1000] * 2) + tuple([string] * 2 for string in noise):
-        yield dict(zip(nic.TFCI_FEATURES, (strings, strings)))
+        yield dict(zip(fileformat.TFCI_FEATURES, (strings, strings)))
     for size in ((65535, 4096), (16384, 16384), (8192, 8192), (1, 1), (2 ** 40, 16), (-80, -64)):
-        yield dict(zip(nic.TFCI_FEATURES[2:], map(list, nic.latent_shapes(*size))))
+        yield dict(zip(fileformat.TFCI_FEATURES[2:], map(list, fileformat.latent_shapes(*size))))
     for offsets in ([b""], [b"\0"], [bytes(3)], [bytes(1000)], [1, 2]):
         yield dict(offsets=offsets)
 
@@ -244,8 +244,8 @@ def test_hostile_tfci(files, survives):
 def test_hostile_tfci_with_the_checksum_of_its_latents(files, survives, monkeypatch):
     """Or without a header, as the original's: the error or any picture."""
     content = files["tfci"].content
-    latents = nic.unpack(content)[0].symbols
-    monkeypatch.setattr(nic, "digest_symbols", lambda images: latents)
+    latents = fileformat.unpack(content)[0].symbols
+    monkeypatch.setattr(fileformat, "digest_symbols", lambda images: latents)
     for changed in hostile_features():
         survives("tfci", example_of(content, changed, lambda header: header))
         survives("tfci", example_of(content, changed))
