@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tf_boilerplate as nic
-from plumbing import fileformat, grid
+from plumbing import coding, fileformat, grid
 import tensorflow.compat.v1 as tf
 
 import bb_no_sga
@@ -138,7 +138,7 @@ def test_a_file_tells_the_decoder_how_to_fit(script, tmp_path):
     file = tmp_path / "x.iinc"
     compress(script, tmp_path, write_image(tmp_path / "x.png", 64, 64), *FAST[script],
              "--rate_its", 3, "--rate_lr", .01, "--seed", 5, output=file)
-    content = nic.parse_file(file.read_bytes(), nic.find_run(CHECKPOINTS, BB_RUN))[2]
+    content = coding.parse_file(file.read_bytes(), nic.find_run(CHECKPOINTS, BB_RUN))[2]
     assert content.fit == (3, pytest.approx(.01), 5)
 
 
@@ -164,9 +164,9 @@ def test_all_of_q_is_coded():
     """Outside of the range of z is less than 1e-14 of the mass of q, in any element."""
     random = np.random.RandomState(0)
     z_mean, z_logvar = random.normal(0, 3, (1, 2, 2, 4)), random.normal(-4, 1, (1, 2, 2, 4))
-    std = np.exp(.5 * z_logvar) / nic.Z_WIDTH
-    for mean in (z_mean / nic.Z_WIDTH, 0 * z_mean):
-        low, high = nic.posterior_range(mean * nic.Z_WIDTH, z_logvar)
+    std = np.exp(.5 * z_logvar) / coding.Z_WIDTH
+    for mean in (z_mean / coding.Z_WIDTH, 0 * z_mean):
+        low, high = coding.posterior_range(mean * coding.Z_WIDTH, z_logvar)
         tails = [math.erfc(distance / 2 ** .5) for distance in np.ravel(
             [(mean - low + .5) / std, (high + .5 - mean) / std])]
         assert max(tails) < 1e-14
