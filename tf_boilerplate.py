@@ -32,7 +32,7 @@ import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 from tensorflow.python.util import deprecation
 
-from plumbing import basics, clusters, coding, fileformat, grid, layers, machine, workers
+from plumbing import basics, clusters, coding, fileformat, grid, image_files, layers, machine, workers
 from plumbing.coding import BITS_BACK, CENTRED, INTEGER
 from plumbing.fileformat import Fit, MAX_ITS, split_batches
 from plumbing.basics import UserError
@@ -806,121 +806,9 @@ class Compressor:
         return {name: values for name, values in arrays.items() if np.isfinite(values).all()}
 
 
-# What Pillow lacks to read files of these names.
-PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif"}
-DECODED = (".iinc.png", ".tfci.png")  # how decompress names a picture if it is not told
-
-
-def read_image(path):
-    """uint8 [H, W, 3] of an image file: 8-bit, first frame, EXIF rotation not applied.
-
-    Raises UserError if it is no image, damaged, or has more than 8 bits per channel.
-    """
-    try:
-        with PIL.Image.open(path) as image:
-            require_8_bits(image)
-            if image.mode[-1] in "Aa" or "transparency" in image.info:  # RGBA, LA, La, but not LAB
-                basics.note("%s: alpha channel dropped" % path)
-            if getattr(image, "n_frames", 1) > 1:
-                basics.note("%s: only the first of %d frames is read" % (path, image.n_frames))
-            return np.asarray(image.convert("RGB"))
-    except Exception as error:  # decoders raise many types on damaged files
-        reason = "" if isinstance(error, PIL.UnidentifiedImageError) else " (%s)" % error
-        suffix = os.path.splitext(path.lower())[1]
-        if suffix in PLUGINS and suffix not in readable_extensions():
-            reason = " (Pillow needs %s)" % PLUGINS[suffix]
-        raise basics.UserError("%s: not a readable image of 8 bits per channel%s" % (path, reason))
-
-
-def require_8_bits(image):
-    """UserError if an opened image has more than 8 bits per channel."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;") or _is_deep(image):
-        raise basics.UserError("more than 8 bits per channel (PIL mode %s)" % image.mode)
-
-
-def _is_deep(image):
-    """True if PIL would silently reduce more than 8 bits per channel, as in PNG, TIFF, PPM, SGI."""
-    if image.format in ("JPEG2000", "AVIF"):  # the depth is in the SIZ marker segment, or in av1C
-        with open(image.filename, "rb") as file:
-            head = file.read(2 ** 16)
-        if image.format == "AVIF":
-            return bool(re.search(b"av1C..[\x40-\x7f\xc0-\xff]", head, re.DOTALL))
-        start = head.find(b"\xff\x4f\xff\x51")
-        return start >= 0 and len(head) > start + 42 and (head[start + 42] & 127) + 1 > 8
-    if image.info.get("bit_depth", 8) > 8:  # of pillow-heif
-        return True
-    arguments = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
-    flat = list(itertools.chain.from_iterable(arguments))
-    return (any(tile[0] == "SGI16" for tile in image.tile)
-            or any(isinstance(a, str) and re.search(r";16[BLN]", a) for a in flat)
-            or image.format == "PPM" and any(isinstance(a, int) and a > 255 for a in flat))
-
-
-def read_images(path):
-    """uint8 [B, H, W, 3] of an image file (B = 1) or of a .npy.
-
-    Raises UserError unless a .npy holds uint8 (num_imgs, H, W, 3), none of them 0.
-    """
-    if not path.endswith(".npy"):
-        return read_image(path)[None]
-    try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # damaged headers raise many types
-        raise basics.UserError("%s: not a readable .npy file (%s)" % (path, error))
-    if not isinstance(images, np.ndarray):
-        raise basics.UserError("%s: not a readable .npy file" % path)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
-        raise basics.UserError("%s: holds %s %s, accepted is uint8 (num_imgs, H, W, 3)"
-                         % (path, images.dtype, images.shape))
-    return images
-
-
-def readable_extensions():
-    """Endings of the names of files that Pillow reads, not of those that it only writes."""
-    return tuple(extension for extension, kind in PIL.Image.registered_extensions().items()
-                 if kind in PIL.Image.OPEN)
-
-
-def find_images(imgs):
-    """(name for results, sorted paths, whether a folder or glob) of the <imgs> argument."""
-    if os.path.isdir(imgs):
-        extensions = readable_extensions()
-        names = [name for name in os.listdir(imgs) if not name.startswith(".")
-                 and os.path.isfile(os.path.join(imgs, name))]
-        paths = [os.path.join(imgs, name) for name in names if name.lower().endswith(extensions)]
-        skipped = [name for name in sorted(names) if not name.lower().endswith(extensions)]
-        if skipped:
-            missing = {plugin for suffix, plugin in PLUGINS.items()
-                       if any(name.lower().endswith(suffix) for name in skipped)}
-            basics.note("%d of %d files in %s are skipped, which Pillow does not read%s: %s" % (
-                len(skipped), len(names), imgs, " without " * bool(missing)
-                + " or ".join(sorted(missing)), ", ".join(skipped)))
-        name = os.path.basename(os.path.abspath(imgs))
-    elif os.path.exists(imgs):
-        return os.path.basename(imgs), [imgs], False
-    elif glob.has_magic(imgs):
-        paths = [path for path in glob.glob(imgs) if os.path.isfile(path)]
-        folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
-        name = os.path.basename(os.path.commonpath(folders)) if folders else None
-    else:
-        raise basics.UserError("%s: no such image, .npy, folder or glob" % imgs)
-    decoded = [path for path in paths if path.endswith(DECODED)]
-    if 0 < len(decoded) < len(paths):
-        basics.note("%d of %d images of %s are skipped, which decompress wrote (%s)"
-             % (len(decoded), len(paths), imgs, " or ".join("*" + name for name in DECODED)))
-        paths = [path for path in paths if not path.endswith(DECODED)]
-    if not paths:
-        raise basics.UserError("%s: no image found there" % imgs)
-    if len(set(map(os.path.basename, paths))) < len(paths):
-        raise basics.UserError("%s: matches files of the same name, whose results would collide" % imgs)
-    if any(path.endswith(".npy") for path in paths):
-        raise basics.UserError("%s: matches a .npy file, which can only be given alone" % imgs)
-    return name, sorted(paths), True
-
-
 def require_compressible(path, N, method, jobs=1):
     """UserError unless so many processes can compress an image or .npy that was found."""
-    shape = read_images(path).shape[:3]
+    shape = image_files.read_images(path).shape[:3]
     with basics.errors_of(path):
         batch = len(fileformat.split_batches(range(fileformat.check_shape(shape)[0]), shape)[0])
         machine.require_memory(N, shape, batch, method.has_descent, jobs)
@@ -966,15 +854,6 @@ def path_for(settings, path):
         return path
     checksum = basics.digest(json.dumps(settings, sort_keys=True).encode()).hex()[:8]
     return "%s-%s.npz" % (path[:-len(".npz")], checksum)
-
-
-def write_images(path, images):
-    """Write uint8 [B, H, W, 3]: a .npy if `path` ends so, else the first image as a PNG."""
-    with basics.replacing(path) as temporary, open(temporary, "wb") as file:
-        if path.endswith(".npy"):
-            np.save(file, images)
-        else:
-            PIL.Image.fromarray(images[0]).save(file, format="PNG")
 
 
 def write_results(path, results):
@@ -1089,7 +968,7 @@ def matching(pattern):
     """Sorted paths of a glob, or of the images and .npy in a folder."""
     if not os.path.isdir(pattern):
         return sorted(glob.glob(pattern))
-    endings = readable_extensions() + (".npy",)
+    endings = image_files.readable_extensions() + (".npy",)
     return [os.path.join(pattern, name) for name in sorted(os.listdir(pattern))
             if name.lower().endswith(endings) and not name.startswith(".")]
 
@@ -1104,7 +983,7 @@ def training_image_size(path):
                                  % (image.dtype, image.shape))
             return image.shape[:2]
         with PIL.Image.open(path) as image:
-            require_8_bits(image)
+            image_files.require_8_bits(image)
             return image.size[::-1]
     except Exception as error:  # decoders raise many types on damaged files
         raise basics.UserError("%s: not a training image (%s)" % (path, error))
@@ -1119,7 +998,7 @@ def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_
     num_replicas times the size would see.
     """
     def read(path):
-        return np.load(path, allow_pickle=False) if path.endswith(".npy") else read_image(path)
+        return np.load(path, allow_pickle=False) if path.endswith(".npy") else image_files.read_image(path)
     read = functools.lru_cache(maxsize=None)(read) if in_memory else read
 
     def order():
@@ -1297,7 +1176,7 @@ class Validation(tf.train.CheckpointSaverListener):
     def after_save(self, session, global_step_value):
         step, run = int(global_step_value), find_run(*os.path.split(self.folder))
         compressor = Compressor(self.method, run, self.args)
-        results = [compressor.compress(read_images(path))[1] for path in self.paths]
+        results = [compressor.compress(image_files.read_images(path))[1] for path in self.paths]
         means = {name: float(np.mean(np.concatenate([result[name] for result in results])))
                  for name in ("rd_cost", "est_bpp", "mse", "psnr")}
         basics.print_line("step=%d validation rd_cost=%.4f bpp=%.4f mse=%.3f psnr=%.3f"
@@ -1444,7 +1323,7 @@ def compress(method, args):
     """
     run = usable_run(args, method)
     args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
-    found = source, paths, many = find_images(args.imgs)
+    found = source, paths, many = image_files.find_images(args.imgs)
     check_flags(args, paths, many)
     jobs = min(args.jobs, len(paths))
     args.threads = args.threads and max(1, args.threads // jobs)
@@ -1503,7 +1382,7 @@ def planned_files(source, settings, base, output, suffix, with_records):
     `suffix`; or None. The results of other settings or images stay as they are.
     """
     _, paths, many = source
-    images = [basics.digest(read_images(path)).hex() for path in paths]
+    images = [basics.digest(image_files.read_images(path)).hex() for path in paths]
     target = base and path_for(dict(settings, image=images), base)
     if target != base:
         basics.note("%s is of other settings or images, and stays" % base)
@@ -1577,7 +1456,7 @@ def compress_file(compressor, file):
 
     Of a .npy of several batches a record for each, as they may stop at different iterations.
     """
-    images = read_images(file.path)
+    images = image_files.read_images(file.path)
     content, result, records = compressor.compress(images, read_initial_bits(compressor.args))
     for k, record in enumerate(records):
         batch = "-batch=%d" % k if len(records) > 1 else ""
@@ -1625,11 +1504,11 @@ def decompress(method, args):
             raise basics.UserError("decodes to other initial bits than were encoded")
     x_hat = np.concatenate([image.x_hat for image in images])
     if not args.force:
-        basics.require_unchanged(output, lambda: np.array_equal(read_images(output), x_hat))
+        basics.require_unchanged(output, lambda: np.array_equal(image_files.read_images(output), x_hat))
         basics.require_unchanged(initial_bits, lambda: basics.read_bytes(initial_bits) == bits)
     if initial_bits:
         basics.write_bytes(initial_bits, bits)
-    write_images(output, x_hat)
+    image_files.write_images(output, x_hat)
     print("decoded: %s" % output)
 
 

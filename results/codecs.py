@@ -15,7 +15,7 @@ import sys
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
 import tf_boilerplate as nic  # which makes Pillow read and write AVIF
-from plumbing import basics
+from plumbing import basics, image_files
 import numpy as np
 import PIL.Image
 import tqdm
@@ -46,14 +46,14 @@ def point(image, codec, value):
 
 
 def run(args):
-    source, paths, many = nic.find_images(args.images)
+    source, paths, many = image_files.find_images(args.images)
     folder = os.path.join(args.output, source if many else os.path.splitext(source)[0], "codecs")
     basics.require_writable(os.path.join(folder, "x.csv"), missing=3)
     digests = table1.digests(paths)
     if not table1.is_of_images(folder, digests):
         raise basics.UserError("%s: is of other images; --output writes elsewhere" % folder)
     table1.write_settings(folder, dict(images=digests))
-    images = [image for path in paths for image in nic.read_images(path)]
+    images = [image for path in paths for image in image_files.read_images(path)]
     for name in args.codecs:
         codec, rows = CODECS[name], []
         for value in tqdm.tqdm(codec.values, name, disable=None, leave=False):

@@ -18,7 +18,7 @@ import tempfile
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
 import tf_boilerplate as nic
-from plumbing import basics
+from plumbing import basics, image_files
 import numpy as np
 import PIL.Image
 
@@ -37,7 +37,7 @@ def by_method(script, path, folder, options):
     models = ["--checkpoint_dir", os.path.join(RESULTS, "models")]
     result = main(models + ["compress", run_name, path, file, "--results_dir", ""] + options)
     main(models + ["decompress", run_name, file, file + ".png"])
-    return nic.read_image(file + ".png"), result["est_bpp"][0], result["psnr"][0]
+    return image_files.read_image(file + ".png"), result["est_bpp"][0], result["psnr"][0]
 
 
 def by_jpeg(image, bpp):

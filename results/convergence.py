@@ -16,7 +16,7 @@ import time
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(RESULTS))
 import tf_boilerplate as nic
-from plumbing import basics
+from plumbing import basics, image_files
 import numpy as np
 import sga
 import table1
@@ -57,7 +57,7 @@ def measure(image, path):
     table = []
     for run_name in RUNS:
         for setting, options in SETTINGS.items():
-            rows = descent(run_name, options, nic.read_images(image))
+            rows = descent(run_name, options, image_files.read_images(image))
             print(run_name, setting, "%.4f after %.1f s" % (rows[-1][2], rows[-1][1]))
             table += [[run_name, setting, t, "%.2f" % elapsed, "%.5f" % cost, "%.5f" % start]
                       for t, elapsed, cost, start in rows]

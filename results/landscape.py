@@ -17,7 +17,7 @@ import sys
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(RESULTS))
 import tf_boilerplate as nic
-from plumbing import basics
+from plumbing import basics, image_files
 import numpy as np
 import sga
 import table1
@@ -29,7 +29,7 @@ RESOLUTION = 81
 
 def read_large_image(path, side):
     """uint8 [H, W, 3] of an image file; UserError if it has less than side x side pixels."""
-    image = nic.read_image(path)
+    image = image_files.read_image(path)
     if min(image.shape[:2]) < side:
         raise basics.UserError("%s: %d x %d pixels, needs %d x %d"
                          % ((path,) + image.shape[:2] + (side, side)))

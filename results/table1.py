@@ -32,7 +32,7 @@ RESULTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(RESULTS)
 sys.path.insert(0, ROOT)
 import tf_boilerplate as nic
-from plumbing import basics, workers
+from plumbing import basics, image_files, workers
 import numpy as np
 
 # script, row of Table 1, label, colour: in the order of the table
@@ -545,7 +545,7 @@ def write_settings(folder, settings):
 
 def digests(paths):
     """Checksums of the images in files, by name."""
-    return {os.path.basename(path): basics.digest(nic.read_images(path)).hex() for path in paths}
+    return {os.path.basename(path): basics.digest(image_files.read_images(path)).hex() for path in paths}
 
 
 def is_of_images(folder, images):
@@ -590,7 +590,7 @@ def run(args):
     elif not args.images:
         raise basics.UserError("--images is missing")
     else:
-        source, paths, many = nic.find_images(args.images)
+        source, paths, many = image_files.find_images(args.images)
         name = (source if many else os.path.splitext(source)[0]) + (
             "-" + args.label if args.label else "")
         folders = [os.path.join(args.output, name)]

@@ -39,7 +39,7 @@ def import_scripts(side, kind):
 
     `script` runs mbt2018.py, which does not need sga and its tensorflow_probability.
     """
-    global nic, clusters, layers, np, tf, tfc, mbt2018, sga
+    global nic, clusters, layers, np, tf, tfc, mbt2018, sga, image_files
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if side == "baseline":
         os.environ["TF_CPU_ALLOCATOR_USE_BFC"] = "false"
@@ -47,7 +47,7 @@ def import_scripts(side, kind):
         import tensorflow.compat.v1
         tensorflow.compat.v1.autograph.experimental.do_not_convert = lambda function: function
     import tf_boilerplate as nic
-    from plumbing import clusters, layers
+    from plumbing import clusters, image_files, layers
     import numpy as np
     import tensorflow.compat.v1 as tf
     import tensorflow_compression as tfc
@@ -206,7 +206,7 @@ def sga_cost(side, lmbda, *argv):
     """All of SGA on the shipped image: at the paper's setting, or with --fast; options argv."""
     run_name = "mbt2018-num_filters=64-lmbda=%s" % lmbda
     args = options("--lambda", lmbda, *map(str, argv), *([] if side == "baseline" else ["--fast"]))
-    x, costs = nic.read_images(IMAGE), []
+    x, costs = image_files.read_images(IMAGE), []
     it = (Baseline if side == "baseline" else Ours)(args, nic.find_run(MODELS, run_name), x)
     def whole():
         it.restart()

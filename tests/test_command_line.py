@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from plumbing import basics, fileformat
+from plumbing import basics, fileformat, image_files
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT, TINY, command,
                       compress, load, parsed, run, run_of, run_process, write_image)
 
@@ -581,8 +581,8 @@ def test_msssim_is_an_average_of_those_that_have_one(tmp_path, capfd):
 
 def found_in(imgs):
     """Names of the files that compress finds, and reads."""
-    _, paths, _ = nic.find_images(str(imgs))
-    assert all(nic.read_images(path).dtype == np.uint8 for path in paths)
+    _, paths, _ = image_files.find_images(str(imgs))
+    assert all(image_files.read_images(path).dtype == np.uint8 for path in paths)
     return [os.path.basename(path) for path in paths]
 
 

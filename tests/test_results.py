@@ -28,7 +28,7 @@ import landscape
 import table1
 import training
 import tf_boilerplate as nic
-from plumbing import basics, workers
+from plumbing import basics, image_files, workers
 
 
 @pytest.mark.parametrize("dataset, script, expected, cost", [
@@ -626,7 +626,7 @@ def test_compare(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(compare, "draw", lambda original, compressed, path: drawn.append(
         (original, compressed)))
-    nic.write_images(str(tmp_path / "crop.png"), nic.read_images(
+    image_files.write_images(str(tmp_path / "crop.png"), image_files.read_images(
         os.path.join(ROOT, "results", "images", "face-384x384.png"))[:, 100:292, 100:292])
     compare.main([str(tmp_path / "crop.png"), "--fast", "--output", str(tmp_path / "x.png")])
     (original, compressed), = drawn
