@@ -32,7 +32,7 @@ import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 from tensorflow.python.util import deprecation
 
-from plumbing import basics, clusters, coding, fileformat, grid, image_files, layers, machine, workers
+from plumbing import basics, clusters, coding, fileformat, grid, image_files, layers, machine, runs, workers
 from plumbing.coding import BITS_BACK, CENTRED, INTEGER
 from plumbing.fileformat import Fit, MAX_ITS, split_batches
 from plumbing.basics import UserError
@@ -48,8 +48,6 @@ do_not_convert = tf.autograph.experimental.do_not_convert
 # Constants of the trained models: p(y|z)'s table of scales for range coding, floor of likelihoods.
 SCALES = np.exp(np.linspace(np.log(.11), np.log(256), 64))
 LIKELIHOOD_BOUND = 1e-9
-PRIOR_SCOPE = "entropy_bottleneck"
-OPTIMISER_VARIABLES = re.compile(r".*/Adam(_1)?|beta[12]_power(_1)?")
 
 
 def analysis_transform(N):
@@ -133,103 +131,6 @@ def factorized_prior(num_channels, scope="", dtype=tf.float32):
     return prior
 
 
-# name            <script>-num_filters=<N>-lmbda=<lambda>: a folder of checkpoint_dir
-# checkpoint      path prefix of its newest checkpoint
-# num_filters     N
-# step            number of training steps behind it
-# fingerprint     digest of the model's variables, whether or not optimiser slots are stored
-# resumable       whether the optimiser slots are there
-# model           "base" or "bits-back"
-Run = collections.namedtuple("Run", "name checkpoint num_filters step fingerprint resumable model")
-
-
-def newest_checkpoint(folder):
-    """Path prefix of the newest checkpoint in `folder`, or None.
-
-    It is in the file `checkpoint`; where that is missing, the one of the most steps.
-    """
-    state = None
-    with contextlib.suppress(UnicodeDecodeError):
-        state = tf.train.get_checkpoint_state(folder)
-    if state and state.model_checkpoint_path:
-        return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
-    found = [re.search(r"/model\.ckpt-(\d+)\.index$", path) for path in
-             glob.glob(os.path.join(glob.escape(folder), "*.index"))]
-    steps = [int(name.group(1)) for name in found if name]
-    return os.path.join(folder, "model.ckpt-%d" % max(steps)) if steps else None
-
-
-def find_run(checkpoint_dir, run_name):
-    """The Run in a folder of checkpoint_dir; UserError if there is no readable checkpoint."""
-    folder = os.path.join(checkpoint_dir, run_name)
-    checkpoint = newest_checkpoint(folder)
-    if not checkpoint:
-        runs = sorted(os.path.basename(other) for other in
-                      glob.glob(os.path.join(glob.escape(checkpoint_dir), "*"))
-                      if newest_checkpoint(other))
-        is_path = newest_checkpoint(run_name) and os.path.dirname(os.path.abspath(run_name))
-        raise basics.UserError("no checkpoint in %s; runs in %s: %s%s" % (
-            folder, checkpoint_dir, ", ".join(runs) or "none",
-            is_path and "; give --checkpoint_dir %s and the run's name" % is_path or ""))
-    try:
-        return read_run(checkpoint)
-    except tf.errors.OpError as error:
-        raise basics.UserError("%s: not a readable checkpoint (%s)" % (checkpoint, error.message))
-
-
-def read_run(checkpoint):
-    """Run of a checkpoint; UserError if it is not one of these models."""
-    reader = tf.train.NewCheckpointReader(checkpoint)
-    shapes = reader.get_variable_to_shape_map()
-    model = "base" if PRIOR_SCOPE + "/matrix_0" in shapes else "bits-back"
-    width = shapes.get("analysis_transform/layer_0/bias")
-    if not width or model == "bits-back" and "matrix_0" not in shapes:
-        raise basics.UserError("%s: not a checkpoint of mbt2018.py or mbt2018_bb.py" % checkpoint)
-    slots = {name for name in shapes if OPTIMISER_VARIABLES.fullmatch(name)}
-    names = sorted(set(shapes) - slots - {"global_step"})
-    fingerprint = basics.digest(*itertools.chain.from_iterable(
-        (name.encode(), np.asarray(reader.get_tensor(name))) for name in names))
-    step = int(reader.get_tensor("global_step")) if "global_step" in shapes else 0
-    return Run(os.path.basename(os.path.dirname(checkpoint)), checkpoint, width[0], step,
-               fingerprint, bool(slots), model)
-
-
-def run_lmbda(run_name):
-    """The lambda in a run's name; UserError if there is none."""
-    found = re.search(r"(?<![^\W_])lmbda=((\d+\.?\d*|\.\d+)(e[-+]?\d+)?)(?![\w.,])", run_name,
-                      re.ASCII | re.IGNORECASE)
-    if not found or not np.isfinite(float(found.group(1))):
-        raise basics.UserError("the run name %s has no lmbda=<number>; give --lambda" % run_name)
-    return float(found.group(1))
-
-
-def medians(run):
-    """[N] medians of a base model's p(z), around which centred z are rounded."""
-    quantiles = tf.train.load_checkpoint(run.checkpoint).get_tensor(PRIOR_SCOPE + "/quantiles")
-    return quantiles[:, 0, 1]
-
-
-def session_config(threads, gpu=True):
-    """Explicit numbers of threads, as floats depend on them; a GPU's memory as it is needed."""
-    threads = machine.num_threads(threads)
-    return tf.ConfigProto(intra_op_parallelism_threads=threads,
-                          inter_op_parallelism_threads=threads,
-                          device_count={} if gpu else {"GPU": 0},
-                          gpu_options=tf.GPUOptions(allow_growth=True))
-
-
-def restored_session(graph, run, config):
-    """Session with all global variables of the graph restored, in their precision, from a run."""
-    sess = tf.Session(graph=graph, config=config)
-    weights = tf.train.load_checkpoint(run.checkpoint)
-    with graph.as_default():
-        variables = tf.global_variables()
-    # At once, as each sess.run that has not been before takes some 10 ms.
-    sess.run([v.initializer for v in variables], {
-        v.initializer.inputs[1]: weights.get_tensor(v.op.name) for v in variables})
-    return sess
-
-
 MSSSIM_MIN_SIDE = 161
 
 
@@ -270,7 +171,7 @@ def base_rates(y, z, x_shape, scale_bound=0.):
     N = int(y.shape[-1])
     mu, log_sigma = gaussian_parameters(hyper_synthesis_transform(N), z, y.shape)
     y_mass = gaussian_mass(y, mu, tf.maximum(tf.exp(log_sigma), scale_bound))
-    z_mass = bin_mass(factorized_prior(N, PRIOR_SCOPE), z)
+    z_mass = bin_mass(factorized_prior(N, runs.PRIOR_SCOPE), z)
     rates = dict(est_y_bpp=bits_per_pixel(log_likelihood(y_mass), x_shape),
                  est_z_bpp=bits_per_pixel(log_likelihood(z_mass), x_shape))
     return dict(rates, est_bpp=rates["est_y_bpp"] + rates["est_z_bpp"]), mu
@@ -318,7 +219,7 @@ def quality_meter(shape, threads):
             psnr=tf.image.psnr(decoded, original, 255),
             msssim=msssim,
             msssim_db=-10 * tf.log(1 - msssim) / np.log(10))
-    sess = tf.Session(graph=graph, config=session_config(threads))
+    sess = tf.Session(graph=graph, config=runs.session_config(threads))
     return lambda x, x_hat: sess.run(metrics, dict(zip(inputs, (x, x_hat))))
 
 
@@ -408,7 +309,7 @@ class Decoder:
     def __init__(self, run, height, width, threads, is_encoder=False):
         self.edge, self.pixel_edge = (grid.EDGE, grid.PIXEL_EDGE) if is_encoder else (0, 0)
         self.run, is_base = run, run.model == "base"
-        self.median = medians(run).astype(np.float64) if is_base else None
+        self.median = runs.medians(run).astype(np.float64) if is_base else None
         N, (_, y_shape, z_shape) = run.num_filters, fileformat.latent_shapes(height, width)
         self.x_shape = 1, height, width
         self.y_shape, self.z_shape = (1,) + y_shape + (N,), (1,) + z_shape + (N,)
@@ -418,7 +319,7 @@ class Decoder:
             self.width = tf.placeholder(tf.float64, [])
             if is_base:
                 self.z = tf.placeholder(tf.float64, self.z_shape)
-                prior = factorized_prior(N, PRIOR_SCOPE, tf.float64)
+                prior = factorized_prior(N, runs.PRIOR_SCOPE, tf.float64)
                 self.mu, self.log_sigma = gaussian_parameters(
                     hyper_synthesis_transform(N), self.z, self.y_hat.shape)
             else:
@@ -433,7 +334,7 @@ class Decoder:
             self.log2_mass = log_likelihood(bin_mass(prior, self.points, self.width)) / np.log(2)
             self.strip = tf.placeholder(tf.float64, (1, None) + self.y_shape[2:])
             self.x_hat = 255 * synthesis_transform(N)(self.strip)
-            self.sess = restored_session(graph, run, session_config(threads, gpu=False))
+            self.sess = runs.restored_session(graph, run, runs.session_config(threads, gpu=False))
             if not is_base:
                 self.step, self.restart = adam_ops(
                     self.rates["est_bpp"], variables, self.lr)
@@ -497,20 +398,20 @@ class RangeCoder:
     @do_not_convert
     def __init__(self, run, shape):
         N, (_, y_shape, z_shape) = run.num_filters, fileformat.latent_shapes(*shape[1:3])
-        self.median = medians(run)
+        self.median = runs.medians(run)
         with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
             self.y, self.z_hat = (tf.placeholder(tf.float32, (shape[0],) + sides + (N,))
                                   for sides in (y_shape, z_shape))
             self.mu, log_sigma = gaussian_parameters(
                 hyper_synthesis_transform(N), self.z_hat, self.y.shape)
             self.sigma = tf.exp(log_sigma)
-            prior_z = tfc.EntropyBottleneck(name=PRIOR_SCOPE)
+            prior_z = tfc.EntropyBottleneck(name=runs.PRIOR_SCOPE)
             prior_y = tfc.GaussianConditional(self.sigma, SCALES, mean=self.mu,
                                               name="gaussian_conditional")
             self.strings = prior_y.compress(self.y + self.mu), prior_z.compress(self.z_hat)
             self.decoded = (prior_y.decompress(self.strings[0]),
                             prior_z.decompress(self.strings[1], shape=self.z_hat.shape[1:]))
-            self.sess = restored_session(graph, run, session_config(1, gpu=False))
+            self.sess = runs.restored_session(graph, run, runs.session_config(1, gpu=False))
             graph.finalize()
 
     def mu_and_sigma(self, z_hat):
@@ -613,19 +514,19 @@ def inference_graph(method, run, shape, args):
             rates, mu = bits_back_rates(*relaxed, noise_key(seed, t, 1), shape)[0], None
         x_tilde = synthesis_transform(N)(relaxed[0])[:, :shape[1], :shape[2]]
         losses = dict(rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
-        sess = restored_session(graph, run, session_config(args.threads))
+        sess = runs.restored_session(graph, run, runs.session_config(args.threads))
         rate = getattr(args, "lr", None) and learning_rate(
             t, its, args.lr, warmup=0, decay=getattr(args, "lr_decay", 0))
         step, restart = adam_ops(losses["rd_loss"], variables, rate if method.relax else None)
         graph.finalize()
     return Graph(sess=sess, x=x, T=T, t=t, its=its, free=free, relaxed=relaxed, losses=losses,
-                 restart=restart, step=step, centres=(mu, medians(run)) if is_base else None,
+                 restart=restart, step=step, centres=(mu, runs.medians(run)) if is_base else None,
                  record=None)
 
 
 def usable_run(args, method):
     """The run that the arguments name; UserError if there is none or not for the method."""
-    run = find_run(args.checkpoint_dir, args.run_name)
+    run = runs.find_run(args.checkpoint_dir, args.run_name)
     if run.model != method.model:
         raise basics.UserError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
             run.checkpoint, run.model, args.script, "mbt2018.py, sga.py and others without bb_"
@@ -830,7 +731,7 @@ def result_path(results_dir, script, run, source, lmbda, changed):
         name = "rd-%s-file=%s" if script == "mbt2018" else "rd-" + script + "+%s-input=%s"
         changed = dict(changed, lmbda=lmbda)
         with contextlib.suppress(basics.UserError):
-            if run_lmbda(run.name) == lmbda:
+            if runs.run_lmbda(run.name) == lmbda:
                 del changed["lmbda"]
     else:
         name = "rd-%s-lmbda=%g" % (script, lmbda) + "+%s-input=%s"
@@ -1048,7 +949,7 @@ def train(args, objective, method):
     args.num_filters = N = args.num_filters or 192
     args.run_name = "%s-num_filters=%d-lmbda=%s" % (args.script, N, args.lmbda)
     folder = os.path.join(args.checkpoint_dir, args.run_name)
-    cluster = clusters.join_cluster(session_config(args.threads))
+    cluster = clusters.join_cluster(runs.session_config(args.threads))
     worked = cluster.job == "ps" or train_replica(args, N, folder, objective, method, cluster)
     if cluster.server and (worked or cluster.job == "chief"):
         clusters.finish(cluster)
@@ -1056,7 +957,7 @@ def train(args, objective, method):
 
 def train_replica(args, N, folder, objective, method, cluster):
     """Train as the chief or a worker of the cluster, or alone; whether there was a step to do."""
-    run = usable_run(args, method) if newest_checkpoint(folder) else None
+    run = usable_run(args, method) if runs.newest_checkpoint(folder) else None
     if run and run.step >= args.last_step:
         print("%s is at step %d already" % (folder, run.step))
         return False
@@ -1075,7 +976,7 @@ def train_replica(args, N, folder, objective, method, cluster):
         if run:
             require_same_training(args, folder)
         elif args.init_from:
-            source = find_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
+            source = runs.find_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
                               args.init_from)
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
@@ -1147,7 +1048,7 @@ def initialiser(run):
     """
     stored = tf.train.load_checkpoint(run.checkpoint).get_variable_to_shape_map()
     weights = [v for v in tf.global_variables() if v.op.name != "global_step"
-               and not OPTIMISER_VARIABLES.fullmatch(v.op.name)]
+               and not runs.OPTIMISER_VARIABLES.fullmatch(v.op.name)]
     shared = [v for v in weights if v.op.name in stored
               and v.shape.is_compatible_with(stored[v.op.name])]
     fresh = [v.op.name for v in weights if v not in shared]
@@ -1174,7 +1075,7 @@ class Validation(tf.train.CheckpointSaverListener):
         method.resolve(self.args)
 
     def after_save(self, session, global_step_value):
-        step, run = int(global_step_value), find_run(*os.path.split(self.folder))
+        step, run = int(global_step_value), runs.find_run(*os.path.split(self.folder))
         compressor = Compressor(self.method, run, self.args)
         results = [compressor.compress(image_files.read_images(path))[1] for path in self.paths]
         means = {name: float(np.mean(np.concatenate([result[name] for result in results])))
@@ -1322,7 +1223,7 @@ def compress(method, args):
     args.jobs, as many processes do a shard each. Returns the results, None if some are missing.
     """
     run = usable_run(args, method)
-    args.lmbda = run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
+    args.lmbda = runs.run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
     found = source, paths, many = image_files.find_images(args.imgs)
     check_flags(args, paths, many)
     jobs = min(args.jobs, len(paths))

@@ -16,7 +16,7 @@ import time
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(RESULTS))
 import tf_boilerplate as nic
-from plumbing import basics, image_files
+from plumbing import basics, image_files, runs
 import numpy as np
 import sga
 import table1
@@ -31,8 +31,8 @@ def sga_graph(run_name, options, shape):
     """Arguments of sga.py, as its command line gives them, and its graph for x [B, H, W, 3]."""
     args = nic.parse_arguments(nic.make_parser("sga", None, sga.METHOD), sga.METHOD,
                                ["compress", run_name, ""] + options)
-    run = nic.find_run(os.path.join(RESULTS, "models"), run_name)
-    args.lmbda = nic.run_lmbda(run_name)
+    run = runs.find_run(os.path.join(RESULTS, "models"), run_name)
+    args.lmbda = runs.run_lmbda(run_name)
     return args, nic.inference_graph(sga.METHOD, run, shape, args)
 
 
@@ -85,7 +85,7 @@ def draw(path, picture):
             axis.set_xscale("log")
             axis.set_xlabel(unit)
             axis.grid(alpha=.25, which="both")
-            axis.set_title("λ = %g" % nic.run_lmbda(run_name))
+            axis.set_title("λ = %g" % runs.run_lmbda(run_name))
         row[0].set_ylabel("λ·MSE + bits per pixel, rounded")
     axes[0, 0].legend(title="setting of sga.py")
     table1.save(figure, picture)

@@ -9,13 +9,13 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import tf_boilerplate as nic
-from plumbing import basics
+from plumbing import basics, runs
 import tensorflow.compat.v1 as tf
 
 
 def export(run, target):
     """Write run's model variables to <target>/<run name>; returns that folder."""
-    checkpoint = nic.newest_checkpoint(run)
+    checkpoint = runs.newest_checkpoint(run)
     folder = os.path.join(target, os.path.basename(os.path.abspath(run)))
     arguments = os.path.join(run, "args.json")
     if not checkpoint or not os.path.exists(arguments):
@@ -26,7 +26,7 @@ def export(run, target):
     os.makedirs(folder)
     with tf.Graph().as_default(), tf.Session() as sess:
         for name in reader.get_variable_to_shape_map():
-            if not nic.OPTIMISER_VARIABLES.fullmatch(name):
+            if not runs.OPTIMISER_VARIABLES.fullmatch(name):
                 tf.Variable(reader.get_tensor(name), name=name)
         sess.run(tf.global_variables_initializer())
         tf.train.Saver(save_relative_paths=True).save(

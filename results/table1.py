@@ -32,7 +32,7 @@ RESULTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(RESULTS)
 sys.path.insert(0, ROOT)
 import tf_boilerplate as nic
-from plumbing import basics, image_files, workers
+from plumbing import basics, image_files, runs, workers
 import numpy as np
 
 # script, row of Table 1, label, colour: in the order of the table
@@ -69,10 +69,10 @@ def find_jobs(args, job_for):
     """All pairs of a method and a run it can use, by lambda, then as in --methods."""
     runs = {}
     for name in sorted(set(args.runs or os.listdir(args.checkpoint_dir))):
-        if args.runs or nic.newest_checkpoint(os.path.join(args.checkpoint_dir, name)):
-            run = nic.find_run(args.checkpoint_dir, name)
+        if args.runs or runs.newest_checkpoint(os.path.join(args.checkpoint_dir, name)):
+            run = runs.find_run(args.checkpoint_dir, name)
             try:
-                lmbda = nic.run_lmbda(run.name)
+                lmbda = runs.run_lmbda(run.name)
             except basics.UserError:
                 raise basics.UserError("the run name %s has no lmbda=<number>; choose others by --runs"
                                  % run.name)
@@ -111,7 +111,7 @@ def find_earlier_jobs(args, jobs, folder, job_for):
             if lmbda in lmbdas:
                 continue
             with contextlib.suppress(basics.UserError):  # no such run any more
-                job = job_for(script, nic.find_run(args.checkpoint_dir, run_name))
+                job = job_for(script, runs.find_run(args.checkpoint_dir, run_name))
                 if is_done(job):
                     earlier.append(job)
                     continue
@@ -146,7 +146,7 @@ def make_job(args, source, checksums, folder, script, run):
     if resolved.output_file:
         raise basics.UserError("-- %s: %s is not an option" % (
             " ".join(args.options), resolved.output_file))
-    resolved.lmbda = nic.run_lmbda(run.name)
+    resolved.lmbda = runs.run_lmbda(run.name)
     settings = dict(nic.settings_of(nic.options_of(method, resolved), resolved.lmbda, script, run,
                                     resolved.threads, method.codecs[0]), image=checksums)
     target = nic.path_for(settings, nic.result_path(

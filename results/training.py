@@ -13,7 +13,7 @@ import sys
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
 import tf_boilerplate as nic
-from plumbing import basics
+from plumbing import basics, runs
 import numpy as np
 
 import table1
@@ -26,7 +26,7 @@ def read_curves(folder):
     for path in paths:
         run_name, rows = os.path.basename(os.path.dirname(path)), table1.csv_rows(path)
         try:
-            lmbda = nic.run_lmbda(run_name)
+            lmbda = runs.run_lmbda(run_name)
             step, rd_cost = np.transpose([(float(row["step"]), float(row["rd_cost"]))
                                           for row in rows])
         except (LookupError, TypeError, ValueError):

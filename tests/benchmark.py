@@ -39,7 +39,7 @@ def import_scripts(side, kind):
 
     `script` runs mbt2018.py, which does not need sga and its tensorflow_probability.
     """
-    global nic, clusters, layers, np, tf, tfc, mbt2018, sga, image_files
+    global nic, clusters, layers, np, tf, tfc, mbt2018, sga, image_files, runs
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if side == "baseline":
         os.environ["TF_CPU_ALLOCATOR_USE_BFC"] = "false"
@@ -47,7 +47,7 @@ def import_scripts(side, kind):
         import tensorflow.compat.v1
         tensorflow.compat.v1.autograph.experimental.do_not_convert = lambda function: function
     import tf_boilerplate as nic
-    from plumbing import clusters, image_files, layers
+    from plumbing import clusters, image_files, layers, runs
     import numpy as np
     import tensorflow.compat.v1 as tf
     import tensorflow_compression as tfc
@@ -68,7 +68,7 @@ def random_run(N):
         nic.do_not_convert(mbt2018.objective)(tf.zeros([1, 64, 64, 3]), 0, N, lmbda=0.01, seed=0)
         sess.run(tf.global_variables_initializer())
         tf.train.Saver().save(sess, os.path.join(folder, "model.ckpt"), write_meta_graph=False)
-    return nic.find_run(*os.path.split(folder))
+    return runs.find_run(*os.path.split(folder))
 
 
 def options(*argv):
@@ -103,7 +103,7 @@ class Baseline:
             self.losses = nic.rd_losses(args.lmbda, image, x_tilde, bpp)
             self.psnr = tf.image.psnr(image, x_tilde, 1)
             self.gradients = tf.gradients(tf.reduce_mean(self.losses["rd_loss"]), self.latents)
-            self.sess = nic.restored_session(self.graph, run, nic.session_config(args.threads))
+            self.sess = runs.restored_session(self.graph, run, runs.session_config(args.threads))
             self.start = self.sess.run([encoded_y, encoded_z])
         self.restart()
 
@@ -182,7 +182,7 @@ def train_step(side, N, batchsize, patchsize):
                                                                   3]))
     scalars, _, updates = nic.do_not_convert(mbt2018.objective)(
         x.read_value(), tf.zeros([], tf.int64), N, lmbda=0.01, seed=0)
-    config = nic.session_config(options().threads)
+    config = runs.session_config(options().threads)
     train_op, _ = nic.minimise(nic.Adam(1e-4, updates), scalars["loss"], clusters.join_cluster(config))
     sess = tf.Session(config=config)
     sess.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
@@ -198,7 +198,7 @@ def train_input(side, N, batchsize, patchsize):
     paths, _ = nic.training_files(os.path.join(folder, "*.png"), patchsize)
     batch = tf.data.make_one_shot_iterator(
         nic.training_patches(paths, batchsize, patchsize, seed=0)).get_next()
-    sess = tf.Session(config=nic.session_config(options().threads))
+    sess = tf.Session(config=runs.session_config(options().threads))
     return lambda: sess.run(batch.op), dict
 
 
@@ -207,7 +207,7 @@ def sga_cost(side, lmbda, *argv):
     run_name = "mbt2018-num_filters=64-lmbda=%s" % lmbda
     args = options("--lambda", lmbda, *map(str, argv), *([] if side == "baseline" else ["--fast"]))
     x, costs = image_files.read_images(IMAGE), []
-    it = (Baseline if side == "baseline" else Ours)(args, nic.find_run(MODELS, run_name), x)
+    it = (Baseline if side == "baseline" else Ours)(args, runs.find_run(MODELS, run_name), x)
     def whole():
         it.restart()
         for t in range(args.sga_its):
@@ -231,7 +231,7 @@ def matmul(side, N):
 
 
 def timed(tensor):
-    sess = tf.Session(config=nic.session_config(options().threads))
+    sess = tf.Session(config=runs.session_config(options().threads))
     sess.run(tf.local_variables_initializer())
     return lambda: sess.run(tensor.op)
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tf_boilerplate as nic
-from plumbing import coding, fileformat, grid
+from plumbing import coding, fileformat, grid, runs
 import tensorflow.compat.v1 as tf
 
 import bb_no_sga
@@ -69,14 +69,14 @@ def test_reported_rate_is_a_mean_over_draws(image, results, tmp_path):
 @pytest.fixture(scope="module")
 def y_hat():
     """[2, 1, h, w, N]: of two images, each of which is fitted alone."""
-    run, images = nic.find_run(CHECKPOINTS, BB_RUN), np.load(NPY)
+    run, images = runs.find_run(CHECKPOINTS, BB_RUN), np.load(NPY)
     args = parsed("bb_no_sga", "--lambda", 0.01, "--threads", 2)
     graph = nic.inference_graph(bb_no_sga.METHOD, run, images.shape, args)
     return bb_no_sga.infer(graph, images, args)[0][:, None]
 
 
 def decoder_of_npy(threads=2):
-    return nic.Decoder(nic.find_run(CHECKPOINTS, BB_RUN), 192, 256, threads)
+    return nic.Decoder(runs.find_run(CHECKPOINTS, BB_RUN), 192, 256, threads)
 
 
 def fit(decoder, y_hat, its):
@@ -138,7 +138,7 @@ def test_a_file_tells_the_decoder_how_to_fit(script, tmp_path):
     file = tmp_path / "x.iinc"
     compress(script, tmp_path, write_image(tmp_path / "x.png", 64, 64), *FAST[script],
              "--rate_its", 3, "--rate_lr", .01, "--seed", 5, output=file)
-    content = coding.parse_file(file.read_bytes(), nic.find_run(CHECKPOINTS, BB_RUN))[2]
+    content = coding.parse_file(file.read_bytes(), runs.find_run(CHECKPOINTS, BB_RUN))[2]
     assert content.fit == (3, pytest.approx(.01), 5)
 
 
@@ -191,11 +191,11 @@ def test_record(tmp_path):
 @pytest.fixture(scope="module")
 def prior():
     """Function of z [n, N] to (logits of the CDF, density) of the golden model."""
-    run = nic.find_run(CHECKPOINTS, BB_RUN)
+    run = runs.find_run(CHECKPOINTS, BB_RUN)
     with tf.Graph().as_default() as graph:
         z = tf.placeholder(tf.float32, [None, run.num_filters])
         values = nic.factorized_prior(run.num_filters)(z)
-        sess = nic.restored_session(graph, run, nic.session_config(2))
+        sess = runs.restored_session(graph, run, runs.session_config(2))
     return lambda points: [v.astype(np.float64) for v in sess.run(values, {
         z: np.tile(np.asarray(points, np.float32)[:, None], run.num_filters)})]
 

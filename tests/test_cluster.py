@@ -13,7 +13,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import tf_boilerplate as nic
-from plumbing import clusters
+from plumbing import clusters, runs
 from conftest import BASE_RUN, CHECKPOINTS, PNG, command, compress, run_process
 
 RUN = "mbt2018-num_filters=16-lmbda=0.05"
@@ -116,7 +116,7 @@ def test_the_chief_applies_gradients_without_computing_them_again(monkeypatch):
     ps, chief = free_addresses(2)
     monkeypatch.setenv("TF_CONFIG", json.dumps({
         "cluster": {"ps": [ps], "chief": [chief]}, "task": {"type": "chief", "index": 0}}))
-    cluster = clusters.join_cluster(nic.session_config(1))
+    cluster = clusters.join_cluster(runs.session_config(1))
     with tf.Graph().as_default() as graph, tf.device(cluster.device):
         x = tf.placeholder(tf.float32, [])
         step, _ = nic.minimise(nic.Adam(.1), (tf.get_variable("v", []) - x) ** 2, cluster)

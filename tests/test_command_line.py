@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from plumbing import basics, fileformat, image_files
+from plumbing import basics, fileformat, image_files, runs
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT, TINY, command,
                       compress, load, parsed, run, run_of, run_process, write_image)
 
@@ -96,7 +96,7 @@ def test_defaults_are_the_papers(script):
 
 def test_names_say_what_the_original_would_not_have_computed(tmp_path):
     """Another lambda than the run's, or one that its name lacks, and no default that is given."""
-    run_of_name = lambda name: nic.find_run(CHECKPOINTS, BASE_RUN)._replace(name=name)
+    run_of_name = lambda name: runs.find_run(CHECKPOINTS, BASE_RUN)._replace(name=name)
     name = lambda run, lmbda: os.path.basename(nic.result_path("x", "mbt2018", run, "i", lmbda, {}))
     assert name(run_of_name("lmbda=0.01"), .01) == "rd-lmbda=0.01-file=i.npz"
     assert name(run_of_name("lmbda=0.01"), .02) == "rd-lmbda=0.01-file=i-lmbda=0.02.npz"
@@ -520,9 +520,9 @@ def test_a_fault_of_a_method_keeps_its_traceback(options, tmp_path):
 def test_lambda_of_a_run_name(name, lmbda):
     if lmbda is None:
         with pytest.raises(basics.UserError, match="give --lambda"):
-            nic.run_lmbda(name)
+            runs.run_lmbda(name)
     else:
-        assert nic.run_lmbda(name) == lmbda
+        assert runs.run_lmbda(name) == lmbda
 
 
 def test_only_the_last_folder_is_created(tmp_path, fails):

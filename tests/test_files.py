@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import tf_boilerplate as nic
-from plumbing import basics, fileformat, grid
+from plumbing import basics, fileformat, grid, runs
 import tensorflow.compat.v1 as tf
 
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT,
@@ -164,7 +164,7 @@ def test_write_names_the_file(tmp_path):
 
 
 def test_names_that_the_header_has_no_room_for():
-    run = nic.find_run(CHECKPOINTS, BASE_RUN)
+    run = runs.find_run(CHECKPOINTS, BASE_RUN)
     fileformat.pack_header("integer", "sga", run._replace(name="x" * 251), b"", [])
     with pytest.raises(basics.UserError, match="256"):
         fileformat.pack_header("integer", "sga", run._replace(name="x" * 252), b"", [])
@@ -295,7 +295,7 @@ def test_the_original_reads_ours(script, tmp_path):
     with reported_pixels() as ours:
         compress(script, tmp_path, PNG, *FAST[script], output=tmp_path / "file")
     kinds = [(tf.string, None)] * 2 + [(tf.int32, 2)] * 3
-    with tf.Graph().as_default(), tf.Session(config=nic.session_config(2)) as sess:
+    with tf.Graph().as_default(), tf.Session(config=runs.session_config(2)) as sess:
         tensors = [tf.placeholder(dtype, [length]) for dtype, length in kinds]
         y_string, z_string, x_shape, y_shape, z_shape = tensors
         bottleneck = nic.tfc.EntropyBottleneck(name="entropy_bottleneck", dtype=tf.float32)

@@ -28,7 +28,7 @@ import landscape
 import table1
 import training
 import tf_boilerplate as nic
-from plumbing import basics, image_files, workers
+from plumbing import basics, image_files, runs, workers
 
 
 @pytest.mark.parametrize("dataset, script, expected, cost", [
@@ -233,7 +233,7 @@ def test_every_job_has_its_part_of_the_cores(tmp_path, monkeypatch, code):
     monkeypatch.setattr(subprocess, "run", start)
     monkeypatch.setattr(workers, "for_child", lambda i, num_children: (i, num_children))
     args = table1.make_parser().parse_args(["--images", TINY, "--jobs", "2"])
-    job = table1.make_job(args, "image", [], str(tmp_path), "sga", nic.find_run(
+    job = table1.make_job(args, "image", [], str(tmp_path), "sga", runs.find_run(
         SHIPPED, run_of("sga", 64)))
     assert "--threads" not in job.argv
     with contextlib.nullcontext() if code == 0 else pytest.raises(basics.UserError, match="code 1"):
@@ -271,7 +271,7 @@ def test_settings_are_those_of_the_shipped_results(script):
                        if run_name in path and load(path)["script"] == script))
     args = table1.make_parser().parse_args(["--images", "kodak-crops.npy", "--threads", "1"])
     job = table1.make_job(args, "kodak-crops.npy", list(result["image"]),
-                          os.path.join(CROPS, "npz"), script, nic.find_run(SHIPPED, run_name))
+                          os.path.join(CROPS, "npz"), script, runs.find_run(SHIPPED, run_name))
     assert table1.is_done(job)
     saved = {name for name, value in result.items() if not value.ndim}
     assert saved | {"image"} == job.settings.keys() | saved & {"avg_batch_actual_bpp"}

@@ -22,7 +22,7 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from plumbing import basics, machine
+from plumbing import basics, machine, runs
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, PNG, ROOT, SHIPPED, TINY, command,
                       compress, load, run, run_of, run_process, write_image)
 
@@ -67,7 +67,7 @@ def test_killed_training_ends_as_if_it_had_not_been(tmp_path):
             "mbt2018", "--checkpoint_dir", folder, *TRAIN, "--last_step", 100,
             "--save_checkpoint_secs", 1)):
         if name is None:
-            assert not nic.newest_checkpoint(str(folder / TRAINED)).endswith("-0")
+            assert not runs.newest_checkpoint(str(folder / TRAINED)).endswith("-0")
         else:
             costs[name] = compress("mbt2018", folder, TINY, run_name=TRAINED,
                                    checkpoints=folder)["rd_cost"][0]
@@ -166,9 +166,9 @@ def test_full_disk_in_training(tmp_path):
     argv = ["--checkpoint_dir", tmp_path, *TRAIN, "--last_step"]
     run("mbt2018", *argv, 2)
     assert str(tmp_path / TRAINED) in fails_with_small_files(50000, "mbt2018", *argv, 4)
-    assert nic.newest_checkpoint(str(tmp_path / TRAINED)).endswith("model.ckpt-2")
+    assert runs.newest_checkpoint(str(tmp_path / TRAINED)).endswith("model.ckpt-2")
     run("mbt2018", *argv, 4)
-    assert nic.newest_checkpoint(str(tmp_path / TRAINED)).endswith("model.ckpt-4")
+    assert runs.newest_checkpoint(str(tmp_path / TRAINED)).endswith("model.ckpt-4")
 
 
 # ---------------------------------------------------------------- memory

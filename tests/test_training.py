@@ -15,6 +15,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import tf_boilerplate as nic
+from plumbing import runs
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, GOLDEN, NPY, ROOT, TINY, command, compress,
                       run, run_of, write_image)
 
@@ -59,8 +60,8 @@ def objective_of(script, x):
         variables = tf.trainable_variables()
         gradients = {variable.op.name: gradient for variable, gradient in zip(
             variables, tf.gradients(scalars["loss"], variables)) if gradient is not None}
-        sess = nic.restored_session(graph, nic.find_run(CHECKPOINTS, run_of(script)),
-                                    nic.session_config(2))
+        sess = runs.restored_session(graph, runs.find_run(CHECKPOINTS, run_of(script)),
+                                    runs.session_config(2))
     return Objective(sess, t, scalars, gradients, updates)
 
 
@@ -480,7 +481,7 @@ def test_init_from_another_run(tmp_path, images, capfd):
     before, after = weights(first), weights(folder)
     assert after["global_step"] == 1
     moved = {name: np.abs(after[name] - before[name]).max() for name in after
-             if after[name].dtype == np.float32 and not nic.OPTIMISER_VARIABLES.fullmatch(name)
+             if after[name].dtype == np.float32 and not runs.OPTIMISER_VARIABLES.fullmatch(name)
              and name != "entropy_bottleneck/quantiles"}
     assert 0 < moved["analysis_transform/layer_1/bias"] <= 1.01e-4  # one step of Adam
     assert max(moved.values()) <= 1.01e-4
@@ -503,7 +504,7 @@ def test_step_0_is_the_run_that_it_starts_from(tmp_path, images):
     first = tf.train.load_checkpoint(os.path.join(
         str(folder.parent), "mbt2018-num_filters=16-lmbda=0.02", "model.ckpt-0"))
     for name in first.get_variable_to_shape_map():
-        if name != "global_step" and not nic.OPTIMISER_VARIABLES.fullmatch(name):
+        if name != "global_step" and not runs.OPTIMISER_VARIABLES.fullmatch(name):
             np.testing.assert_array_equal(first.get_tensor(name), before[name], err_msg=name)
 
 

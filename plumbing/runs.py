@@ -1,0 +1,113 @@
+"""Checkpoints by run name, and sessions with their weights."""
+
+import collections
+import contextlib
+import glob
+import itertools
+import os
+import re
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from plumbing import basics, machine
+
+
+PRIOR_SCOPE = "entropy_bottleneck"
+OPTIMISER_VARIABLES = re.compile(r".*/Adam(_1)?|beta[12]_power(_1)?")
+
+# name            <script>-num_filters=<N>-lmbda=<lambda>: a folder of checkpoint_dir
+# checkpoint      path prefix of its newest checkpoint
+# num_filters     N
+# step            number of training steps behind it
+# fingerprint     digest of the model's variables, whether or not optimiser slots are stored
+# resumable       whether the optimiser slots are there
+# model           "base" or "bits-back"
+Run = collections.namedtuple("Run", "name checkpoint num_filters step fingerprint resumable model")
+
+
+def newest_checkpoint(folder):
+    """Path prefix of the newest checkpoint in `folder`, or None.
+
+    It is in the file `checkpoint`; where that is missing, the one of the most steps.
+    """
+    state = None
+    with contextlib.suppress(UnicodeDecodeError):
+        state = tf.train.get_checkpoint_state(folder)
+    if state and state.model_checkpoint_path:
+        return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
+    found = [re.search(r"/model\.ckpt-(\d+)\.index$", path) for path in
+             glob.glob(os.path.join(glob.escape(folder), "*.index"))]
+    steps = [int(name.group(1)) for name in found if name]
+    return os.path.join(folder, "model.ckpt-%d" % max(steps)) if steps else None
+
+
+def find_run(checkpoint_dir, run_name):
+    """The Run in a folder of checkpoint_dir; UserError if there is no readable checkpoint."""
+    folder = os.path.join(checkpoint_dir, run_name)
+    checkpoint = newest_checkpoint(folder)
+    if not checkpoint:
+        runs = sorted(os.path.basename(other) for other in
+                      glob.glob(os.path.join(glob.escape(checkpoint_dir), "*"))
+                      if newest_checkpoint(other))
+        is_path = newest_checkpoint(run_name) and os.path.dirname(os.path.abspath(run_name))
+        raise basics.UserError("no checkpoint in %s; runs in %s: %s%s" % (
+            folder, checkpoint_dir, ", ".join(runs) or "none",
+            is_path and "; give --checkpoint_dir %s and the run's name" % is_path or ""))
+    try:
+        return read_run(checkpoint)
+    except tf.errors.OpError as error:
+        raise basics.UserError("%s: not a readable checkpoint (%s)" % (checkpoint, error.message))
+
+
+def read_run(checkpoint):
+    """Run of a checkpoint; UserError if it is not one of these models."""
+    reader = tf.train.NewCheckpointReader(checkpoint)
+    shapes = reader.get_variable_to_shape_map()
+    model = "base" if PRIOR_SCOPE + "/matrix_0" in shapes else "bits-back"
+    width = shapes.get("analysis_transform/layer_0/bias")
+    if not width or model == "bits-back" and "matrix_0" not in shapes:
+        raise basics.UserError("%s: not a checkpoint of mbt2018.py or mbt2018_bb.py" % checkpoint)
+    slots = {name for name in shapes if OPTIMISER_VARIABLES.fullmatch(name)}
+    names = sorted(set(shapes) - slots - {"global_step"})
+    fingerprint = basics.digest(*itertools.chain.from_iterable(
+        (name.encode(), np.asarray(reader.get_tensor(name))) for name in names))
+    step = int(reader.get_tensor("global_step")) if "global_step" in shapes else 0
+    return Run(os.path.basename(os.path.dirname(checkpoint)), checkpoint, width[0], step,
+               fingerprint, bool(slots), model)
+
+
+def run_lmbda(run_name):
+    """The lambda in a run's name; UserError if there is none."""
+    found = re.search(r"(?<![^\W_])lmbda=((\d+\.?\d*|\.\d+)(e[-+]?\d+)?)(?![\w.,])", run_name,
+                      re.ASCII | re.IGNORECASE)
+    if not found or not np.isfinite(float(found.group(1))):
+        raise basics.UserError("the run name %s has no lmbda=<number>; give --lambda" % run_name)
+    return float(found.group(1))
+
+
+def medians(run):
+    """[N] medians of a base model's p(z), around which centred z are rounded."""
+    quantiles = tf.train.load_checkpoint(run.checkpoint).get_tensor(PRIOR_SCOPE + "/quantiles")
+    return quantiles[:, 0, 1]
+
+
+def session_config(threads, gpu=True):
+    """Explicit numbers of threads, as floats depend on them; a GPU's memory as it is needed."""
+    threads = machine.num_threads(threads)
+    return tf.ConfigProto(intra_op_parallelism_threads=threads,
+                          inter_op_parallelism_threads=threads,
+                          device_count={} if gpu else {"GPU": 0},
+                          gpu_options=tf.GPUOptions(allow_growth=True))
+
+
+def restored_session(graph, run, config):
+    """Session with all global variables of the graph restored, in their precision, from a run."""
+    sess = tf.Session(graph=graph, config=config)
+    weights = tf.train.load_checkpoint(run.checkpoint)
+    with graph.as_default():
+        variables = tf.global_variables()
+    # At once, as each sess.run that has not been before takes some 10 ms.
+    sess.run([v.initializer for v in variables], {
+        v.initializer.inputs[1]: weights.get_tensor(v.op.name) for v in variables})
+    return sess
