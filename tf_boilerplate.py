@@ -30,9 +30,9 @@ import pillow_avif  # with it, Pillow reads AVIF
 import tqdm
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
-from tensorflow.python.util import deprecation
 
-from plumbing import basics, clusters, coding, fileformat, grid, image_files, layers, machine, runs, workers
+from plumbing import basics, clusters, coding, command_line, fileformat, grid, image_files, layers, machine, runs, workers
+from plumbing.command_line import Option, count, natural, number, one_of, positive
 from plumbing.coding import BITS_BACK, CENTRED, INTEGER
 from plumbing.fileformat import Fit, MAX_ITS, split_batches
 from plumbing.basics import UserError
@@ -429,18 +429,6 @@ class RangeCoder:
         arrays = self.mu_and_sigma(z_hat)
         y_hat = self.sess.run(self.decoded[0], {self.strings[0]: y_strings, **arrays})
         return np.rint(y_hat - arrays[self.mu]), np.rint(z_hat - self.median)
-
-
-class Option(typing.NamedTuple):
-    """An option of a method."""
-    flags: str  # "--name --alias"
-    type: typing.Callable  # parser of its text, as of `number`
-    default: typing.Any
-    help: str
-
-    @property
-    def name(self):
-        return self.flags.split()[0].strip("-")
 
 
 class Method(typing.NamedTuple):
@@ -1225,13 +1213,13 @@ def compress(method, args):
     run = usable_run(args, method)
     args.lmbda = runs.run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
     found = source, paths, many = image_files.find_images(args.imgs)
-    check_flags(args, paths, many)
+    command_line.check_flags(args, paths, many)
     jobs = min(args.jobs, len(paths))
     args.threads = args.threads and max(1, args.threads // jobs)
     codec, output = coding.codec_for(method, args.output_file or ""), args.output_file
     if args.write and not output:
         output = (os.path.dirname(os.path.abspath(paths[0])) if many else args.imgs) + codec.suffix
-    settings = settings_of(options_of(method, args), args.lmbda, args.script, run, args.threads,
+    settings = settings_of(command_line.options_of(method, args), args.lmbda, args.script, run, args.threads,
                            codec, read_initial_bits(args))
     base = result_path(args.results_dir, args.script, run, source, args.lmbda, args.changed)
     files, target = planned_files(found, settings, base, output, codec.suffix,
@@ -1301,20 +1289,6 @@ def planned_files(source, settings, base, output, suffix, with_records):
     return files, target
 
 
-def check_flags(args, paths, many):
-    """UserError if flags of compress do not go together, or not with the images that were found."""
-    if (args.shard or args.jobs > 1) and not (many and args.results_dir):
-        raise basics.UserError("%s: only for a folder or glob, with --results_dir"
-                        % ("--shard" if args.shard else "--jobs"))
-    if args.save_opt_record and not args.results_dir:
-        raise basics.UserError("--save_opt_record: only with --results_dir")
-    if args.shard and args.jobs > 1:
-        raise basics.UserError("--shard %d/%d, --jobs %d: accepted is one of the two"
-                        % (*args.shard, args.jobs))
-    if args.shard and args.shard[1] > len(paths):
-        raise basics.UserError("--shard %d/%d: there are only %d images" % (*args.shard, len(paths)))
-
-
 # Of the fields of results: results of another version are not those that are looked for.
 RESULTS_VERSION = 2
 
@@ -1331,15 +1305,6 @@ def settings_of(options, lmbda, script, run, threads, codec, initial_bits=b""):
     if run.model == "bits-back":
         settings["initial_bits"] = basics.digest(initial_bits).hex() if initial_bits else ""
     return settings
-
-
-def options_of(method, args):
-    """Dict of a method's options; UserError if its `resolve` leaves one None."""
-    options = {option.name: getattr(args, option.name) for option in method.options}
-    unresolved = [name for name, value in options.items() if value is None]
-    if unresolved:
-        raise basics.UserError("%s.py: METHOD.resolve leaves %s None" % (args.script, unresolved))
-    return options
 
 
 def read_initial_bits(args):
@@ -1413,154 +1378,19 @@ def decompress(method, args):
     print("decoded: %s" % output)
 
 
-def number(kind, low, exclusive=False, high=2 ** 31 - 1):
-    """Parser of an int or float from low (not low itself if exclusive) to high, for argparse."""
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = np.nan
-        if not (low < value if exclusive else low <= value) or value > high:
-            raise argparse.ArgumentTypeError("%r: must be %s %s %g and <= %d" % (
-                text, "an integer" if kind is int else "a number", ">" if exclusive else ">=", low,
-                high))
-        return value
-    return parse
-
-
-def one_of(names):
-    """Parser of a name, likewise."""
-    def parse(text):
-        if text not in names:
-            raise argparse.ArgumentTypeError("%r: must be one of %s" % (text, ", ".join(names)))
-        return text
-    parse.metavar = "{%s}" % ",".join(names)
-    return parse
-
-
-count, natural, positive = number(int, 1), number(int, 0), number(float, 0, exclusive=True)
-
-
-def shard(text):
-    """Parser of i/n with 1 <= i <= n, for argparse: (i, n)."""
-    found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
-    if not found or int(found.group(1)) > int(found.group(2)):
-        raise argparse.ArgumentTypeError("%r: must be i/n with 1 <= i <= n" % text)
-    return int(found.group(1)), int(found.group(2))
-
-
-class Parser(argparse.ArgumentParser):
-    """ArgumentParser whose errors are one line, which can't do anything to a terminal."""
-
-    def error(self, message):
-        line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
-        self.exit(2, "%s: error: %s\n" % (self.prog.split()[0], line))
-
-
-def add_global_options(parser, **default):
-    """Options that may stand before or after the subcommand."""
-    parser.add_argument("--verbose", action="store_true", **default,
-                        help="show TensorFlow's messages, and losses after rounding")
-    parser.add_argument("--num_filters", type=count, metavar="N", **default,
-                        help="filters per layer (default: those of the run; to train: 192)")
-    parser.add_argument("--checkpoint_dir", metavar="DIR", **default,
-                        help="folder of all runs (default: ./checkpoints)")
-    parser.add_argument("--threads", type=number(int, 1, high=1024), metavar="N", **default,
-                        help="threads of an operation (default: one per core); results depend on "
-                        "it by rounding errors, and count as others where it is given")
-
-
-def add_train_options(parser):
-    parser.add_argument("--train_glob", required=True,
-                        help="folder or quoted glob of png, jpg or float32 .npy (H, W, 3) in "
-                        "[0, 1]")
-    parser.add_argument("--lambda", dest="lmbda", type=number(float, 0), default=0.01,
-                        help="weight of the distortion (default: %(default)s)")
-    for name, default, text in [
-            ("batchsize", 8, "patches per step"),
-            ("patchsize", 256, "height and width of a patch, a multiple of 64"),
-            ("last_step", 1000000, "step to train up to"),
-            ("preprocess_threads", 4, "parallel readers of images"),
-            ("save_checkpoint_secs", 300, "seconds between checkpoints, the last 5 of which stay"),
-            ("save_summary_secs", 60, "seconds between TensorBoard summaries")]:
-        parser.add_argument("--" + name, type=count, default=default, metavar="N",
-                            help=text + " (default: %(default)s)")
-    parser.add_argument("--eval_glob", default="", metavar="GLOB",
-                        help="quoted glob of images to evaluate every checkpoint on, as compress "
-                        "does; they are not trained on")
-    parser.add_argument("--lr", type=positive, default=1e-4, metavar="N",
-                        help="learning rate of Adam (default: %(default)s)")
-    parser.add_argument("--lr_warmup", type=natural, default=0, metavar="STEPS",
-                        help="first steps, in which the rate rises to --lr (default: %(default)s)")
-    parser.add_argument("--lr_decay", type=number(float, 0, high=1), default=0, metavar="FRACTION",
-                        help="last part of the steps, in which the rate falls to a hundredth "
-                        "along a cosine (default: %(default)s)")
-    parser.add_argument("--init_from", metavar="RUN",
-                        help="run of checkpoint_dir, or folder of a run of either model, whose "
-                        "weights a new run starts from, as far as it has the same")
-    parser.add_argument("--force", action="store_true",
-                        help="continue a run with other settings than it was begun with, but for "
-                        "--init_from")
-    parser.add_argument("--logdir", default="/tmp/tf_logs",
-                        help="folder for TensorBoard, none if empty (default: %(default)s)")
-    parser.add_argument("--seed", type=natural, default=0,
-                        help="seed of weights, patches and noise (default: %(default)s)")
-
-
-def add_compress_options(parser, method):
-    parser.add_argument("run_name", help="folder of checkpoint_dir that holds the model")
-    parser.add_argument("imgs", help="an image, a .npy of uint8 (num_imgs, H, W, 3), a folder, "
-                        "or a quoted glob")
-    parser.add_argument("output_file", nargs="?",
-                        help="compressed file to write (for a folder or glob: a folder of them)")
-    parser.add_argument("--write", action="store_true",
-                        help="write the compressed file, by default beside <imgs>")
-    parser.add_argument("--results_dir", default="./results",
-                        help="where to save the .npz; none if empty (default: %(default)s)")
-    parser.add_argument("--shard", type=shard, metavar="i/n",
-                        help="only every n-th image of a folder or glob, from the i-th on")
-    parser.add_argument("--jobs", type=number(int, 1, high=1024), default=1, metavar="N",
-                        help="images of a folder or glob to process at a time, each by a process "
-                        "with its part of the threads (default: %(default)s)")
-    parser.add_argument("--lambda", dest="lmbda", type=number(float, 0),
-                        help="weight of the distortion (default: that of the run)")
-    for option in method.options:
-        default = "" if option.default is None else " (default: %s)" % option.default
-        parser.add_argument(*option.flags.split(), dest=option.name, type=option.type,
-                            metavar=getattr(option.type, "metavar", "N"),
-                            help=option.help + default)
-    parser.set_defaults(preset={}, save_opt_record=False)
-    group = parser.add_mutually_exclusive_group() if method.presets else None  # else help fails
-    for name, values in method.presets.items():
-        group.add_argument("--" + name, dest="preset", action="store_const", const=values,
-                           help=" ".join("--%s %s" % item for item in values.items()))
-    if method.has_descent:
-        parser.add_argument("--save_opt_record", action="store_true",
-                            help="save the losses now and then, too")
-
-
-def add_decompress_options(parser):
-    parser.add_argument("run_name", help="folder of checkpoint_dir that holds the model")
-    parser.add_argument("input_file", help="file written by compress")
-    parser.add_argument("output_file", nargs="?",
-                        help=".png or .npy to write (default: input_file + that)")
-    parser.add_argument("--force", action="store_true",
-                        help="replace what is there and not the same picture")
-
-
 def make_parser(script, doc, method=None, train=None):
     """Command line of a script; the arguments are those of `main`."""
-    parser = Parser(prog=script + ".py", description=doc,
+    parser = command_line.Parser(prog=script + ".py", description=doc,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_global_options(parser)
+    command_line.add_global_options(parser)
     parser.set_defaults(checkpoint_dir="./checkpoints", script=script)
     commands = {}
     if train:
-        commands["train"] = "train or continue a run", add_train_options, train
+        commands["train"] = "train or continue a run", command_line.add_train_options, train
     if method:
         commands["compress"] = ("compress images and evaluate the result", functools.partial(
-            add_compress_options, method=method), functools.partial(compress, method))
-        commands["decompress"] = ("decode a compressed file", add_decompress_options,
+            command_line.add_compress_options, method=method), functools.partial(compress, method))
+        commands["decompress"] = ("decode a compressed file", command_line.add_decompress_options,
                                   functools.partial(decompress, method))
     subparsers = parser.add_subparsers(dest="command", metavar="{%s}" % ",".join(commands))
     subparsers.required = True
@@ -1568,7 +1398,7 @@ def make_parser(script, doc, method=None, train=None):
         subparser = subparsers.add_parser(
             name, help=text, epilog=clusters.CLUSTER_HELP if name == "train" else None,
             formatter_class=argparse.RawDescriptionHelpFormatter)
-        add_global_options(subparser, default=argparse.SUPPRESS)
+        command_line.add_global_options(subparser, default=argparse.SUPPRESS)
         add_options(subparser)
         if method and method.model == "bits-back":
             subparser.add_argument("--initial_bits", metavar="FILE", default="",
@@ -1578,72 +1408,6 @@ def make_parser(script, doc, method=None, train=None):
     return parser
 
 
-def parse_arguments(parser, method, argv):
-    """Parsed arguments; of compress, options that were not given are of the preset or the default.
-
-    args.changed are those that differ from the default.
-    """
-    args, others = parser.parse_known_args(argv)
-    if len(others) == 1 and others[0][:1] != "-" and getattr(args, "output_file", "") is None:
-        args.output_file = others[0]  # after an option
-    elif others:
-        is_glob = all(word[:1] != "-" for word in others) and (
-            args.command == "train" or getattr(args, "output_file", None))
-        parser.error("unrecognized arguments: %s%s" % (
-            " ".join(others), ("; " + basics.QUOTE) * bool(is_glob)))
-    for value in vars(args).values():
-        if isinstance(value, str) and "\0" in value:
-            parser.error("%r: no name of a file has a null character" % value)
-    if args.command == "compress":
-        for option in method.options:
-            if getattr(args, option.name) is None:
-                setattr(args, option.name, args.preset.get(option.name, option.default))
-        method.resolve(args)
-        # Defaults that depend on other options, as they are with those given.
-        dependent = [option.name for option in method.options if option.default is None]
-        resolved = argparse.Namespace(**{**vars(args), **dict.fromkeys(dependent)})
-        method.resolve(resolved)
-        defaults = {option.name: getattr(resolved, option.name) if option.name in dependent
-                    else option.default for option in method.options}
-        args.changed = {name: getattr(args, name) for name, default in defaults.items()
-                        if getattr(args, name) != default}
-    return args
-
-
-# Of TensorFlow, where a disk, the network or memory is at fault, and not the code.
-ENVIRONMENT_ERRORS = (tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DataLossError,
-                      tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
-                      tf.errors.NotFoundError, tf.errors.PermissionDeniedError,
-                      tf.errors.ResourceExhaustedError, tf.errors.UnavailableError)
-
-
-def run_or_exit(parser, function, args):
-    """What function(args) returns; errors of the user or the system end in a line and exit code 2.
-
-    Any other exception is a fault of the code, and keeps its traceback. TensorFlow's own messages
-    are shown with args.verbose only.
-    """
-    verbose = getattr(args, "verbose", False)
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else "3"
-    if np.isfinite(machine.available_memory()):  # TensorFlow's own limit is 64 GB
-        os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (machine.available_memory() / 2 ** 20))
-    tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
-    with contextlib.suppress(AttributeError):  # names of files need not be text
-        if sys.stdout.errors == "strict":
-            sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        with deprecation.silence():  # else TensorFlow inspects the arguments of every op
-            return function(args)
-    except OSError as error:
-        parser.error("%s: %s" % (error.filename, error.strerror) if error.filename else str(error))
-    except ENVIRONMENT_ERRORS as error:
-        parser.error(error.message.strip().split("\n")[0])
-    except (basics.UserError, MemoryError) as error:
-        parser.error(str(error) or "out of memory")
-    except KeyboardInterrupt:  # Ctrl-C; of a folder, the images that are done have their parts
-        sys.exit(130)
-
-
 def main(argv, file, doc, method=None, train=None):
     """Run the script `file`, which can train(args) a model, or has a Method to compress with.
 
@@ -1651,7 +1415,7 @@ def main(argv, file, doc, method=None, train=None):
     """
     script = os.path.splitext(os.path.basename(file))[0]
     parser = make_parser(script, doc, method, train)
-    args = parse_arguments(parser, method, argv)
+    args = command_line.parse_arguments(parser, method, argv)
     if args.command == "compress":
         args.command_line = [os.path.abspath(file)] + (sys.argv[1:] if argv is None else argv)
-    return run_or_exit(parser, args.__dict__.pop("function"), args)
+    return command_line.run_or_exit(parser, args.__dict__.pop("function"), args)

@@ -14,8 +14,7 @@ import sys
 
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
-import tf_boilerplate as nic  # which makes Pillow read and write AVIF
-from plumbing import basics, image_files
+from plumbing import basics, command_line, image_files
 import numpy as np
 import PIL.Image
 import tqdm
@@ -65,13 +64,13 @@ def run(args):
 
 
 def main(argv=None):
-    parser = nic.Parser(prog="codecs.py", description=__doc__,
+    parser = command_line.Parser(prog="codecs.py", description=__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, help="as <imgs> of the scripts")
     parser.add_argument("--codecs", nargs="+", choices=list(CODECS), default=list(CODECS),
                         metavar="CODEC", help="of %s; default: all" % ", ".join(CODECS))
     parser.add_argument("--output", default=RESULTS, help="where to write (default: %(default)s)")
-    nic.run_or_exit(parser, run, parser.parse_args(argv))
+    command_line.run_or_exit(parser, run, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

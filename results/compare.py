@@ -17,8 +17,7 @@ import tempfile
 
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
-import tf_boilerplate as nic
-from plumbing import basics, image_files
+from plumbing import basics, command_line, image_files
 import numpy as np
 import PIL.Image
 
@@ -82,14 +81,14 @@ def run(args):
 
 
 def main(argv=None):
-    parser = nic.Parser(prog="compare.py", description=__doc__,
+    parser = command_line.Parser(prog="compare.py", description=__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?",
                         default=os.path.join(RESULTS, "images", "face-384x384.png"))
     parser.add_argument("--output", default="compare.png",
                         help="picture to write (default: %(default)s)")
     parser.add_argument("--fast", action="store_true", help="instead of the paper's settings")
-    nic.run_or_exit(parser, run, parser.parse_args(argv))
+    command_line.run_or_exit(parser, run, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

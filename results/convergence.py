@@ -16,7 +16,7 @@ import time
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(RESULTS))
 import tf_boilerplate as nic
-from plumbing import basics, image_files, runs
+from plumbing import basics, command_line, image_files, runs
 import numpy as np
 import sga
 import table1
@@ -29,7 +29,7 @@ FIELDS = ["run_name", "setting", "iteration", "seconds", "cost", "encoder_cost"]
 
 def sga_graph(run_name, options, shape):
     """Arguments of sga.py, as its command line gives them, and its graph for x [B, H, W, 3]."""
-    args = nic.parse_arguments(nic.make_parser("sga", None, sga.METHOD), sga.METHOD,
+    args = command_line.parse_arguments(nic.make_parser("sga", None, sga.METHOD), sga.METHOD,
                                ["compress", run_name, ""] + options)
     run = runs.find_run(os.path.join(RESULTS, "models"), run_name)
     args.lmbda = runs.run_lmbda(run_name)
@@ -104,14 +104,14 @@ def run(args):
 
 
 def main(argv=None):
-    parser = nic.Parser(prog="convergence.py", description=__doc__,
+    parser = command_line.Parser(prog="convergence.py", description=__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?",
                         default=os.path.join(RESULTS, "images", "face-384x384.png"))
     parser.add_argument("--from-csv", action="store_true", help="only draw")
     parser.add_argument("--output", default=".", metavar="DIR",
                         help="folder of convergence.csv and convergence.png (default: %(default)s)")
-    nic.run_or_exit(parser, run, parser.parse_args(argv))
+    command_line.run_or_exit(parser, run, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ import shutil
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-import tf_boilerplate as nic
-from plumbing import basics, runs
+from plumbing import basics, command_line, runs
 import tensorflow.compat.v1 as tf
 
 
@@ -38,10 +37,10 @@ def export(run, target):
 
 
 def main(argv=None):
-    parser = nic.Parser(prog="export_model.py", description=__doc__.splitlines()[0])
+    parser = command_line.Parser(prog="export_model.py", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder with the run's checkpoints")
     parser.add_argument("target", help="folder to create the copy in")
-    nic.run_or_exit(parser, lambda args: print(export(args.run, args.target)),
+    command_line.run_or_exit(parser, lambda args: print(export(args.run, args.target)),
                     parser.parse_args(argv))
 
 

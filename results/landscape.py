@@ -17,7 +17,7 @@ import sys
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(RESULTS))
 import tf_boilerplate as nic
-from plumbing import basics, image_files
+from plumbing import basics, command_line, image_files
 import numpy as np
 import sga
 import table1
@@ -138,13 +138,13 @@ def run(args):
 
 
 def main(argv=None):
-    parser = nic.Parser(prog="landscape.py", description=__doc__,
+    parser = command_line.Parser(prog="landscape.py", description=__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?",
                         default=os.path.join(RESULTS, "images", "face-384x384.png"))
     parser.add_argument("--output", default="landscape.png",
                         help="picture to write (default: %(default)s)")
-    nic.run_or_exit(parser, run, parser.parse_args(argv))
+    command_line.run_or_exit(parser, run, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ RESULTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(RESULTS)
 sys.path.insert(0, ROOT)
 import tf_boilerplate as nic
-from plumbing import basics, image_files, runs, workers
+from plumbing import basics, command_line, image_files, runs, workers
 import numpy as np
 
 # script, row of Table 1, label, colour: in the order of the table
@@ -142,12 +142,12 @@ def make_job(args, source, checksums, folder, script, run):
             run.name, args.images] + options_for(method, args.options)
     if args.threads:
         argv += ["--threads", str(args.threads)]
-    resolved = nic.parse_arguments(parser, method, argv)
+    resolved = command_line.parse_arguments(parser, method, argv)
     if resolved.output_file:
         raise basics.UserError("-- %s: %s is not an option" % (
             " ".join(args.options), resolved.output_file))
     resolved.lmbda = runs.run_lmbda(run.name)
-    settings = dict(nic.settings_of(nic.options_of(method, resolved), resolved.lmbda, script, run,
+    settings = dict(nic.settings_of(command_line.options_of(method, resolved), resolved.lmbda, script, run,
                                     resolved.threads, method.codecs[0]), image=checksums)
     target = nic.path_for(settings, nic.result_path(
         folder, script, run, source, resolved.lmbda, resolved.changed))
@@ -503,7 +503,7 @@ def label(text):
 
 
 def make_parser():
-    parser = nic.Parser(prog="table1.py", description=__doc__,
+    parser = command_line.Parser(prog="table1.py", description=__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
     scripts = [method.script for method in METHODS]
     parser.add_argument("--checkpoint_dir", default="./checkpoints", help="folder of all runs")
@@ -512,9 +512,9 @@ def make_parser():
     parser.add_argument("--methods", nargs="+", type=method_name, metavar="SCRIPT",
                         default=scripts, help="of %s, or your own; default: the former"
                         % ", ".join(scripts))
-    parser.add_argument("--jobs", type=nic.count, default=1, metavar="N",
+    parser.add_argument("--jobs", type=command_line.count, default=1, metavar="N",
                         help="scripts to run at a time")
-    parser.add_argument("--threads", type=nic.count, metavar="N",
+    parser.add_argument("--threads", type=command_line.count, metavar="N",
                         help="as of the scripts (default: one per core of a job's part)")
     parser.add_argument("--output", default=RESULTS, help="where to write (default: %(default)s)")
     parser.add_argument("--from-csv", action="store_true",
@@ -613,7 +613,7 @@ def main(argv=None):
     if args.options and "--" not in argv:
         parser.error("unrecognized arguments: %s; %s, options of the scripts come after --"
                      % (" ".join(args.options), basics.QUOTE))
-    nic.run_or_exit(parser, run, args)
+    command_line.run_or_exit(parser, run, args)
 
 
 if __name__ == "__main__":

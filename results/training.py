@@ -12,8 +12,7 @@ import sys
 
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
-import tf_boilerplate as nic
-from plumbing import basics, runs
+from plumbing import basics, command_line, runs
 import numpy as np
 
 import table1
@@ -58,13 +57,13 @@ def run(args):
 
 
 def main(argv=None):
-    parser = nic.Parser(prog="training.py", description=__doc__,
+    parser = command_line.Parser(prog="training.py", description=__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint_dir", default=os.path.join(RESULTS, "models"),
                         help="folder of the runs (default: %(default)s)")
     parser.add_argument("--output", default="training.png",
                         help="picture to write (default: %(default)s)")
-    nic.run_or_exit(parser, run, parser.parse_args(argv))
+    command_line.run_or_exit(parser, run, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def import_scripts(side, kind):
 
     `script` runs mbt2018.py, which does not need sga and its tensorflow_probability.
     """
-    global nic, clusters, layers, np, tf, tfc, mbt2018, sga, image_files, runs
+    global nic, clusters, layers, np, tf, tfc, mbt2018, sga, image_files, runs, command_line
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if side == "baseline":
         os.environ["TF_CPU_ALLOCATOR_USE_BFC"] = "false"
@@ -47,7 +47,7 @@ def import_scripts(side, kind):
         import tensorflow.compat.v1
         tensorflow.compat.v1.autograph.experimental.do_not_convert = lambda function: function
     import tf_boilerplate as nic
-    from plumbing import clusters, image_files, layers, runs
+    from plumbing import clusters, command_line, image_files, layers, runs
     import numpy as np
     import tensorflow.compat.v1 as tf
     import tensorflow_compression as tfc
@@ -73,7 +73,7 @@ def random_run(N):
 
 def options(*argv):
     """Arguments as sga.py parses them for `compress`, at lambda = 0.01."""
-    return nic.parse_arguments(nic.make_parser("sga", "", sga.METHOD), sga.METHOD,
+    return command_line.parse_arguments(nic.make_parser("sga", "", sga.METHOD), sga.METHOD,
                                ["compress", "", "", "--lambda", "0.01"] + list(argv))
 
 

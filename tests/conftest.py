@@ -21,7 +21,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from plumbing import fileformat
+from plumbing import command_line, fileformat
 
 GOLDEN = os.path.join(TESTS, "golden")
 SHIPPED = os.path.join(ROOT, "results", "models")
@@ -60,7 +60,7 @@ def run(script, *argv):
 def parsed(script, *argv, run_name="run", imgs="image"):
     """The arguments of a script's compress, with its METHOD."""
     nic, method = importlib.import_module("tf_boilerplate"), importlib.import_module(script).METHOD
-    return nic.parse_arguments(nic.make_parser(script, None, method), method, [
+    return command_line.parse_arguments(nic.make_parser(script, None, method), method, [
         "compress", run_name, str(imgs)] + [str(arg) for arg in argv])
 
 

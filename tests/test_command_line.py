@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from plumbing import basics, fileformat, image_files, runs
+from plumbing import basics, command_line, fileformat, image_files, runs
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT, TINY, command,
                       compress, load, parsed, run, run_of, run_process, write_image)
 
@@ -298,7 +298,7 @@ def test_lambda_is_the_weight_of_the_distortion(tmp_path):
 
 def test_a_method_of_ones_own_may_have_a_rate_that_falls(tmp_path, monkeypatch):
     import danneal
-    decay = nic.Option("--lr_decay", nic.positive, 0., "last part of the iterations")
+    decay = command_line.Option("--lr_decay", command_line.positive, 0., "last part of the iterations")
     monkeypatch.setattr(danneal, "METHOD", danneal.METHOD._replace(
         options=danneal.METHOD.options + [decay]))
     constant, falling = (compress("danneal", tmp_path, TINY, "--its", 4, "--lr", .1, *options)
