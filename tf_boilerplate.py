@@ -12,26 +12,20 @@ import argparse
 import collections
 import contextlib
 import functools
-import glob
 import io
 import itertools
 import json
 import os
-import re
-import shutil
-import signal
 import sys
-import time
 import typing
 
 import numpy as np
-import PIL.Image
 import pillow_avif  # with it, Pillow reads AVIF
 import tqdm
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
-from plumbing import basics, clusters, coding, command_line, fileformat, grid, image_files, layers, machine, runs, workers
+from plumbing import basics, clusters, coding, command_line, fileformat, grid, image_files, layers, machine, runs, training, workers
 from plumbing.command_line import Option, count, natural, number, one_of, positive
 from plumbing.coding import BITS_BACK, CENTRED, INTEGER
 from plumbing.fileformat import Fit, MAX_ITS, split_batches
@@ -814,9 +808,6 @@ def mean(values):
     return values.mean() if values.size else np.nan
 
 
-IMAGE_CACHE_BYTES = 2 ** 31  # decoded training images are kept in memory up to so many in all
-
-
 def likelihood_in_training(prior, latents):
     """log probability of the unit-width bin around each latent under a tfc entropy model.
 
@@ -832,86 +823,6 @@ class GaussianConditional(tfc.GaussianConditional):
     def _pmf_to_cdf(self, pmf, tail_mass, *args):
         # Copied to the variable's device, where tfc puts a loop over slices of the two.
         return super()._pmf_to_cdf(tf.identity(pmf), tf.identity(tail_mass), *args)
-
-
-def training_files(pattern, patchsize, held_out=()):
-    """Paths that match `pattern`, are not held out, and hold a patch; whether all fit in memory."""
-    held_out = set(map(os.path.realpath, held_out))
-    paths = [path for path in matching(pattern) if os.path.realpath(path) not in held_out]
-    if not paths:
-        raise basics.UserError("--train_glob %s: no file matches" % pattern
-                         + " that --eval_glob does not" * bool(held_out))
-    sizes = dict(zip(paths, map(training_image_size, paths)))
-    large = [path for path in paths if min(sizes[path]) >= patchsize]
-    if not large:
-        raise basics.UserError("--patchsize %d: larger than every image of %s; the largest is %d x %d"
-                         % ((patchsize, pattern) + max(sizes.values(), key=min)))
-    if len(large) < len(paths):
-        basics.note("%d of %d training images are smaller than the patch and skipped"
-             % (len(paths) - len(large), len(paths)))
-    num_bytes = sum(np.prod(sizes[path]) * (12 if path.endswith(".npy") else 3) for path in large)
-    return large, num_bytes <= IMAGE_CACHE_BYTES
-
-
-def matching(pattern):
-    """Sorted paths of a glob, or of the images and .npy in a folder."""
-    if not os.path.isdir(pattern):
-        return sorted(glob.glob(pattern))
-    endings = image_files.readable_extensions() + (".npy",)
-    return [os.path.join(pattern, name) for name in sorted(os.listdir(pattern))
-            if name.lower().endswith(endings) and not name.startswith(".")]
-
-
-def training_image_size(path):
-    """(height, width) from the header of an image or float32 .npy."""
-    try:
-        if path.endswith(".npy"):
-            image = np.load(path, mmap_mode="r", allow_pickle=False)
-            if image.dtype != np.float32 or image.ndim != 3 or image.shape[2] != 3:
-                raise basics.UserError("holds %s %s, accepted is float32 (H, W, 3)"
-                                 % (image.dtype, image.shape))
-            return image.shape[:2]
-        with PIL.Image.open(path) as image:
-            image_files.require_8_bits(image)
-            return image.size[::-1]
-    except Exception as error:  # decoders raise many types on damaged files
-        raise basics.UserError("%s: not a training image (%s)" % (path, error))
-
-
-def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_replicas=1,
-                     in_memory=True, readers=4):
-    """Dataset of float32 [batchsize, patchsize, patchsize, 3] in [0, 1].
-
-    Patch k depends on (seed, k) alone, so that training continued at step `start` sees what an
-    uninterrupted run would see, and replicas together see what one process with a batch of
-    num_replicas times the size would see.
-    """
-    def read(path):
-        return np.load(path, allow_pickle=False) if path.endswith(".npy") else image_files.read_image(path)
-    read = functools.lru_cache(maxsize=None)(read) if in_memory else read
-
-    def order():
-        shuffled_epoch = None
-        for batch in itertools.count(start * num_replicas + replica, num_replicas):
-            for k in range(batch * batchsize, (batch + 1) * batchsize):
-                epoch, i = divmod(k, len(paths))
-                if epoch != shuffled_epoch:
-                    shuffled = np.random.RandomState([seed, epoch]).permutation(paths)
-                    shuffled_epoch = epoch
-                yield shuffled[i], [seed, epoch, i]
-
-    def crop(path, key):
-        image = read(path.decode())
-        top, left = (np.random.RandomState(key).random_sample(2)
-                     * (np.array(image.shape[:2]) - patchsize + 1)).astype(int)
-        patch = image[top:top + patchsize, left:left + patchsize]
-        return patch.astype(np.float32) / np.float32(255 if patch.dtype == np.uint8 else 1)
-
-    dataset = tf.data.Dataset.from_generator(order, (tf.string, tf.int64), ([], [3]))
-    dataset = dataset.map(lambda path, key: tf.py_func(crop, [path, key], tf.float32),
-                          num_parallel_calls=readers)
-    dataset = dataset.map(lambda x: tf.ensure_shape(x, [patchsize, patchsize, 3]))
-    return dataset.batch(batchsize, drop_remainder=True).prefetch(2)
 
 
 def training_scalars(lmbda, x, x_tilde, bpp, **parts):
@@ -952,23 +863,23 @@ def train_replica(args, N, folder, objective, method, cluster):
     if run and not run.resumable:
         raise basics.UserError("%s is stored without optimiser slots and can't be trained on"
                          % run.checkpoint)
-    held_out = matching(args.eval_glob)
+    held_out = training.matching(args.eval_glob)
     if args.eval_glob and not held_out:
         raise basics.UserError("--eval_glob %s: no file matches" % args.eval_glob)
-    paths, in_memory = training_files(args.train_glob, args.patchsize, held_out)
+    paths, in_memory = training.training_files(args.train_glob, args.patchsize, held_out)
     is_chief, source = cluster.replica == 0, None
     if is_chief:
         for path in held_out:
             with basics.errors_of("--eval_glob %s" % args.eval_glob):
                 require_compressible(path, N, method)
         if run:
-            require_same_training(args, folder)
+            training.require_same_training(args, folder)
         elif args.init_from:
             source = runs.find_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
                               args.init_from)
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
-        x = tf.data.make_one_shot_iterator(training_patches(
+        x = tf.data.make_one_shot_iterator(training.training_patches(
             paths, args.batchsize, args.patchsize, args.seed, run.step if run else 0,
             cluster.replica, cluster.num_replicas, in_memory, args.preprocess_threads)).get_next()
         t = tf.train.get_or_create_global_step() * cluster.num_replicas + cluster.replica
@@ -976,77 +887,19 @@ def train_replica(args, N, folder, objective, method, cluster):
         # After the variables, whose random initial values depend on the number of ops before them.
         scalars["lr"] = learning_rate(tf.train.get_global_step(), args.last_step, args.lr,
                                       args.lr_warmup, args.lr_decay)
-        train_op, hooks = minimise(Adam(scalars["lr"], updates), scalars["loss"], cluster)
+        train_op, hooks = training.minimise(training.Adam(scalars["lr"], updates), scalars["loss"], cluster)
         # Paths relative to the folder, so that a run can be moved and go on.
         saver = tf.train.Saver(sharded=True, save_relative_paths=True)
         if is_chief:
             listeners = [Validation(args, folder, method, held_out)] if held_out else []
             hooks.append(tf.train.CheckpointSaverHook(
                 folder, save_secs=args.save_checkpoint_secs, saver=saver, listeners=listeners))
-            hooks += summary_hooks(args, folder, scalars, x, x_tilde)
-        scaffold = tf.train.Scaffold(saver=saver, init_fn=source and initialiser(source))
+            hooks += training.summary_hooks(args, folder, scalars, x, x_tilde)
+        scaffold = tf.train.Scaffold(saver=saver, init_fn=source and training.initialiser(source))
         if is_chief:
-            prepare_folder(args, folder, run)
-        training_loop(train_op, scalars, args.last_step, folder, cluster, scaffold, hooks)
+            training.prepare_folder(args, folder, run)
+        training.training_loop(train_op, scalars, args.last_step, folder, cluster, scaffold, hooks)
     return True
-
-
-def prepare_folder(args, folder, run):
-    """Make the folder of a run that is to be continued or, if None, new, with its args.json."""
-    basics.require_writable(os.path.join(folder, "args.json"), 2)
-    for leftover in glob.glob(os.path.join(glob.escape(folder), "model.ckpt-*_temp_*")):
-        shutil.rmtree(leftover)  # of a process that was killed while it saved
-    basics.write_bytes(os.path.join(folder, "args.json"),
-                json.dumps(vars(args), indent=4, sort_keys=True).encode())
-    named = None
-    with contextlib.suppress(UnicodeDecodeError, tf.errors.NotFoundError):
-        named = tf.train.latest_checkpoint(folder)
-    if run and named != run.checkpoint:  # else older ones would be forgotten, and stay for ever
-        tf.train.update_checkpoint_state(folder, run.checkpoint)
-
-
-def require_same_training(args, folder):
-    """UserError if the last settings of the run in `folder` would have made it another one.
-
-    With args.force only if it began from other weights, which args.init_from keeps naming.
-    --last_step counts where the rate falls.
-    """
-    last = {}
-    with contextlib.suppress(OSError, ValueError):  # it may be missing, or a stranger's
-        last = dict(json.loads(basics.read_bytes(os.path.join(folder, "args.json")).decode()))
-    if args.init_from and args.init_from != last.get("init_from", args.init_from):
-        raise basics.UserError("--init_from %s: only for a new run, and %s is there"
-                         % (args.init_from, folder))
-    args.init_from = args.init_from or last.get("init_from")
-    text = lambda value: "none" if value in (None, "") else value
-    differ = ["--%s %s (now %s)" % (name, text(last[name]), text(getattr(args, name)))
-              for name in ("batchsize", "patchsize", "train_glob", "eval_glob", "lr", "lr_warmup",
-                           "lr_decay", "seed") + ("last_step",) * bool(args.lr_decay)
-              if name in last and last[name] != getattr(args, name)]
-    if differ and not args.force:
-        raise basics.UserError("%s was trained with %s; --force continues it with the new ones"
-                         % (folder, ", ".join(differ)))
-
-
-def initialiser(run):
-    """Scaffold's init_fn that starts training, at step 0, from the weights of a run.
-
-    It takes the variables that both have by name and shape, and says which; UserError unless
-    these are most of them.
-    """
-    stored = tf.train.load_checkpoint(run.checkpoint).get_variable_to_shape_map()
-    weights = [v for v in tf.global_variables() if v.op.name != "global_step"
-               and not runs.OPTIMISER_VARIABLES.fullmatch(v.op.name)]
-    shared = [v for v in weights if v.op.name in stored
-              and v.shape.is_compatible_with(stored[v.op.name])]
-    fresh = [v.op.name for v in weights if v not in shared]
-    if 2 * len(shared) <= len(weights):
-        raise basics.UserError("--init_from %s: only %d of %d variables are there by name and shape"
-                         % (run.checkpoint, len(shared), len(weights)))
-    print("from %s: %d variables; fresh: %s"
-          % (run.checkpoint, len(shared), ", ".join(fresh) or "none"), flush=True)
-    saver = tf.train.Saver(shared)
-    return lambda scaffold, sess: saver.restore(sess, run.checkpoint)
 
 
 class Validation(tf.train.CheckpointSaverListener):
@@ -1077,130 +930,10 @@ class Validation(tf.train.CheckpointSaverListener):
         rows.append(",".join(["%d" % step] + ["%.6f" % value for value in means.values()]))
         basics.write_bytes(path, "\n".join([",".join(["step", *means])] + rows + [""]).encode())
         if self.logdir:
-            writer = tf.summary.FileWriterCache.get(summary_folder(self.logdir, self.folder))
+            writer = tf.summary.FileWriterCache.get(training.summary_folder(self.logdir, self.folder))
             writer.add_summary(tf.Summary(value=[
                 tf.Summary.Value(tag="validation/" + name, simple_value=value)
                 for name, value in means.items()]), step)
-
-
-def summary_folder(logdir, folder):
-    """Where TensorBoard finds a run's summaries."""
-    return os.path.join(logdir, os.path.basename(folder))
-
-
-def summary_hooks(args, folder, scalars, x, x_tilde):
-    """TensorBoard: the scalars, and originals beside reconstructions; none with an empty logdir."""
-    if not args.logdir:
-        return []
-    for name, value in scalars.items():
-        tf.summary.scalar(name, value)
-    as_bytes = lambda image: tf.saturate_cast(tf.round(255 * image), tf.uint8)
-    tf.summary.image("original", as_bytes(x))
-    tf.summary.image("reconstruction", as_bytes(x_tilde))
-    return [tf.train.SummarySaverHook(
-        save_secs=args.save_summary_secs, summary_op=tf.summary.merge_all(),
-        output_dir=summary_folder(args.logdir, folder))]
-
-
-@contextlib.contextmanager
-def training_errors(folder):
-    """What a user can do something about becomes a UserError."""
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        unreadable = re.search("^UserError: (.*)$", error.message, re.MULTILINE)
-        if unreadable:
-            raise basics.UserError(unreadable.group(1))
-        if "gradient of" not in error.message:
-            raise
-        raise basics.UserError("the loss turned NaN or infinite; %s keeps the last good checkpoint"
-                         % folder)
-
-
-@contextlib.contextmanager
-def interruptible():
-    """A context that Ctrl-C, or SIGTERM as of a scheduler's time limit, ends without an error."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks):
-    """Train to last_step; prints the scalars and the speed now and then.
-
-    Alone, Ctrl-C or SIGTERM ends the loop only: the session, when it is closed, saves a checkpoint.
-    """
-    with tf.control_dependencies([train_op]):
-        next_step = tf.train.get_global_step().read_value()
-    with training_errors(folder), tf.train.MonitoredTrainingSession(
-            master=cluster.server.target if cluster.server else "", hooks=hooks,
-            is_chief=cluster.replica == 0, checkpoint_dir=folder, scaffold=scaffold,
-            save_checkpoint_secs=None, save_checkpoint_steps=None, save_summaries_steps=None,
-            save_summaries_secs=None, log_step_count_steps=None, config=cluster.config,
-            stop_grace_period_secs=5) as sess:
-        # Not sess.run, which would call hooks: that of summaries takes a batch.
-        step = first = previous = sess.run_step_fn(
-            lambda step_context: step_context.session.run(tf.train.get_global_step()))
-        since = time.time()
-        with tqdm.tqdm(total=last_step, initial=step, disable=None, leave=False) as bar, \
-                (contextlib.nullcontext() if cluster.server else interruptible()):
-            while step < last_step and not sess.should_stop():
-                # With several replicas, a step can be seen twice or not at all.
-                printing = previous == first or step + 1 >= min(
-                    last_step, ((previous + 1) // 100 + 1) * 100)
-                step, values = sess.run([next_step, scalars if printing else {}])
-                if printing:
-                    values.update(step=step, speed=(step - previous) / (time.time() - since))
-                    basics.print_line("step={step} loss={loss:.4f} bpp={bpp:.4f} mse={mse:.3f} "
-                               "psnr={psnr:.3f} lr={lr:.3g} steps/s={speed:.2f}".format(**values))
-                    since, previous = time.time(), step
-                bar.update(step - bar.n)
-    if step < last_step and not cluster.server:
-        basics.print_line("stopped; a checkpoint is saved")
-        raise KeyboardInterrupt
-
-
-class Adam(tf.train.AdamOptimizer):
-    """Adam; after a step come the ops that then() gives, however many replicas gave gradients."""
-
-    def __init__(self, learning_rate, then=lambda: []):
-        super().__init__(learning_rate)
-        self.then = then
-
-    def apply_gradients(self, *args, **kwargs):
-        step = super().apply_gradients(*args, **kwargs)
-        with tf.control_dependencies([step]):
-            return tf.group(step, *self.then())
-
-
-def minimise(optimiser, loss, cluster):
-    """Op: one step on the mean loss of the replicas, once all have given gradients; its hooks.
-
-    Fails, changing nothing, when a gradient is NaN or infinite.
-    """
-    hooks = []
-    if cluster.server:
-        optimiser = tf.train.SyncReplicasOptimizer(optimiser, cluster.num_replicas,
-                                                   cluster.num_replicas)
-        hooks.append(optimiser.make_session_run_hook(is_chief=cluster.replica == 0))
-    gradients, variables = zip(*[
-        (tf.check_numerics(gradient, "gradient of " + variable.op.name), variable)
-        for gradient, variable in optimiser.compute_gradients(loss) if gradient is not None])
-    # tuple: none before all are checked. A control dependency would also be one of the chief's
-    # thread that applies gradients, which would then compute its own.
-    step = optimiser.apply_gradients(zip(tf.tuple(gradients), variables),
-                                     global_step=tf.train.get_or_create_global_step())
-    if cluster.server:
-        # A replica that ends gives the others what they may wait for, a token for one more step:
-        # a fast one can have taken two of the last. The chief's thread that applies gradients
-        # still waits for some when the session is closed, which is no error.
-        hooks.append(tf.train.FinalOpsHook(optimiser.get_init_tokens_op()))
-        optimiser.get_chief_queue_runner()._queue_closed_exception_types += (
-            tf.errors.CancelledError,)
-    return step, hooks
 
 
 def compress(method, args):

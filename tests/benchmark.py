@@ -39,7 +39,7 @@ def import_scripts(side, kind):
 
     `script` runs mbt2018.py, which does not need sga and its tensorflow_probability.
     """
-    global nic, clusters, layers, np, tf, tfc, mbt2018, sga, image_files, runs, command_line
+    global nic, clusters, layers, np, tf, tfc, mbt2018, sga, image_files, runs, command_line, training
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if side == "baseline":
         os.environ["TF_CPU_ALLOCATOR_USE_BFC"] = "false"
@@ -47,7 +47,7 @@ def import_scripts(side, kind):
         import tensorflow.compat.v1
         tensorflow.compat.v1.autograph.experimental.do_not_convert = lambda function: function
     import tf_boilerplate as nic
-    from plumbing import clusters, command_line, image_files, layers, runs
+    from plumbing import clusters, command_line, image_files, layers, runs, training
     import numpy as np
     import tensorflow.compat.v1 as tf
     import tensorflow_compression as tfc
@@ -183,7 +183,7 @@ def train_step(side, N, batchsize, patchsize):
     scalars, _, updates = nic.do_not_convert(mbt2018.objective)(
         x.read_value(), tf.zeros([], tf.int64), N, lmbda=0.01, seed=0)
     config = runs.session_config(options().threads)
-    train_op, _ = nic.minimise(nic.Adam(1e-4, updates), scalars["loss"], clusters.join_cluster(config))
+    train_op, _ = training.minimise(training.Adam(1e-4, updates), scalars["loss"], clusters.join_cluster(config))
     sess = tf.Session(config=config)
     sess.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
     fetches = [train_op, scalars if side == "baseline" else {}]
@@ -195,9 +195,9 @@ def train_input(side, N, batchsize, patchsize):
     folder = tempfile.mkdtemp()
     for i, image in enumerate(noise(16, 512, 512)):
         nic.PIL.Image.fromarray(image).save(os.path.join(folder, "%d.png" % i))
-    paths, _ = nic.training_files(os.path.join(folder, "*.png"), patchsize)
+    paths, _ = training.training_files(os.path.join(folder, "*.png"), patchsize)
     batch = tf.data.make_one_shot_iterator(
-        nic.training_patches(paths, batchsize, patchsize, seed=0)).get_next()
+        training.training_patches(paths, batchsize, patchsize, seed=0)).get_next()
     sess = tf.Session(config=runs.session_config(options().threads))
     return lambda: sess.run(batch.op), dict
 

@@ -12,8 +12,7 @@ import time
 import pytest
 import tensorflow.compat.v1 as tf
 
-import tf_boilerplate as nic
-from plumbing import clusters, runs
+from plumbing import clusters, runs, training
 from conftest import BASE_RUN, CHECKPOINTS, PNG, command, compress, run_process
 
 RUN = "mbt2018-num_filters=16-lmbda=0.05"
@@ -119,7 +118,7 @@ def test_the_chief_applies_gradients_without_computing_them_again(monkeypatch):
     cluster = clusters.join_cluster(runs.session_config(1))
     with tf.Graph().as_default() as graph, tf.device(cluster.device):
         x = tf.placeholder(tf.float32, [])
-        step, _ = nic.minimise(nic.Adam(.1), (tf.get_variable("v", []) - x) ** 2, cluster)
+        step, _ = training.minimise(training.Adam(.1), (tf.get_variable("v", []) - x) ** 2, cluster)
         enqueues = [op for op in graph.get_operations() if op.type.startswith("QueueEnqueue")]
     assert len(enqueues) > 1 and x.op in ancestors(tf.group(step))
     assert not any(x.op in ancestors(op) for op in enqueues)

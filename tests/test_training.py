@@ -15,7 +15,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import tf_boilerplate as nic
-from plumbing import runs
+from plumbing import runs, training
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, GOLDEN, NPY, ROOT, TINY, command, compress,
                       run, run_of, write_image)
 
@@ -332,7 +332,7 @@ def test_default_learning_rate_is_the_constant_of_the_paper(tmp_path, images, mo
     """To the last bit, over 20 steps, with Adam at a plain 1e-4."""
     options = ("--last_step", 20, "--threads", 1)
     scheduled = weights(train(tmp_path / "a", images, *options))
-    monkeypatch.setattr(nic.Adam, "__init__", lambda self, rate, then: (
+    monkeypatch.setattr(training.Adam, "__init__", lambda self, rate, then: (
         tf.train.AdamOptimizer.__init__(self, 1e-4), setattr(self, "then", then))[0])
     constant = weights(train(tmp_path / "b", images, *options))
     for name in constant:
@@ -359,7 +359,7 @@ def test_validation_is_what_compress_reports(tmp_path, images, capfd, script, ev
     np.testing.assert_allclose([float(value) for value in rows[-1].split(",")[1:]],
                                [np.mean(results[name]) for name in header.split(",")[1:]],
                                rtol=1e-5)
-    paths, _ = nic.training_files(str(images / "*"), 64, nic.matching(str(held_out / "*")))
+    paths, _ = training.training_files(str(images / "*"), 64, training.matching(str(held_out / "*")))
     assert [os.path.basename(path) for path in paths] == [
         "a.png", "c.npy", "grey.png"]
 
@@ -368,22 +368,22 @@ def test_every_epoch_has_all_images_in_another_order(tmp_path):
     for i in range(4):
         np.save(tmp_path / ("%d.npy" % i), np.full((64, 64, 3), i, np.float32))
     with tf.Graph().as_default(), tf.Session() as sess:
-        patch = tf.data.make_one_shot_iterator(nic.training_patches(
-            nic.matching(str(tmp_path)), 1, 64, seed=0)).get_next()
+        patch = tf.data.make_one_shot_iterator(training.training_patches(
+            training.matching(str(tmp_path)), 1, 64, seed=0)).get_next()
         order = np.reshape([sess.run(patch).mean() for _ in range(24)], (6, 4))
     assert (np.sort(order) == range(4)).all() and len(np.unique(order, axis=0)) > 3
 
 
 def test_small_images_are_skipped(images, capfd):
     write_image(images / "small.png", 63, 200)
-    paths, _ = nic.training_files(str(images), 64)
+    paths, _ = training.training_files(str(images), 64)
     assert [os.path.basename(path) for path in paths] == ["a.png", "b.jpg", "c.npy", "grey.png"]
     assert "1 of 5 training images" in capfd.readouterr().err
 
 
 def test_a_folder_of_images_may_hold_other_files(images):
     (images / "paper.pdf").write_bytes(b"%PDF-1.5")
-    paths, _ = nic.training_files(str(images), 64)
+    paths, _ = training.training_files(str(images), 64)
     assert [os.path.basename(path) for path in paths] == ["a.png", "b.jpg", "c.npy", "grey.png"]
 
 
