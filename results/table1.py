@@ -32,7 +32,7 @@ RESULTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(RESULTS)
 sys.path.insert(0, ROOT)
 import tf_boilerplate as nic
-from plumbing import basics, command_line, image_files, runs, workers
+from plumbing import basics, command_line, image_files, runs, store, workers
 import numpy as np
 
 # script, row of Table 1, label, colour: in the order of the table
@@ -147,17 +147,17 @@ def make_job(args, source, checksums, folder, script, run):
         raise basics.UserError("-- %s: %s is not an option" % (
             " ".join(args.options), resolved.output_file))
     resolved.lmbda = runs.run_lmbda(run.name)
-    settings = dict(nic.settings_of(command_line.options_of(method, resolved), resolved.lmbda, script, run,
+    settings = dict(store.settings_of(command_line.options_of(method, resolved), resolved.lmbda, script, run,
                                     resolved.threads, method.codecs[0]), image=checksums)
-    target = nic.path_for(settings, nic.result_path(
+    target = store.path_for(settings, store.result_path(
         folder, script, run, source, resolved.lmbda, resolved.changed))
     return Job(script, run.name, target, settings, argv)
 
 
 def is_done(job):
     """Whether the job's results exist, of its settings."""
-    result = nic.stored_results(job.target)
-    return result is not None and nic.is_of(result, job.settings)
+    result = store.stored_results(job.target)
+    return result is not None and store.is_of(result, job.settings)
 
 
 def run_job(job, places):
@@ -213,9 +213,9 @@ def collect(jobs, folder):
         rows = []
         for job in sorted(jobs, key=lambda job: job.settings["lmbda"]):
             if job.script == script:
-                result = nic.read_results(job.target)
+                result = store.read_results(job.target)
                 rows.append([job.settings["lmbda"], job.run_name]
-                            + ["%.6f" % nic.mean(result[name]) for name in COLUMNS])
+                            + ["%.6f" % store.mean(result[name]) for name in COLUMNS])
         write_csv(os.path.join(folder, script + ".csv"), ["lmbda", "run_name"] + COLUMNS, rows)
 
 

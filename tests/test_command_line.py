@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from plumbing import basics, command_line, fileformat, image_files, runs
+from plumbing import basics, command_line, fileformat, image_files, runs, store
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT, TINY, command,
                       compress, load, parsed, run, run_of, run_process, write_image)
 
@@ -97,7 +97,7 @@ def test_defaults_are_the_papers(script):
 def test_names_say_what_the_original_would_not_have_computed(tmp_path):
     """Another lambda than the run's, or one that its name lacks, and no default that is given."""
     run_of_name = lambda name: runs.find_run(CHECKPOINTS, BASE_RUN)._replace(name=name)
-    name = lambda run, lmbda: os.path.basename(nic.result_path("x", "mbt2018", run, "i", lmbda, {}))
+    name = lambda run, lmbda: os.path.basename(store.result_path("x", "mbt2018", run, "i", lmbda, {}))
     assert name(run_of_name("lmbda=0.01"), .01) == "rd-lmbda=0.01-file=i.npz"
     assert name(run_of_name("lmbda=0.01"), .02) == "rd-lmbda=0.01-file=i-lmbda=0.02.npz"
     assert name(run_of_name("foo"), .02) == "rd-foo-file=i-lmbda=0.02.npz"
@@ -105,7 +105,7 @@ def test_names_say_what_the_original_would_not_have_computed(tmp_path):
     assert parsed("sga", "--its", 10, "--t0", 4).changed == dict(sga_its=10, t0=4)
     for changed, end in ((dict(start="zero"), "-start=zero"), (dict(seed=1234567), "-seed=1234567"),
                          (dict(lr=.02), "-lr=0.02")):
-        path = nic.result_path("x", "sga", run_of_name("r"), "i", 1, changed)
+        path = store.result_path("x", "sga", run_of_name("r"), "i", 1, changed)
         assert path.endswith(end + ".npz")
 
 
