@@ -93,7 +93,7 @@ def factorized_prior(num_channels, scope="", dtype=tf.float32):
     Returns a function of z [..., num_channels] to (logits of the CDF, density), of z's shape. The
     variables of the bits-back model have no scope, those of the base model have PRIOR_SCOPE.
     """
-    filters, init_scale, layers = (1, 3, 3, 3, 1), 10, []
+    filters, init_scale, steps = (1, 3, 3, 3, 1), 10, []
     for i, (rows, columns) in enumerate(zip(filters[1:], filters)):
         shape = (num_channels, rows)
         init = np.log(np.expm1(init_scale ** -.25 / rows))
@@ -104,12 +104,12 @@ def factorized_prior(num_channels, scope="", dtype=tf.float32):
                                    initializer=tf.initializers.random_uniform(-.5, .5))
             factor = None if i == len(filters) - 2 else tf.get_variable(
                 "factor_%d" % i, shape + (1,), dtype, initializer=tf.initializers.zeros())
-        layers.append((matrix, bias, factor))
+        steps.append((matrix, bias, factor))
 
     def prior(z):
         values = tf.reshape(tf.transpose(tf.reshape(z, [-1, num_channels])), [num_channels, 1, -1])
         slopes = tf.ones_like(values)  # derivative of `values` with respect to z
-        for matrix, bias, factor in layers:
+        for matrix, bias, factor in steps:
             values = tf.matmul(tf.nn.softplus(matrix), values) + bias
             slopes = tf.matmul(tf.nn.softplus(matrix), slopes)
             if factor is not None:

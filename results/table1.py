@@ -67,7 +67,7 @@ Job = collections.namedtuple("Job", "script run_name target settings argv")
 
 def find_jobs(args, job_for):
     """All pairs of a method and a run it can use, by lambda, then as in --methods."""
-    runs = {}
+    found = {}
     for name in sorted(set(args.runs or os.listdir(args.checkpoint_dir))):
         if args.runs or runs.newest_checkpoint(os.path.join(args.checkpoint_dir, name)):
             run = runs.find_run(args.checkpoint_dir, name)
@@ -76,7 +76,7 @@ def find_jobs(args, job_for):
             except basics.UserError:
                 raise basics.UserError("the run name %s has no lmbda=<number>; choose others by --runs"
                                  % run.name)
-            other = runs.setdefault((lmbda, run.model), run)
+            other = found.setdefault((lmbda, run.model), run)
             if other.name != run.name:
                 raise basics.UserError("%s and %s have the same lambda: choose by --runs"
                                  % (other.name, run.name))
@@ -90,8 +90,8 @@ def find_jobs(args, job_for):
         without = [script for script in methods if not options_for(methods[script], [flag])]
         if without:
             basics.note("-- %s: not for %s" % (flag, ", ".join(without)))
-    jobs = [job_for(script, runs[key]) for key in sorted(runs) for script in methods
-            if runs[key].model == methods[script].model]
+    jobs = [job_for(script, found[key]) for key in sorted(found) for script in methods
+            if found[key].model == methods[script].model]
     if not jobs:
         raise basics.UserError("%s: no run there that one of %s can use"
                          % (args.checkpoint_dir, ", ".join(args.methods)))

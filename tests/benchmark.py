@@ -39,7 +39,8 @@ def import_scripts(side, kind):
 
     `script` runs mbt2018.py, which does not need sga and its tensorflow_probability.
     """
-    global nic, clusters, layers, np, tf, tfc, mbt2018, sga, image_files, runs, command_line, training
+    global nic, clusters, command_line, image_files, layers, runs, training
+    global np, PIL, tf, tfc, mbt2018, sga
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if side == "baseline":
         os.environ["TF_CPU_ALLOCATOR_USE_BFC"] = "false"
@@ -49,6 +50,7 @@ def import_scripts(side, kind):
     import tf_boilerplate as nic
     from plumbing import clusters, command_line, image_files, layers, runs, training
     import numpy as np
+    import PIL.Image
     import tensorflow.compat.v1 as tf
     import tensorflow_compression as tfc
     tf.logging.set_verbosity(tf.logging.FATAL)
@@ -194,7 +196,7 @@ def train_input(side, N, batchsize, patchsize):
     """The input pipeline of a training step, from images of 512x512 pixels."""
     folder = tempfile.mkdtemp()
     for i, image in enumerate(noise(16, 512, 512)):
-        nic.PIL.Image.fromarray(image).save(os.path.join(folder, "%d.png" % i))
+        PIL.Image.fromarray(image).save(os.path.join(folder, "%d.png" % i))
     paths, _ = training.training_files(os.path.join(folder, "*.png"), patchsize)
     batch = tf.data.make_one_shot_iterator(
         training.training_patches(paths, batchsize, patchsize, seed=0)).get_next()
@@ -346,6 +348,7 @@ def compress_row(required, turns=5):
     image = os.path.join(tempfile.gettempdir(), "noise.png")
     import numpy as np
     import PIL.Image
+    import PIL.Image
     PIL.Image.fromarray(np.random.RandomState(0).randint(0, 256, (256, 256, 3)).astype(
         np.uint8)).save(image)
     argv = ["compress", "--checkpoint_dir", MODELS, "--results_dir", "",
@@ -401,7 +404,7 @@ def make_run_and_images(folder, N, num_imgs):
     import_scripts("ours", "script")
     os.mkdir(os.path.join(folder, "images"))
     for i, image in enumerate(noise(num_imgs, 512, 768)):
-        nic.PIL.Image.fromarray(image).save(os.path.join(folder, "images", "%d.png" % i))
+        PIL.Image.fromarray(image).save(os.path.join(folder, "images", "%d.png" % i))
     run = random_run(N)
     os.rename(os.path.dirname(run.checkpoint), os.path.join(folder, run.name))
     return run.name

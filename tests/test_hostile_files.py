@@ -10,15 +10,15 @@ import struct
 import numpy as np
 import pytest
 import tf_boilerplate as nic
-from plumbing import basics, fileformat, machine
+from plumbing import basics, fileformat, machine, runs
 import tensorflow.compat.v1 as tf
 
 from conftest import GOLDEN, WRITERS, decompress
 
 ORIGINAL = os.path.join(GOLDEN, "tfci", "face-197x251.tfci")
 # What is made from the model alone is kept, as most of the time goes there.
-KEPT = {name: functools.lru_cache(maxsize=None)(getattr(nic, name))
-        for name in ("read_run", "Decoder", "RangeCoder")}
+KEPT = [(module, name, functools.lru_cache(maxsize=None)(getattr(module, name)))
+        for module, name in ((runs, "read_run"), (nic, "Decoder"), (nic, "RangeCoder"))]
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def survives(tmp_path, capfd, monkeypatch):
 
     Only success writes anything. Nothing takes a gigabyte.
     """
-    for name, function in KEPT.items():
-        monkeypatch.setattr(nic, name, function)
+    for module, name, function in KEPT:
+        monkeypatch.setattr(module, name, function)
     require_memory = machine.require_memory
 
     def require_little(*args):

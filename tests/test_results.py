@@ -26,7 +26,7 @@ import compare
 import convergence
 import landscape
 import table1
-import training
+import training as training_plot
 import tf_boilerplate as nic
 from plumbing import basics, image_files, runs, workers
 
@@ -253,7 +253,7 @@ def test_parts_of_the_cores(monkeypatch):
     taken = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 2, 3, 4, 5})
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: taken.append(cores))
-    monkeypatch.setattr(nic.ctypes, "CDLL", unittest.mock.MagicMock())
+    monkeypatch.setattr(workers.ctypes, "CDLL", unittest.mock.MagicMock())
     for i, num_children in ((0, 1), (0, 2), (1, 2), (1, 7), (6, 7)):
         workers.for_child(i, num_children)()
     assert taken == [[1, 2, 3, 4, 5], [1, 2], [3, 4], [2], [2]]
@@ -594,7 +594,7 @@ def test_plots_are_written_to_the_current_folder(tmp_path, monkeypatch, capfd):
     with pytest.raises(SystemExit):
         convergence.main(["--from-csv"])
     assert "is missing" in capfd.readouterr().err
-    for plot in (landscape, compare, training):
+    for plot in (landscape, compare, training_plot):
         name = os.path.basename(plot.__file__)[:-3] + ".png"
         with pytest.raises(SystemExit):
             plot.main(["--help"])
@@ -609,14 +609,14 @@ def test_validation_curves(tmp_path, capfd):
                        ("mbt2018-lmbda=0.08", "0,3\n10\n")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "validation.csv").write_text("step,rd_cost\n" + rows)
-    curves = training.read_curves(str(tmp_path))
+    curves = training_plot.read_curves(str(tmp_path))
     assert capfd.readouterr().err.count("is not drawn") == 3
     assert [(curve["name"], curve["rd_cost"].tolist()) for curve in curves] == [
         ("mbt2018", [3, 1]), ("mbt2018_bb", [3, 2])]
-    training.main(["--checkpoint_dir", str(tmp_path), "--output", str(tmp_path / "x.png")])
+    training_plot.main(["--checkpoint_dir", str(tmp_path), "--output", str(tmp_path / "x.png")])
     assert PIL.Image.open(tmp_path / "x.png").size[0] > 600
     with pytest.raises(SystemExit):
-        training.main(["--checkpoint_dir", CHECKPOINTS])
+        training_plot.main(["--checkpoint_dir", CHECKPOINTS])
     assert "no run with a validation.csv" in capfd.readouterr().err
 
 
