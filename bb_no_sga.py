@@ -14,13 +14,14 @@ OPTIONS = bb_plain.OPTIONS + [
                "learning rate of Adam on the rate")]
 
 
-def infer(graph, x, args):
+def infer(graph, x, options):
     """The encoder's y, rounded, and how q(z|y_hat) is then fitted to it alone."""
-    y_hat, _, _ = nic.integer_y(graph, *nic.encode(graph, x))
-    return y_hat, nic.Fit(args.rate_its, args.rate_lr, args.seed)
+    y_hat = nic.integer_y(graph, nic.encode(graph, x)).y
+    return nic.Unfitted(y_hat, nic.Fit(options.rate_its, options.rate_lr, options.seed))
 
 
-METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS)
+METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS, rate_samples=bb_plain.rate_samples,
+                    result_name=bb_plain.RESULT_NAME)
 
 
 def main(argv=None):

@@ -10,13 +10,22 @@ OPTIONS = [nic.Option("--rate_samples", nic.number(int, 2), 16,
            nic.Option("--seed", nic.natural, 0, "seed of the noise and of random initial bits")]
 
 
-def infer(graph, x, args):
+RESULT_NAME = "rd-%(script)s+%(run_name)s-input=%(source)s"
+
+
+def rate_samples(options):
+    """Draws of z that reported rates are means over."""
+    return options.rate_samples
+
+
+def infer(graph, x, options):
     """The encoder's y, rounded, and the q(z|y_hat) that h_a gives, without iterations."""
-    y_hat, _, _ = nic.integer_y(graph, *nic.encode(graph, x))
-    return y_hat, nic.Fit(its=0, lr=0, seed=args.seed)
+    y_hat = nic.integer_y(graph, nic.encode(graph, x)).y
+    return nic.Unfitted(y_hat, nic.Fit(its=0, lr=0, seed=options.seed))
 
 
-METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS)
+METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS, is_iterative=False, rate_samples=rate_samples,
+                    result_name=RESULT_NAME)
 
 
 def main(argv=None):

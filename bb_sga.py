@@ -19,15 +19,20 @@ PRESETS = dict(fast=dict(sga.PRESETS["fast"], rate_its=200, rate_lr=0.06),
                thorough=dict(sga.PRESETS["thorough"], rate_lr=0.01))
 
 
-def infer(graph, x, args):
-    """y annealed to integers, jointly with q(z|y); how q(z|y_hat) is then fitted to it alone."""
-    latents = nic.optimise(graph, x, args.sga_its, nic.integer_y,
-                           functools.partial(sga.temperature, args))
-    y_hat, _, _ = nic.integer_y(graph, *latents)
-    return y_hat, nic.Fit(args.rate_its, args.rate_lr, args.seed)
+def infer(graph, x, options):
+    """y annealed to integers, jointly with q(z|y); how q(z|y_hat) is then fitted to it alone.
+
+    The second phase, that fit, is not run here: a decoder has to repeat it, in double precision and
+    from y_hat alone, so it is the decoder's, which the encoder uses, too.
+    """
+    latents = nic.optimise(graph, x, options.sga_its, options.lr, nic.integer_y,
+                           functools.partial(sga.temperature, options), options.lr_decay)
+    y_hat = nic.integer_y(graph, latents).y
+    return nic.Unfitted(y_hat, nic.Fit(options.rate_its, options.rate_lr, options.seed))
 
 
-METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS, sga.relax, sga.resolve, PRESETS)
+METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS, sga.relax, sga.seed, PRESETS,
+                    rate_samples=bb_plain.rate_samples)
 
 
 def main(argv=None):

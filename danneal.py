@@ -10,35 +10,30 @@ import numpy as np
 
 OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
            nic.Option("--lr", nic.positive, 5e-3, "learning rate of Adam"),
-           nic.Option("--annealing_rate", nic.number(float, 0), None,
+           nic.Option("--annealing_rate", nic.number(float, 0), lambda options: 8 / options.its,
                       "decay of the temperature per iteration (default: 8 / its)"),
            nic.Option("--T_max", nic.number(float, 0, exclusive=True, high=1), 0.2,
                       "highest temperature")]
 
 
-def resolve(args):
-    """The schedule's default, which depends on the number of iterations."""
-    if args.annealing_rate is None:
-        args.annealing_rate = 8 / args.its
-
-
-def relax(v, T, key, args):
+def relax(v, T, key, options):
     """Softmax between floor(v) and ceil(v): SGA without its noise."""
     return nic.two_way(v, T)
 
 
-def temperature(args, t):
+def temperature(options, t):
     """T(t): exponential decay, but T_max at most."""
-    return np.clip(np.exp(-args.annealing_rate * t), 1e-8, args.T_max)
+    return np.clip(np.exp(-options.annealing_rate * t), 1e-8, options.T_max)
 
 
-def infer(graph, x, args):
+def infer(graph, x, options):
     """Latents annealed to integers."""
-    return nic.integers(graph, *nic.optimise(graph, x, args.its, nic.integers,
-                                             functools.partial(temperature, args)))
+    latents = nic.optimise(graph, x, options.its, options.lr, nic.integers,
+                           functools.partial(temperature, options))
+    return nic.integers(graph, latents)
 
 
-METHOD = nic.Method(infer, nic.INTEGER, OPTIONS, relax, resolve)
+METHOD = nic.Method(infer, nic.INTEGER, OPTIONS, relax)
 
 
 def main(argv=None):

@@ -12,25 +12,26 @@ OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
            nic.Option("--check_every", nic.count, 10, "iterations between checks when to stop")]
 
 
-def relax(v, T, key, args):
+def relax(v, T, key, options):
     """The latents as they are."""
     return v
 
 
-def round_at_once(graph, y, z):
+def round_at_once(graph, latents):
     """y rounded around mu(z) of the continuous z: no decoder has it, but it decides when to stop.
 
     With the decodable rounding in its place MAP would stop much earlier, at up to 14 % more cost.
     """
     mu, median = graph.centres
-    return (nic.round_around(graph.sess.run(mu, {graph.relaxed[1]: z}), y),
-            nic.round_around(median, z))
+    mu_of_z = graph.sess.run(mu, {graph.relaxed.z: latents.z})
+    return nic.Latents(nic.round_around(mu_of_z, latents.y), nic.round_around(median, latents.z))
 
 
-def infer(graph, x, args):
+def infer(graph, x, options):
     """Latents of the last check before the loss after rounding rises, rounded z first, then y."""
-    return nic.centred(graph, *nic.optimise(graph, x, args.its, round_at_once, stop=operator.gt,
-                                            check_every=args.check_every))
+    latents = nic.optimise(graph, x, options.its, options.lr, round_at_once, stop=operator.gt,
+                           check_every=options.check_every)
+    return nic.centred(graph, latents)
 
 
 METHOD = nic.Method(infer, nic.CENTRED, OPTIONS, relax)

@@ -39,28 +39,33 @@ def objective(x, t, N, lmbda, seed):
     return scalars, x_tilde, update_prior
 
 
-def infer(graph, x, args):
+def infer(graph, x, options):
     """The encoder's latents, rounded."""
-    return nic.centred(graph, *nic.encode(graph, x))
+    return nic.centred(graph, nic.encode(graph, x))
 
 
-def batch_rates(codec):
-    """The codec, which also reports, as the original does, bits of a batch's file per pixel of one
-    of its images."""
-    def encode(decoder, shape, latents, script, initial_bits=b""):
-        content, images, _ = codec.encode(decoder, shape, latents, script)
-        batches, y, z = (nic.split_batches(items, shape) for items in (images, *latents))
-        files = [content] if len(batches) == 1 else [
-            codec.encode(decoder, (len(batch[0]),) + shape[1:], batch, script)[0]
-            for batch in zip(y, z)]
-        bits = 8 * np.array([len(file) for file in files])
-        return content, images, dict(batch_actual_bpp=bits / (shape[1] * shape[2]),
-                                     batch_sizes=[len(batch) for batch in batches])
-    return codec._replace(encode=encode)
+def encode_with_batch_rates(codec, decoder, latents, script, initial_bits=b""):
+    """As codec.encode, but it reports the bits of each batch's file, as the original does.
+
+    They are per pixel of one image of the batch.
+    """
+    encoded = codec.encode(decoder, latents, script)
+    _, height, width = decoder.x_shape
+    y, z = (nic.split_batches(v, (len(v), height, width)) for v in latents)
+    files = [encoded.content]
+    if len(y) > 1:
+        files = [codec.encode(decoder, nic.Latents(*batch), script).content
+                 for batch in zip(y, z)]
+    bits = 8 * np.array([len(file) for file in files])
+    return encoded._replace(reported=dict(batch_actual_bpp=bits / (height * width),
+                                          batch_sizes=[len(batch) for batch in y]))
 
 
-# sigma of p(y|z) is bounded as in training
-METHOD = nic.Method(infer, tuple(map(batch_rates, nic.CENTRED)), scale_bound=nic.SCALES[0])
+CODECS = tuple(codec._replace(encode=functools.partial(encode_with_batch_rates, codec))
+               for codec in nic.CENTRED)
+METHOD = nic.Method(infer, CODECS, is_iterative=False,
+                    scale_bound=nic.SCALES[0],  # as in training
+                    result_name="rd-%(run_name)s-file=%(source)s")
 
 
 def main(argv=None):

@@ -17,9 +17,10 @@ OPTIONS = [nic.Option("--sga_its --its", nic.count, 2000, "iterations of SGA"),
            nic.Option("--lr", nic.positive, 5e-3, "learning rate of Adam"),
            nic.Option("--lr_decay", nic.number(float, 0, high=1), 0,
                       "last part of the iterations, in which lr falls to a hundredth"),
-           nic.Option("--annealing_rate", nic.number(float, 0), None,
+           nic.Option("--annealing_rate", nic.number(float, 0),
+                      lambda options: 2 / options.sga_its,
                       "decay of the temperature per iteration (default: 2 / sga_its)"),
-           nic.Option("--t0", nic.number(float, 0), None,
+           nic.Option("--t0", nic.number(float, 0), lambda options: 0.35 * options.sga_its,
                       "iteration from which the temperature decays (default: 0.35 * sga_its)"),
            nic.Option("--T_max", nic.positive, 0.5, "highest temperature"),
            nic.Option("--logits", nic.one_of(LOGITS), "atanh",
@@ -30,34 +31,33 @@ SSL = dict(lr_decay=1, logits="ssl", T_max=1, t0=0)
 PRESETS = dict(fast=dict(SSL, sga_its=360, lr=0.03), thorough=dict(SSL, lr=0.02))
 
 
-def resolve(args):
-    """The schedule's defaults, which depend on the number of iterations."""
-    args.t0 = 0.35 * args.sga_its if args.t0 is None else args.t0
-    if args.annealing_rate is None:
-        args.annealing_rate = 2 / args.sga_its
-
-
-def relax(v, T, key, args):
+def relax(v, T, key, options):
     """Gumbel-softmax sample between floor(v) and ceil(v), with the same noise for every image."""
     shape = v.shape[1:].concatenate(2)
     uniform = tf.random.stateless_uniform(shape, key, minval=np.finfo(np.float32).tiny)
     gumbel = tfp.distributions.Gumbel(0., 1.).quantile(uniform)
     return nic.two_way(v, T, lambda scores: tf.nn.softmax((scores + gumbel) / T),
-                       LOGITS[args.logits])
+                       LOGITS[options.logits])
 
 
-def temperature(args, t):
+def temperature(options, t):
     """T(t): T_max until t0, then decaying exponentially."""
-    return max(1e-8, args.T_max * np.exp(-args.annealing_rate * max(0, t - args.t0)))
+    return max(1e-8, options.T_max * np.exp(-options.annealing_rate * max(0, t - options.t0)))
 
 
-def infer(graph, x, args):
+def seed(options):
+    """Of the noise."""
+    return options.seed
+
+
+def infer(graph, x, options):
     """Latents annealed to integers."""
-    return nic.integers(graph, *nic.optimise(graph, x, args.sga_its, nic.integers,
-                                             functools.partial(temperature, args)))
+    latents = nic.optimise(graph, x, options.sga_its, options.lr, nic.integers,
+                           functools.partial(temperature, options), options.lr_decay)
+    return nic.integers(graph, latents)
 
 
-METHOD = nic.Method(infer, nic.INTEGER, OPTIONS, relax, resolve, PRESETS)
+METHOD = nic.Method(infer, nic.INTEGER, OPTIONS, relax, seed, PRESETS)
 
 
 def main(argv=None):

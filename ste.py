@@ -13,16 +13,17 @@ OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
            nic.Option("--check_every", nic.count, 10, "iterations between checks when to stop")]
 
 
-def relax(v, T, key, args):
+def relax(v, T, key, options):
     """round(v), with the gradient of the identity."""
     # Not v + stop_gradient(round(v) - v), whose value is off by a rounding error.
     return tf.stop_gradient(tf.round(v)) + (v - tf.stop_gradient(v))
 
 
-def infer(graph, x, args):
+def infer(graph, x, options):
     """Integers of the last check before the loss stops falling."""
-    return nic.integers(graph, *nic.optimise(graph, x, args.its, nic.integers, stop=operator.ge,
-                                             check_every=args.check_every))
+    latents = nic.optimise(graph, x, options.its, options.lr, nic.integers, stop=operator.ge,
+                           check_every=options.check_every)
+    return nic.integers(graph, latents)
 
 
 METHOD = nic.Method(infer, nic.INTEGER, OPTIONS, relax)

@@ -1,41 +1,43 @@
-"""Everything that two scripts share, in reading order; a room uses those above it.
+"""The graphs of the models, and in which order they are used: all that two scripts share.
 
-1. model            2. rate, distortion, descent      3. decoder        4. files
-5. inference        6. images in, results out         7. training       8. command line
+1. transforms, p(z)    2. rates and losses    3. descent       4. the decoder
+5. a method's graph    6. the compressor      7. training      8. the command line
 
 Notation: x image; g_a, g_s analysis and synthesis transform; h_a, h_s their hyper versions;
 y, z continuous latents and hyperlatents; y_tilde, z_tilde relaxed; y_hat, z_hat discrete (what
-a decoder sees); lmbda the rate-distortion trade-off; N = num_filters; B images of H x W pixels.
+a decoder sees); lmbda the rate-distortion trade-off; N = num_filters; B images of H x W pixels;
+h = ceil(H / 16), w = ceil(W / 16). What builds no graph is in the package `plumbing`.
 """
 
 import argparse
-import collections
-import contextlib
 import functools
-import itertools
 import os
 import sys
 import typing
 
+from plumbing import (basics, clusters, coding, command_line, compressed_files, fileformat, grid,
+                      image_files, layers, machine, progress, quality, runs, store, training,
+                      workers)
 import numpy as np
-import pillow_avif  # with it, Pillow reads AVIF
 import tqdm
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
-from plumbing import basics, clusters, coding, command_line, fileformat, grid, image_files, layers, machine, runs, store, training, workers
-from plumbing.command_line import Option, count, natural, number, one_of, positive
-from plumbing.coding import BITS_BACK, CENTRED, INTEGER
-from plumbing.fileformat import Fit, MAX_ITS, split_batches
+# What scripts use of the plumbing.
 from plumbing.basics import UserError
-
-with contextlib.suppress(ImportError):  # it may be installed for HEIC
-    import pillow_heif
-    pillow_heif.register_heif_opener()
+from plumbing.coding import BitsBackLatents, Latents, Unfitted
+from plumbing.command_line import Option, count, natural, number, one_of, positive
+from plumbing.compressed_files import BITS_BACK, CENTRED, INTEGER
+from plumbing.fileformat import MAX_ITS, Fit, split_batches
 
 # For what builds a graph: AutoGraph would take seconds to convert tfc's layers.
 do_not_convert = tf.autograph.experimental.do_not_convert
 
+
+# ---------------------------------------------------------------- 1. transforms, p(z)
+#
+# Their variables have the names of the authors' checkpoints. They compute in the precision of their
+# input.
 
 # Constants of the trained models: p(y|z)'s table of scales for range coding, floor of likelihoods.
 SCALES = np.exp(np.linspace(np.log(.11), np.log(256), 64))
@@ -53,11 +55,12 @@ def analysis_transform(N):
 
 def synthesis_transform(N):
     """g_s: y [B, h, w, N] -> x [B, 16 h, 16 w, 3]."""
+    up = dict(corr=False, strides_up=2)
     return layers.Transform("synthesis_transform", [
-        layers.fast_conv(0, N, 5, corr=False, strides_up=2, activation=layers.gdn("igdn_0", inverse=True)),
-        layers.fast_conv(1, N, 5, corr=False, strides_up=2, activation=layers.gdn("igdn_1", inverse=True)),
-        layers.fast_conv(2, N, 5, corr=False, strides_up=2, activation=layers.gdn("igdn_2", inverse=True)),
-        layers.conv(3, 3, 5, corr=False, strides_up=2)])
+        layers.fast_conv(0, N, 5, **up, activation=layers.gdn("igdn_0", inverse=True)),
+        layers.fast_conv(1, N, 5, **up, activation=layers.gdn("igdn_1", inverse=True)),
+        layers.fast_conv(2, N, 5, **up, activation=layers.gdn("igdn_2", inverse=True)),
+        layers.conv(3, 3, 5, **up)])
 
 
 def hyper_analysis_transform(N, num_outputs):
@@ -123,8 +126,9 @@ def factorized_prior(num_channels, scope="", dtype=tf.float32):
     return prior
 
 
-MSSSIM_MIN_SIDE = 161
-
+# ---------------------------------------------------------------- 2. rates and losses
+#
+# Bits per pixel and squared errors of relaxed or discrete latents.
 
 def gaussian_mass(y, mu, sigma):
     """p(y|z): probability under N(mu, sigma^2) of the unit-width bin around each element of y."""
@@ -169,11 +173,21 @@ def base_rates(y, z, x_shape, scale_bound=0.):
     return dict(rates, est_bpp=rates["est_y_bpp"] + rates["est_z_bpp"]), mu
 
 
-def bits_back_rates(y, z_mean, z_logvar, key, x_shape):
-    """Rates of the bits-back model, p(z), z_tilde ~ q(z|y), and mu, log sigma of p(y|z_tilde).
+class BitsBackModel(typing.NamedTuple):
+    """The bits-back model of y and z_tilde ~ q(z|y)."""
+    # dict of [B]: bits per pixel of y under p(y|z_tilde), est_y_bpp, of z_tilde under p(z),
+    # est_z_bpp, and back from q, est_bpp_back; and the net rate, est_bpp
+    rates: dict
+    prior: typing.Callable  # p(z), see `factorized_prior`
+    z_tilde: tf.Tensor  # [B, ceil(h / 4), ceil(w / 4), N]
+    mu: tf.Tensor  # of p(y|z_tilde), [B, h, w, N]
+    log_sigma: tf.Tensor
 
-    The rates are a dict of [B]: bits per pixel of y under p(y|z_tilde), of z_tilde under p(z), and
-    back from q. The noise, keyed by the int [2] `key`, is the same for every image.
+
+def bits_back_rates(y, z_mean, z_logvar, key, x_shape):
+    """BitsBackModel of y and of the mean and log variance of q(z|y).
+
+    The noise, keyed by the int [2] `key`, is the same for every image.
     """
     N = int(y.shape[-1])
     noise = tf.random.stateless_normal(z_mean.shape[1:], key, dtype=z_mean.dtype)
@@ -186,7 +200,7 @@ def bits_back_rates(y, z_mean, z_logvar, key, x_shape):
                  est_z_bpp=bits_per_pixel(tf.log(p_z), x_shape),
                  est_bpp_back=bits_per_pixel(log_q, x_shape))
     rates["est_bpp"] = rates["est_y_bpp"] + rates["est_z_bpp"] - rates["est_bpp_back"]
-    return rates, prior, z_tilde, mu, log_sigma
+    return BitsBackModel(rates, prior, z_tilde, mu, log_sigma)
 
 
 def rd_losses(lmbda, x, x_tilde, bpp):
@@ -196,23 +210,6 @@ def rd_losses(lmbda, x, x_tilde, bpp):
     """
     mse = 255 ** 2 * tf.reduce_mean(tf.squared_difference(x, x_tilde), axis=[1, 2, 3])
     return dict(rd_loss=lmbda * mse + bpp, mse=mse, bpp=bpp)
-
-
-def quality_meter(shape, threads):
-    """Function of uint8 images and reconstructions, [B, H, W, 3] = shape: metrics, arrays [B]."""
-    with tf.Graph().as_default() as graph:
-        inputs = tf.placeholder(tf.uint8, shape), tf.placeholder(tf.uint8, shape)
-        original, decoded = (tf.cast(images, tf.float32) for images in inputs)
-        msssim = tf.fill([shape[0]], np.nan)
-        if min(shape[1:3]) >= MSSSIM_MIN_SIDE:
-            msssim = tf.image.ssim_multiscale(decoded, original, 255)
-        metrics = dict(
-            mse=tf.reduce_mean(tf.squared_difference(original, decoded), axis=[1, 2, 3]),
-            psnr=tf.image.psnr(decoded, original, 255),
-            msssim=msssim,
-            msssim_db=-10 * tf.log(1 - msssim) / np.log(10))
-    sess = tf.Session(graph=graph, config=runs.session_config(threads))
-    return lambda x, x_hat: sess.run(metrics, dict(zip(inputs, (x, x_hat))))
 
 
 def noise_key(seed, t, i):
@@ -225,116 +222,82 @@ def uniform_noise(shape, key):
     return tf.random.stateless_uniform(shape, key, -.5, .5)
 
 
+# ---------------------------------------------------------------- 3. descent
+#
+# Adam on free latents: how all iterative methods optimise, and how a decoder fits q(z|y_hat).
+
 def free_variable(encoded):
     """Variable to optimise, initialised by the encoder; no part of the model or a checkpoint."""
     return tf.Variable(encoded, trainable=False, use_resource=True,
                        collections=[tf.GraphKeys.LOCAL_VARIABLES])
 
 
-def learning_rate(step, last_step, lr, warmup, decay):
-    """The rate of the update after `step` (an integer, as last_step): lr, by default throughout.
+def adam_ops(losses, variables, rate):
+    """Ops: one step of Adam on the mean of `losses` [B]; a restart of the variables and of Adam."""
+    optimiser = tf.train.AdamOptimizer(rate)
+    step = optimiser.minimize(tf.reduce_mean(losses), var_list=variables)
+    return step, tf.variables_initializer(variables + optimiser.variables())
 
-    It rises linearly over the first `warmup` steps, and falls to lr / 100 along a cosine over the
-    last `decay` (a fraction) of all last_step.
+
+def learning_rate(t, its, lr, decay):
+    """Adam's rate at iteration t: lr, which falls to lr / 100 along a cosine at the end.
+
+    The end is the last `decay`, a fraction, of all `its`.
     """
-    step, last_step, rate = (tf.cast(v, tf.float32) for v in (step, last_step, lr))
-    if warmup:
-        rate *= tf.minimum(1., (step + 1) / warmup)
-    if decay:
-        progress = tf.clip_by_value(1 - (last_step - step) / (decay * last_step), 0, 1)
-        rate *= .01 + .99 * .5 * (1 + tf.cos(np.pi * progress))
-    return rate
+    progress = max(0, 1 - (its - t) / (decay * its)) if decay else 0
+    return lr * (.01 + .99 * .5 * (1 + np.cos(np.pi * progress)))
 
 
-def adam_ops(losses, free, lr):
-    """Ops: one step of Adam on the mean of `losses` [B], None if lr is; a restart of it all."""
-    if lr is None:
-        return None, tf.variables_initializer(free)
-    optimiser = tf.train.AdamOptimizer(lr)
-    step = optimiser.minimize(tf.reduce_mean(losses), var_list=free)
-    return step, tf.variables_initializer(free + optimiser.variables())
+def descend(sess, step, losses, its, feed, has_bar):
+    """Yield t and the losses before update t, for `its` steps.
 
-
-RECORD_EVERY = 10  # iterations between two entries of an optimisation record
-
-
-def descend(graph, feed, its, temperature=None, print_every=100):
-    """Optimise the free latents from the encoder's output; yield t, T, losses after update t.
-
-    graph has sess, t, T, its, step, restart, losses, as in Graph. `feed` is what they need beside
-    t, T, its; temperature(t) is T, where the relaxation has one. The losses, dict of [B], are those
-    before the update; UserError if one that is printed is not finite.
+    feed(t) is what the op `step` and `losses`, a dict of tensors [B], need. has_bar: show the
+    progress on stderr, if that is a terminal.
     """
-    graph.sess.run(graph.restart, feed)
-    for t in tqdm.trange(its, disable=None, leave=False):  # None: where stderr is no terminal
-        T = temperature(t) if temperature else np.nan
-        _, losses = graph.sess.run([graph.step, graph.losses], {
-            **feed, graph.t: t, graph.T: T, graph.its: its})
-        if t % print_every == 0 or t == its - 1:
-            if not np.isfinite(list(losses.values())).all():
-                raise basics.UserError("it=%d: the loss is not finite: the optimisation diverged" % t)
-            basics.print_line("it=%d,%s %s" % (t, " T=%.4f" % T if temperature else "", shown(losses)))
-        yield t, T, losses
+    for t in tqdm.trange(its, disable=None if has_bar else True, leave=False):
+        _, values = sess.run([step, losses], feed(t))
+        yield t, values
 
 
-def shown(losses):
-    """Averages over the batch, as text."""
-    terms = ["%s=%.*f" % (name, 3 if name == "mse" else 4, np.mean(losses[name]))
-             for name in ("rd_loss", "mse", "bpp") if name in losses]
-    if "mse" in losses:
-        terms.append("psnr=%.4f" % np.mean(20 * np.log10(255) - 10 * np.log10(losses["mse"])))
-    return " ".join(terms)
+# ---------------------------------------------------------------- 4. the decoder
+#
+# What a file and a checkpoint determine, and all that must come out the same on every machine: in
+# double precision, on the CPU, rounded to a grid (see `grid`) where an entropy coder sees it.
 
-
-# Rows of y that g_s decodes at once.
-STRIP = 16
+STRIP = 16  # rows of y that g_s decodes at once
 
 
 class Decoder:
-    """The model for images of height x width, one at a time, in double precision.
+    """A model for images of height x width, one at a time, in double precision.
 
-    is_encoder: raise NearEdge. For `descend`, a decoder of the bits-back model has the fields of a
-    graph whose free latents are z_mean, z_logvar and whose loss is the rate `bpp`.
+    is_encoder: raise grid.NearEdge where another machine might round otherwise.
     """
 
     @do_not_convert
-    def __init__(self, run, height, width, threads, is_encoder=False):
+    def __init__(self, run, height, width, threads, is_encoder=False, watchers=()):
         self.edge, self.pixel_edge = (grid.EDGE, grid.PIXEL_EDGE) if is_encoder else (0, 0)
-        self.run, is_base = run, run.model == "base"
-        self.median = runs.medians(run).astype(np.float64) if is_base else None
-        N, (_, y_shape, z_shape) = run.num_filters, fileformat.latent_shapes(height, width)
+        self.run, self.watchers, N = run, watchers, run.num_filters
+        _, y_sides, z_sides = fileformat.latent_shapes(height, width)
         self.x_shape = 1, height, width
-        self.y_shape, self.z_shape = (1,) + y_shape + (N,), (1,) + z_shape + (N,)
+        self.y_shape, self.z_shape = (1, *y_sides, N), (1, *z_sides, N)
         with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
-            self.y_hat = tf.placeholder(tf.float64, self.y_shape)
+            self.strip = tf.placeholder(tf.float64, (1, None) + self.y_shape[2:])
             self.points = tf.placeholder(tf.float64, [None, N])
             self.width = tf.placeholder(tf.float64, [])
-            if is_base:
-                self.z = tf.placeholder(tf.float64, self.z_shape)
-                prior = factorized_prior(N, runs.PRIOR_SCOPE, tf.float64)
-                self.mu, self.log_sigma = gaussian_parameters(
-                    hyper_synthesis_transform(N), self.z, self.y_hat.shape)
-            else:
-                self.t, self.its, self.seed = (tf.placeholder(tf.int64, []) for _ in range(3))
-                self.T, self.lr = (tf.placeholder(tf.float64, []) for _ in range(2))
-                variables = [free_variable(v) for v in posterior(N, self.y_hat)]
-                self.free = [v.read_value() for v in variables]
-                self.rates, prior, self.z, self.mu, self.log_sigma = bits_back_rates(
-                    self.y_hat, *self.free, noise_key(self.seed, self.t, 1),
-                    (1, height, width, 3))
-                self.losses = dict(bpp=self.rates["est_bpp"])
-            self.log2_mass = log_likelihood(bin_mass(prior, self.points, self.width)) / np.log(2)
-            self.strip = tf.placeholder(tf.float64, (1, None) + self.y_shape[2:])
             self.x_hat = 255 * synthesis_transform(N)(self.strip)
+            prior = self.build(N)
+            self.log2_mass = log_likelihood(bin_mass(prior, self.points, self.width)) / np.log(2)
             self.sess = runs.restored_session(graph, run, runs.session_config(threads, gpu=False))
-            if not is_base:
-                self.step, self.restart = adam_ops(
-                    self.rates["est_bpp"], variables, self.lr)
+            self.build_fit()
             graph.finalize()
+
+    def build_fit(self):
+        """Add what fits q(z|y_hat), if the model has it, to the graph."""
 
     def snap(self, values, offset):
         """The nearest points of the grid."""
-        return grid.GRID * (grid.nearest(values, grid.GRID, offset, self.edge) + offset / grid.OFFSETS)
+        points = grid.nearest(values, grid.GRID, offset, self.edge) + offset / grid.OFFSETS
+        return grid.GRID * points
 
     def prior(self, bounds, offset, width=1., origin=0.):
         """[K, N] probabilities of origin + k * width under p(z), k from bounds[0] to bounds[1]."""
@@ -344,33 +307,12 @@ class Decoder:
         return np.asfortranarray(grid.as_single(np.exp2(self.snap(log2_mass, offset))))
 
     def conditional(self, z_hat, offset, centred=False):
-        """p(y|z_hat) as shift, mean, std: y_hat = shift + an integer, which is N(mean, std^2)."""
+        """p(y|z_hat) as coding.Conditional."""
         mu, log_sigma = self.sess.run([self.mu, self.log_sigma], {self.z: z_hat})
         std = grid.as_std(self.snap(log_sigma, offset))
         if centred:  # mu reaches no coder
-            return mu, np.zeros_like(mu), std
-        return 0., np.clip(self.snap(mu, offset), *grid.MEAN_RANGE), std
-
-    def fit(self, y_hat, fit):
-        """z_mean, z_logvar of q(z|y_hat), and the rates now and then: [t, bits per pixel].
-
-        From y_hat [1, h, w, N] alone, by descent on the net rate, from h_a(y_hat).
-        """
-        feed, record = {self.y_hat: y_hat, self.lr: fit.lr, self.seed: fit.seed}, []
-        for t, _, losses in descend(self, feed, fit.its):
-            if t % RECORD_EVERY == 0 or t == fit.its - 1:
-                record.append((t, losses["bpp"][0]))
-        return self.sess.run(self.free), record
-
-    def sampled_rates(self, y_hat, z_mean, z_logvar, seed, draws):
-        """Dict of [draws]: the rates for draws of z from q, the iterations `draws` of `seed`."""
-        feed = {self.y_hat: y_hat, self.seed: seed, self.free[0]: z_mean, self.free[1]: z_logvar}
-        rates = [self.sess.run(self.rates, {**feed, self.t: t}) for t in draws]
-        return {name: np.array([rate[name][0] for rate in rates]) for name in self.rates}
-
-    def range_coder(self, num_imgs):
-        """tfc's coder of a batch of so many images."""
-        return RangeCoder(self.run, (num_imgs,) + self.x_shape[1:])
+            return coding.Conditional(mu, np.zeros_like(mu), std)
+        return coding.Conditional(0., np.clip(self.snap(mu, offset), *grid.MEAN_RANGE), std)
 
     def picture(self, y_hat, offset):
         """uint8 [1, H, W, 3], in strips, which take less memory: pixels see two rows around."""
@@ -382,6 +324,77 @@ class Decoder:
                 :, 16 * above:16 * (above + STRIP), :width])
         x_hat = np.concatenate(strips, axis=1)[:, :height]
         return np.clip(grid.nearest(x_hat, 1, offset, self.pixel_edge), 0, 255).astype(np.uint8)
+
+
+class BaseDecoder(Decoder):
+    """Of the base model: p(z) and p(y|z_hat)."""
+
+    def build(self, N):
+        """Tensors of p(y|z_hat); returns p(z)."""
+        self.median = runs.medians(self.run).astype(np.float64)
+        self.range_coders = {}
+        self.z = tf.placeholder(tf.float64, self.z_shape)
+        self.mu, self.log_sigma = gaussian_parameters(
+            hyper_synthesis_transform(N), self.z, self.y_shape)
+        return factorized_prior(N, runs.PRIOR_SCOPE, tf.float64)
+
+    def range_coder(self, num_imgs):
+        """tfc's coder of a batch of so many images."""
+        if num_imgs not in self.range_coders:
+            self.range_coders[num_imgs] = RangeCoder(self.run, (num_imgs,) + self.x_shape[1:])
+        return self.range_coders[num_imgs]
+
+
+class BitsBackDecoder(Decoder):
+    """Of the bits-back model: p(z), p(y|z_hat), and the fit of q(z|y_hat) to y_hat alone."""
+
+    def build(self, N):
+        """Tensors of the net rate and of p(y|z_hat), where z is sampled; returns p(z)."""
+        self.y_hat = tf.placeholder(tf.float64, self.y_shape)
+        self.t, self.seed = (tf.placeholder(tf.int64, []) for _ in range(2))
+        self.rate = tf.placeholder(tf.float64, [])
+        self.variables = [free_variable(v) for v in posterior(N, self.y_hat)]
+        self.q = [v.read_value() for v in self.variables]
+        model = bits_back_rates(self.y_hat, *self.q, noise_key(self.seed, self.t, 1),
+                                self.x_shape + (3,))
+        self.rates, self.z, self.mu, self.log_sigma = (model.rates, model.z_tilde, model.mu,
+                                                       model.log_sigma)
+        return model.prior
+
+    def build_fit(self):
+        self.step, self.restart = adam_ops(self.rates["est_bpp"], self.variables, self.rate)
+
+    def fit(self, y_hat, fit):
+        """BitsBackLatents of y_hat [1, h, w, N], and the record of the fit: list of (t, bpp).
+
+        From y_hat alone, by descent on the net rate, from h_a(y_hat).
+        """
+        self.sess.run(self.restart, {self.y_hat: y_hat})
+        feed = lambda t: {self.y_hat: y_hat, self.t: t, self.rate: fit.lr, self.seed: fit.seed}
+        losses, record = dict(bpp=self.rates["est_bpp"]), []
+        for t, values in descend(self.sess, self.step, losses, fit.its, feed, bool(self.watchers)):
+            is_last = t == fit.its - 1
+            if t % progress.RECORD_EVERY == 0 or is_last:
+                record.append((t, values["bpp"][0]))
+            is_check = t % 100 == 0 or is_last
+            if is_check:
+                progress.require_finite(t, values)
+            for watch in self.watchers:
+                watch(progress.Iteration(t, fit.its, np.nan, values, None, is_check))
+        return BitsBackLatents(y_hat, *self.sess.run(self.q)), record
+
+    def sampled_rates(self, latents, seed, draws):
+        """Dict of [draws]: the rates for draws of z from q, the iterations `draws` of `seed`."""
+        feed = {self.y_hat: latents.y, self.seed: seed, self.q[0]: latents.z_mean,
+                self.q[1]: latents.z_logvar}
+        rates = [self.sess.run(self.rates, {**feed, self.t: t}) for t in draws]
+        return {name: np.array([rate[name][0] for rate in rates]) for name in self.rates}
+
+
+def decoder_of(run, *args, **kwargs):
+    """The Decoder of a run's model; arguments are those of Decoder."""
+    make = BaseDecoder if run.model == "base" else BitsBackDecoder
+    return make(run, *args, **kwargs)
 
 
 class RangeCoder:
@@ -423,98 +436,98 @@ class RangeCoder:
         return np.rint(y_hat - arrays[self.mu]), np.rint(z_hat - self.median)
 
 
+# ---------------------------------------------------------------- 5. a method's graph
+#
+# A method: the graph of a model with free latents, their optimisation, and their rounding.
+
 class Method(typing.NamedTuple):
-    """What a method's script defines; a model's family follows from its codecs."""
-    # (graph, x, args) -> discrete latents of x, uint8 [B, H, W, 3], for the codec: y_hat and z_hat,
-    # or of bits-back y_hat and a Fit; args has the method's options
+    """What a method's script defines; a model's family follows from its codecs.
+
+    `options` below is a namespace with the values of the method's options.
+    """
+    # (graph, x, options) -> what the codec encodes of x, uint8 [B, H, W, 3]: discrete Latents, or
+    # of bits-back Unfitted
     infer: typing.Callable
     codecs: tuple  # CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
-    # Of compress; those named lr and seed, if there are any, are Adam's rate (with lr_decay, see
-    # `learning_rate`) and the seed of the noise, and of bits-back rate_samples the draws of z that
-    # are averaged.
-    options: list = []
-    # (v, T, key, args) -> free latents v relaxed at temperature T, with noise, if any, of stateless
-    # seed `key`, an int [2]; of bits-back for y alone. None: nothing is optimised
+    options: list = []  # of Option
+    # (v, T, key, options) -> free latents v relaxed at temperature T, with noise, if any, of
+    # stateless seed `key`, an int [2]; of bits-back for y alone. None: `optimise` is not for it
     relax: typing.Optional[typing.Callable] = None
-    # (args) fills in all options that are None, as they depend on others
-    resolve: typing.Callable = lambda args: None
-    presets: dict = {}  # flag -> the options that it sets, a dict
+    seed: typing.Callable = lambda options: 0  # (options) -> seed of all noise
+    presets: dict = {}  # flag -> dict of the options that it sets
+    # whether anything is optimised, also if by the decoder alone: a loss can be recorded
+    is_iterative: bool = True
     scale_bound: float = 0.  # from below, of sigma of p(y|z)
+    # (options) -> number of draws of z that reported rates of bits-back are means over
+    rate_samples: typing.Callable = lambda options: 16
+    # of its results, as the original names them
+    result_name: str = "rd-%(script)s-lmbda=%(lmbda)g+%(run_name)s-input=%(source)s"
 
     @property
     def model(self):
+        """Whose latents it codes, as in Run."""
         return self.codecs[0].model
 
-    @property
-    def has_descent(self):
-        """Whether it has a learning rate, of the latents or of q(z|y_hat)."""
-        return bool({"lr", "rate_lr"} & {option.name for option in self.options})
 
-
-# sess      session with the model's weights
-# x         uint8 [B, H, W, 3], placeholder; only needed by `restart` and losses
-# T, t      temperature and iteration, which the relaxation sees; placeholders
-# its       placeholder of the number of iterations, for a rate that falls
-# free      latents to optimise, which start from the encoder's output: y, z of shape [B, h, w, N];
-#           of the bits-back model y, z_mean, z_logvar
-# relaxed   y_tilde, z_tilde (or z_mean, z_logvar); feed discrete latents here to score those
-# losses    rd_loss, which is optimised, its terms mse and bpp, and what bpp consists of: est_y_bpp,
-#           est_z_bpp, est_bpp_back, together est_bpp; a dict of [B]
-# restart   op: the free latents become the encoder's output, Adam forgets its moments
-# step      op: one step of Adam on the free latents; None without a relaxation
-# centres   what the base model's latents are rounded around: mu of p(y|z_tilde), medians of p(z)
-# record    list of (t, T, rd_loss, rd_loss after rounding), see `optimise`; None to keep none
-Graph = collections.namedtuple(
-    "Graph", "sess x T t its free relaxed losses restart step centres record")
+class Graph(typing.NamedTuple):
+    """A method and a run for a batch of images of one shape; tensors, unless said otherwise."""
+    sess: tf.Session  # with the model's weights
+    x: tf.Tensor  # placeholder, uint8 [B, H, W, 3]; only needed by `restart` and losses
+    t: tf.Tensor  # placeholder, iteration
+    T: tf.Tensor  # placeholder, temperature
+    rate: tf.Tensor  # placeholder, Adam's rate
+    # Latents or BitsBackLatents: what is optimised, which starts from the encoder's output; and
+    # relaxed, y_tilde and z_tilde (or z_mean, z_logvar). Feed discrete latents to the latter to
+    # score those.
+    free: typing.Any
+    relaxed: typing.Any
+    # dict of [B]: rd_loss, which is optimised, its terms mse and bpp, and what bpp consists of:
+    # est_y_bpp, est_z_bpp, est_bpp_back, together est_bpp
+    losses: dict
+    restart: tf.Operation  # the free latents become the encoder's output, Adam forgets its moments
+    step: tf.Operation  # one step of Adam on the free latents; None without a relaxation
+    # what the base model's latents are rounded around: mu of p(y|z_tilde), and an array, p(z)'s
+    # medians [N]
+    centres: typing.Any
+    watchers: tuple  # functions that are told each Iteration
 
 
 @do_not_convert
-def inference_graph(method, run, shape, args):
+def inference_graph(method, run, shape, options, lmbda, threads=None, watchers=()):
     """Graph of a method and a run for a batch of static shape [B, H, W, 3].
 
-    args has the method's options, of which lr is Adam's rate, seed that of the noise; and lmbda,
-    threads.
+    options: namespace of the method's. lmbda: weight of the distortion.
     """
-    N, is_base = run.num_filters, run.model == "base"
+    N, is_base, seed = run.num_filters, run.model == "base", method.seed(options)
+    relax = method.relax or (lambda v, T, key, options: tf.identity(v))
     with tf.Graph().as_default() as graph:
-        x, T, t, its = (tf.placeholder(*of) for of in (
-            (tf.uint8, shape), (tf.float32, []), (tf.int64, []), (tf.int64, [])))
+        x, t = tf.placeholder(tf.uint8, shape), tf.placeholder(tf.int64, [])
+        T, rate = tf.placeholder(tf.float32, []), tf.placeholder(tf.float32, [])
         x_float = tf.to_float(x) / 255
         y = analysis_transform(N)(x_float)
-        start = [y, hyper_analysis_transform(N, N)(y)] if is_base else [y, *posterior(N, y)]
-        variables = [free_variable(v) for v in start]
-        free = [v.read_value() for v in variables]
-        relax, seed = method.relax or (lambda v, *_: tf.identity(v)), getattr(args, "seed", 0)
-        num_relaxed = 2 if is_base else 1
-        relaxed = [relax(v, T, noise_key(seed, t, i), args) for i, v in
-                   enumerate(free[:num_relaxed])] + free[num_relaxed:]
         if is_base:
+            encoded = Latents(y, hyper_analysis_transform(N, N)(y))
+        else:
+            encoded = BitsBackLatents(y, *posterior(N, y))
+        variables = [free_variable(v) for v in encoded]
+        free = type(encoded)(*[v.read_value() for v in variables])
+        relaxed = free._replace(y=relax(free.y, T, noise_key(seed, t, 0), options))
+        mu = None
+        if is_base:
+            relaxed = relaxed._replace(z=relax(free.z, T, noise_key(seed, t, 1), options))
             rates, mu = base_rates(*relaxed, shape, method.scale_bound)
         else:
-            rates, mu = bits_back_rates(*relaxed, noise_key(seed, t, 1), shape)[0], None
-        x_tilde = synthesis_transform(N)(relaxed[0])[:, :shape[1], :shape[2]]
-        losses = dict(rd_losses(args.lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
-        sess = runs.restored_session(graph, run, runs.session_config(args.threads))
-        rate = getattr(args, "lr", None) and learning_rate(
-            t, its, args.lr, warmup=0, decay=getattr(args, "lr_decay", 0))
-        step, restart = adam_ops(losses["rd_loss"], variables, rate if method.relax else None)
+            rates = bits_back_rates(*relaxed, noise_key(seed, t, 1), shape).rates
+        x_tilde = synthesis_transform(N)(relaxed.y)[:, :shape[1], :shape[2]]
+        losses = dict(rd_losses(lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
+        sess = runs.restored_session(graph, run, runs.session_config(threads))
+        step, restart = None, tf.variables_initializer(variables)
+        if method.relax:
+            step, restart = adam_ops(losses["rd_loss"], variables, rate)
         graph.finalize()
-    return Graph(sess=sess, x=x, T=T, t=t, its=its, free=free, relaxed=relaxed, losses=losses,
-                 restart=restart, step=step, centres=(mu, runs.medians(run)) if is_base else None,
-                 record=None)
-
-
-def usable_run(args, method):
-    """The run that the arguments name; UserError if there is none or not for the method."""
-    run = runs.find_run(args.checkpoint_dir, args.run_name)
-    if run.model != method.model:
-        raise basics.UserError("%s is a %s model, which %s.py can't use; scripts for it: %s" % (
-            run.checkpoint, run.model, args.script, "mbt2018.py, sga.py and others without bb_"
-            if run.model == "base" else "mbt2018_bb.py to train, bb_sga.py and others with bb_"))
-    if args.num_filters not in (None, run.num_filters):
-        raise basics.UserError("--num_filters %d: the model %s has %d"
-                         % (args.num_filters, run.checkpoint, run.num_filters))
-    return run
+    centres = (mu, runs.medians(run)) if is_base else None
+    return Graph(sess, x, t, T, rate, free, relaxed, losses, restart, step, centres,
+                 tuple(watchers))
 
 
 def encode(graph, x):
@@ -523,40 +536,47 @@ def encode(graph, x):
     return graph.sess.run(graph.free)
 
 
-def discrete_losses(graph, x, *latents):
+def score(graph, x, latents):
     """graph.losses of discrete latents."""
-    return graph.sess.run(graph.losses, {graph.x: x, graph.t: 0,
-                                         **dict(zip(graph.relaxed, latents))})
+    feed = dict(zip(graph.relaxed, latents))
+    return graph.sess.run(graph.losses, {graph.x: x, graph.t: 0, **feed})
 
 
-def optimise(graph, x, its, rounding, temperature=None, stop=None, check_every=100):
-    """The free latents after `its` iterations, or where their cost after rounding tells to stop.
+def optimise(graph, x, its, lr, rounding, temperature=None, lr_decay=0, stop=None,
+             check_every=100):
+    """The free latents after `its` iterations of Adam at rate lr, or where `stop` ends them.
 
-    rounding(graph, *free latents) gives discrete ones; temperature(t) is T. stop(cost, previous
-    cost) is asked every check_every iterations, and after the last: if it holds, the latents are
-    those of the previous time. graph.record gets an entry every RECORD_EVERY iterations: t, T, the
-    loss before update t, and that after it and after rounding.
+    rounding(graph, latents) gives discrete latents; temperature(t) is T; lr_decay, see
+    `learning_rate`. Every check_every iterations, and after the last, is a check: stop(cost,
+    previous cost) is asked of the mean cost after rounding; if it holds, the latents are those of
+    the check before. graph.watchers are told each iteration.
     """
     if graph.step is None:
-        raise basics.UserError("nothing to optimise: the method has no relax, or no option lr")
-    previous, kept, verbose = np.inf, None, tf.logging.get_verbosity() <= tf.logging.INFO
-    for t, T, losses in descend(graph, {graph.x: x}, its, temperature, check_every):
-        checking, recording = (t % n == 0 or t == its - 1 for n in (check_every, RECORD_EVERY))
-        recording = recording and graph.record is not None
-        if not (recording or checking and (stop or verbose)):
-            continue
-        free = graph.sess.run(graph.free)
-        rounded = discrete_losses(graph, x, *rounding(graph, *free))
-        if recording:
-            graph.record.append((t, T, losses["rd_loss"], rounded["rd_loss"]))
-        if checking and verbose:
-            basics.print_line("after rounding: " + shown(rounded))
-        if checking and stop:
-            cost = np.mean(rounded["rd_loss"])
+        raise TypeError("nothing to optimise: the method has no relax")
+
+    def feed(t):
+        T = temperature(t) if temperature else np.nan
+        return {graph.x: x, graph.t: t, graph.T: T,
+                graph.rate: learning_rate(t, its, lr, lr_decay)}
+
+    def after_rounding():
+        return score(graph, x, rounding(graph, graph.sess.run(graph.free)))
+
+    previous, kept = np.inf, None
+    graph.sess.run(graph.restart, {graph.x: x})
+    for t, losses in descend(graph.sess, graph.step, graph.losses, its, feed,
+                             bool(graph.watchers)):
+        is_check = t % check_every == 0 or t == its - 1
+        if is_check:
+            progress.require_finite(t, losses)
+        for watch in graph.watchers:
+            watch(progress.Iteration(t, its, feed(t)[graph.T], losses, after_rounding, is_check))
+        if stop and is_check:
+            cost = np.mean(after_rounding()["rd_loss"])
             if stop(cost, previous):
                 return kept
-            previous, kept = cost, free
-    return kept if stop else graph.sess.run(graph.free)
+            previous, kept = cost, graph.sess.run(graph.free)
+    return graph.sess.run(graph.free)
 
 
 def atanh_logits(distance):
@@ -582,118 +602,205 @@ def two_way(v, T, weigh=tf.nn.softmax, logits=atanh_logits):
     return tf.reduce_sum(weigh(logits(distances) / T) * neighbours, -1)
 
 
-def integers(graph, y, z):
+def integers(graph, latents):
     """y_hat = round(y), z_hat = round(z); + 0 makes 0.0 of -0.0, which a file can't tell apart."""
-    return np.round(y) + 0, np.round(z) + 0
+    return Latents(np.round(latents.y) + 0, np.round(latents.z) + 0)
 
 
-def integer_y(graph, y, z_mean, z_logvar):
+def integer_y(graph, latents):
     """y_hat = round(y), as in `integers`; z stays continuous."""
-    return np.round(y) + 0, z_mean, z_logvar
+    return latents._replace(y=np.round(latents.y) + 0)
 
 
-def centred(graph, y, z):
+def centred(graph, latents):
     """z_hat = z rounded around its median, then y_hat = y rounded around mu(z_hat)."""
     mu, median = graph.centres
-    z_hat = round_around(median, z)
-    return round_around(graph.sess.run(mu, {graph.relaxed[1]: z_hat}), y), z_hat
+    z_hat = round_around(median, latents.z)
+    return Latents(round_around(graph.sess.run(mu, {graph.relaxed.z: z_hat}), latents.y), z_hat)
 
 
 def round_around(centre, v):
+    """v rounded so that it is an integer apart from the centre."""
     return np.round(v - centre) + centre
 
 
-class Compressor:
-    """A method on a run: compresses images of any shape, and says what that costs.
+# ---------------------------------------------------------------- 6. the compressor
+#
+# A method on a run, for images of any shape: the compressed file, its metrics, and the way back.
 
-    args has the method's options, and lmbda, threads, script and save_opt_record.
+def load(folder):
+    """Run of a folder with a trained model; UserError if there is none."""
+    return runs.find_run(*os.path.split(os.path.abspath(folder)))
+
+
+class Compressed(typing.NamedTuple):
+    """What a Compressor makes of images."""
+    content: bytes  # the compressed file
+    x_hat: np.ndarray  # uint8 [num_imgs, H, W, 3], the pixels that it decodes to
+    y_hat: np.ndarray  # [num_imgs, h, w, N]
+    z_hat: np.ndarray  # [num_imgs, ceil(h / 4), ceil(w / 4), N]
+    results: dict  # of arrays [num_imgs], see the README
+    records: list  # of each batch, if they are kept: dict of arrays, the losses over the iterations
+
+
+class Compressor:
+    """A method on a run. The graph for images of the last shape is kept.
+
+    options: namespace with all of the method's. lmbda: weight of the distortion, by default that of
+    the run. threads: of an operation, by default one per core. codec: one of method.codecs, by
+    default the first. watchers: functions that are told each Iteration. script: name of the script
+    that the file gets, by default the module of the method.
     """
 
-    def __init__(self, method, run, args, codec=None):
-        self.method, self.run, self.args = method, run, args
-        self.codec, self.graph = codec or method.codecs[0], None
+    def __init__(self, method, run, options, lmbda=None, threads=None, codec=None, watchers=(),
+                 keeps_records=False, script=None):
+        require_usable(run, method)
+        self.method, self.run, self.options, self.threads = method, run, options, threads
+        self.lmbda = runs.run_lmbda(run.name) if lmbda is None else lmbda
+        self.codec = codec or method.codecs[0]
+        self.record, self.watchers = progress.Record(keeps_records), tuple(watchers)
+        self.script = script or method.infer.__module__
+        self.graph = self.measure = self.decoder = None
 
     def graph_for(self, shape):
-        """The graph for a batch of a shape; the last one is kept, and its meter of quality."""
-        if not self.graph or tuple(self.graph.x.shape.as_list()) != shape:
+        """The Graph for a batch [B, H, W, 3]; the last one is kept, and its meter of quality."""
+        if not self.graph or tuple(self.graph.x.shape.as_list()) != tuple(shape):
             self.graph = None  # frees it before the next takes memory
-            self.graph = inference_graph(self.method, self.run, shape, self.args)
-            self.quality = quality_meter(shape, self.args.threads)
+            watchers = (self.record,) + self.watchers
+            self.graph = inference_graph(self.method, self.run, shape, self.options, self.lmbda,
+                                         self.threads, watchers)
+            self.measure = quality.meter(shape, self.threads)
         return self.graph
 
+    def decoder_for(self, height, width):
+        """The Decoder for images of a size; the last one is kept."""
+        if not self.decoder or self.decoder.x_shape != (1, height, width):
+            self.decoder = decoder_of(self.run, height, width, self.threads, is_encoder=True,
+                                      watchers=self.watchers)
+        return self.decoder
+
     def compress(self, images, initial_bits=b""):
-        """The file of uint8 [num_imgs, H, W, 3], the results, an optimisation record per batch."""
-        args, shape = self.args, images.shape[:3]
-        batches = fileformat.split_batches(images, shape)
-        records = [[] for _ in batches] if args.save_opt_record else []
-        latents = [self.method.infer(self.graph_for(x.shape)._replace(record=record), x, args)
-                   for x, record in itertools.zip_longest(batches, records)]
-        latents = [np.concatenate(v) if isinstance(v[0], np.ndarray) else v[0]
-                   for v in zip(*latents)]
-        decoder = Decoder(self.run, *shape[1:], args.threads, is_encoder=True)
-        content, coded, values = self.codec.encode(decoder, shape, latents, args.script,
-                                                   initial_bits)
-        coded_batches = fileformat.split_batches(coded, shape)
-        metrics = [self.evaluate(decoder, *pair) for pair in zip(batches, coded_batches)]
-        records = [self.record_arrays(*of) for of in zip(records, batches, coded_batches)]
-        for record, fits in zip(records, fileformat.split_batches(values.pop("rate_records", ()), shape)):
-            if fits[0]:  # not of a fit of no iterations
-                t, bpp = np.transpose(fits)
-                record.update(rate_its=t[:, 0], rate=bpp)
-        result = {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]}
-        result.update(values, rd_cost=args.lmbda * result["mse"] + result["est_bpp"],
-                      actual_bpp=np.full(shape[0], 8 * len(content) / np.prod(shape)),
-                      grid_offset=np.array([image.offset for image in coded]))
-        return content, result, records
+        """Compressed of uint8 [num_imgs, H, W, 3]; initial_bits, see `bits_back`."""
+        num_imgs, height, width, _ = images.shape
+        batches = split_batches(images, images.shape)
+        latents, entries = [], []
+        for x in batches:
+            latents.append(self.method.infer(self.graph_for(x.shape), x, self.options))
+            entries.append(self.record.entries)
+        decoder = self.decoder_for(height, width)
+        latents = joined(latents)
+        encoded = self.codec.encode(decoder, latents, self.script, initial_bits)
+        coded = split_batches(encoded.images, images.shape)
+        metrics = []
+        for x, batch in zip(batches, coded):
+            metrics.append(self.quality_of(x, batch))
+            if self.run.model == "base":
+                metrics[-1].update(self.rates_of(x, batch))
+            else:
+                metrics[-1].update(self.net_rates_of(decoder, latents.fit, batch))
+        results = {name: np.concatenate([values[name] for values in metrics])
+                   for name in metrics[0]}
+        results.update(encoded.reported)
+        results["rd_cost"] = self.lmbda * results["mse"] + results["est_bpp"]
+        results["actual_bpp"] = np.full(
+            num_imgs, 8 * len(encoded.content) / (num_imgs * height * width))
+        results["grid_offset"] = np.array([image.offset for image in encoded.images])
+        records = []
+        if self.record.is_kept:
+            fits = split_batches(encoded.fits or [[]] * num_imgs, images.shape)
+            records = [self.record_arrays(x, batch, of_batch, fits_of_batch) for
+                       x, batch, of_batch, fits_of_batch in zip(batches, coded, entries, fits)]
+        return Compressed(encoded.content,
+                          x_hat=np.concatenate([image.x_hat for image in encoded.images]),
+                          y_hat=np.concatenate([image.latents.y for image in encoded.images]),
+                          z_hat=np.concatenate([image.z_hat for image in encoded.images]),
+                          results=results, records=records)
 
-    def evaluate(self, decoder, x, images):
-        """Reported metrics of a list of Coded, the batch x: a dict of [B].
+    def quality_of(self, x, images):
+        """Dict of [B]: metrics of the pictures of a list of CodedImage, the batch x."""
+        self.graph_for(x.shape)
+        return self.measure(x, np.concatenate([image.x_hat for image in images]))
 
-        Rates of bits-back are means over args.rate_samples draws of z from q, est_bpp_stderr the
-        standard error of est_bpp.
-        """
+    def rates_of(self, x, images):
+        """Dict of [B]: rates of the base model."""
         graph = self.graph_for(x.shape)
-        values = self.quality(x, np.concatenate([image.x_hat for image in images]))
-        if self.run.model == "base":
-            y_hat, z_hat = map(np.concatenate, zip(*(image.latents for image in images)))
-            rates = {name: graph.losses[name] for name in ("est_bpp", "est_y_bpp", "est_z_bpp")}
-            return dict(values, **graph.sess.run(rates, {graph.relaxed[0]: y_hat,
-                                                         graph.relaxed[1]: z_hat}))
-        samples = self.args.rate_samples
-        # Draws that neither phase was optimised for.
-        first = max(getattr(self.args, name, 0) for name in ("sga_its", "rate_its"))
-        draws = [decoder.sampled_rates(*image.latents, self.args.seed,
-                                       range(first, first + samples)) for image in images]
-        values.update((name, np.array([rates[name].mean() for rates in draws]))
-                      for name in draws[0])
-        return dict(values, est_bpp_stderr=np.array(
-            [rates["est_bpp"].std(ddof=1) / np.sqrt(samples) for rates in draws]))
+        rates = {name: graph.losses[name] for name in ("est_bpp", "est_y_bpp", "est_z_bpp")}
+        feed = dict(zip(graph.relaxed, joined([image.latents for image in images])))
+        return graph.sess.run(rates, feed)
 
-    def record_arrays(self, record, x, images):
-        """Entries of `optimise` as arrays, and at the end the cost of the reported latents.
+    def net_rates_of(self, decoder, fit, images):
+        """Dict of [B]: rates of bits-back, means over draws of z from q; their standard error.
 
-        its, T [K], the latter where there is one; rd_loss, rd_loss_after_rounding [K, B]; empty if
-        nothing was optimised.
+        The draws are of iterations that neither phase was optimised for.
         """
-        if not record:
-            return {}
-        latents = map(np.concatenate, zip(*(image.latents for image in images)))
-        reported = discrete_losses(self.graph_for(x.shape), x, *latents)["rd_loss"]
-        t, T, _, last = record[-1]
-        if not np.allclose(last, reported, rtol=1e-6, atol=0):
-            record = record + [(t, T, reported, reported)]
-        names = ("its", "T", "rd_loss", "rd_loss_after_rounding")
-        arrays = dict(zip(names, map(np.array, zip(*record))))
-        return {name: values for name, values in arrays.items() if np.isfinite(values).all()}
+        first, samples = max(self.record.its, fit.its), self.method.rate_samples(self.options)
+        draws = [decoder.sampled_rates(image.latents, fit.seed, range(first, first + samples))
+                 for image in images]
+        rates = {name: np.array([draw[name].mean() for draw in draws]) for name in draws[0]}
+        rates["est_bpp_stderr"] = np.array(
+            [draw["est_bpp"].std(ddof=1) / np.sqrt(samples) for draw in draws])
+        return rates
+
+    def record_arrays(self, x, images, entries, fits):
+        """The record of the batch x: a dict of arrays, empty if nothing was optimised.
+
+        Of the method see `progress.arrays_of`; of the fits of q rate_its [K], rate [K, B].
+        """
+        arrays = {}
+        if entries:
+            latents = joined([image.latents for image in images])
+            reported = score(self.graph_for(x.shape), x, latents)["rd_loss"]
+            arrays.update(progress.arrays_of(entries, reported))
+        if fits[0]:
+            t, bpp = np.transpose(fits)
+            arrays.update(rate_its=t[:, 0], rate=bpp)
+        return arrays
 
 
-def require_compressible(path, N, method, jobs=1):
-    """UserError unless so many processes can compress an image or .npy that was found."""
-    shape = image_files.read_images(path).shape[:3]
-    with basics.errors_of(path):
-        batch = len(fileformat.split_batches(range(fileformat.check_shape(shape)[0]), shape)[0])
-        machine.require_memory(N, shape, batch, method.has_descent, jobs)
+def joined(latents):
+    """Latents of all images, of a list of those of some; as `Unfitted`, with the first's fit."""
+    first = latents[0]
+    arrays = {name: np.concatenate([getattr(of, name) for of in latents])
+              for name in first._fields if isinstance(getattr(first, name), np.ndarray)}
+    return first._replace(**arrays)
 
+
+def make_compressor(run, method, preset=None, lmbda=None, threads=None, watchers=(), **options):
+    """Compressor of a method, with the options that are given, by name, of a preset or default.
+
+    UserError if there is no such option or preset, or a value is not accepted.
+    """
+    values = command_line.from_keywords(method.options, method.presets, preset, options)
+    return Compressor(method, run, values, lmbda, threads, watchers=watchers)
+
+
+def decode(run, content, threads=None):
+    """Pictures uint8 [num_imgs, H, W, 3] of the bytes of a compressed file.
+
+    UserError if it is damaged or not of this run.
+    """
+    parsed = compressed_files.parse_file(content, run)
+    decoder = decoder_of(run, *parsed.file.shape[1:], threads)
+    pictures, _ = compressed_files.decode(decoder, parsed)
+    return pictures
+
+
+def require_usable(run, method, num_filters=None):
+    """UserError unless a method can use a run, and it has so many filters, if that is given."""
+    if run.model != method.model:
+        scripts = "mbt2018.py, sga.py and others without bb_"
+        if run.model == "bits-back":
+            scripts = "mbt2018_bb.py to train, bb_sga.py and others with bb_"
+        raise UserError("%s is a %s model, which this method can't use; scripts for it: %s"
+                        % (run.checkpoint, run.model, scripts))
+    if num_filters not in (None, run.num_filters):
+        raise UserError("--num_filters %d: the model %s has %d"
+                        % (num_filters, run.checkpoint, run.num_filters))
+
+
+# ---------------------------------------------------------------- 7. training
+#
+# Adam on the weights of a model whose objective is the script's.
 
 def likelihood_in_training(prior, latents):
     """log probability of the unit-width bin around each latent under a tfc entropy model.
@@ -731,7 +838,7 @@ def train(args, objective, method):
     cluster there.
     """
     if args.patchsize % 64:
-        raise basics.UserError("--patchsize %d: must be a multiple of 64" % args.patchsize)
+        raise UserError("--patchsize %d: must be a multiple of 64" % args.patchsize)
     args.num_filters = N = args.num_filters or 192
     args.run_name = "%s-num_filters=%d-lmbda=%s" % (args.script, N, args.lmbda)
     folder = os.path.join(args.checkpoint_dir, args.run_name)
@@ -743,27 +850,27 @@ def train(args, objective, method):
 
 def train_replica(args, N, folder, objective, method, cluster):
     """Train as the chief or a worker of the cluster, or alone; whether there was a step to do."""
-    run = usable_run(args, method) if runs.newest_checkpoint(folder) else None
+    run = named_run(args, method) if runs.newest_checkpoint(folder) else None
     if run and run.step >= args.last_step:
         print("%s is at step %d already" % (folder, run.step))
         return False
     if run and not run.resumable:
-        raise basics.UserError("%s is stored without optimiser slots and can't be trained on"
-                         % run.checkpoint)
+        raise UserError("%s is stored without optimiser slots and can't be trained on"
+                        % run.checkpoint)
     held_out = training.matching(args.eval_glob)
     if args.eval_glob and not held_out:
-        raise basics.UserError("--eval_glob %s: no file matches" % args.eval_glob)
+        raise UserError("--eval_glob %s: no file matches" % args.eval_glob)
     paths, in_memory = training.training_files(args.train_glob, args.patchsize, held_out)
     is_chief, source = cluster.replica == 0, None
     if is_chief:
         for path in held_out:
             with basics.errors_of("--eval_glob %s" % args.eval_glob):
-                require_compressible(path, N, method)
+                require_compressible(image_files.read_images(path).shape[:3], N, method)
         if run:
             training.require_same_training(args, folder)
         elif args.init_from:
             source = runs.find_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
-                              args.init_from)
+                                   args.init_from)
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
         x = tf.data.make_one_shot_iterator(training.training_patches(
@@ -772,9 +879,10 @@ def train_replica(args, N, folder, objective, method, cluster):
         t = tf.train.get_or_create_global_step() * cluster.num_replicas + cluster.replica
         scalars, x_tilde, updates = objective(x, t, N, args.lmbda, args.seed)
         # After the variables, whose random initial values depend on the number of ops before them.
-        scalars["lr"] = learning_rate(tf.train.get_global_step(), args.last_step, args.lr,
-                                      args.lr_warmup, args.lr_decay)
-        train_op, hooks = training.minimise(training.Adam(scalars["lr"], updates), scalars["loss"], cluster)
+        scalars["lr"] = training.learning_rate(tf.train.get_global_step(), args.last_step,
+                                               args.lr, args.lr_warmup, args.lr_decay)
+        train_op, hooks = training.minimise(training.Adam(scalars["lr"], updates),
+                                            scalars["loss"], cluster)
         # Paths relative to the folder, so that a run can be moved and go on.
         saver = tf.train.Saver(sharded=True, save_relative_paths=True)
         if is_chief:
@@ -796,150 +904,127 @@ class Validation(tf.train.CheckpointSaverListener):
     """
 
     def __init__(self, args, folder, method, paths):
-        self.folder, self.method, self.paths, self.logdir = folder, method, paths, args.logdir
-        self.args = argparse.Namespace(
-            lmbda=args.lmbda, threads=args.threads, script=args.script, save_opt_record=False,
-            **{option.name: option.default for option in method.options})
-        method.resolve(self.args)
+        self.folder, self.paths, self.logdir = folder, paths, args.logdir
+        self.compressor_of = functools.partial(
+            make_compressor, method=method, lmbda=args.lmbda, threads=args.threads)
 
     def after_save(self, session, global_step_value):
-        step, run = int(global_step_value), runs.find_run(*os.path.split(self.folder))
-        compressor = Compressor(self.method, run, self.args)
-        results = [compressor.compress(image_files.read_images(path))[1] for path in self.paths]
+        step = int(global_step_value)
+        compressor = self.compressor_of(runs.find_run(*os.path.split(self.folder)))
+        results = [compressor.compress(image_files.read_images(path)).results
+                   for path in self.paths]
         means = {name: float(np.mean(np.concatenate([result[name] for result in results])))
                  for name in ("rd_cost", "est_bpp", "mse", "psnr")}
         basics.print_line("step=%d validation rd_cost=%.4f bpp=%.4f mse=%.3f psnr=%.3f"
-                   % ((step,) + tuple(means.values())))
-        path, rows = os.path.join(self.folder, "validation.csv"), []
-        if os.path.exists(path):  # without rows that an interrupted run is ahead
-            rows = [row for row in basics.read_bytes(path).decode().split()[1:]
-                    if int(row.split(",")[0]) < step]
-        rows.append(",".join(["%d" % step] + ["%.6f" % value for value in means.values()]))
-        basics.write_bytes(path, "\n".join([",".join(["step", *means])] + rows + [""]).encode())
+                          % (step, *means.values()))
+        training.append_validation(self.folder, step, means)
         if self.logdir:
-            writer = tf.summary.FileWriterCache.get(training.summary_folder(self.logdir, self.folder))
-            writer.add_summary(tf.Summary(value=[
-                tf.Summary.Value(tag="validation/" + name, simple_value=value)
-                for name, value in means.items()]), step)
+            training.summarise_validation(self.logdir, self.folder, step, means)
 
 
-def compress(method, args):
+# ---------------------------------------------------------------- 8. the command line
+
+def named_run(args, method):
+    """The run that the arguments name; UserError if there is none or not for the method."""
+    run = runs.find_run(args.checkpoint_dir, args.run_name)
+    require_usable(run, method, args.num_filters)
+    return run
+
+
+def require_compressible(shape, N, method, jobs=1):
+    """UserError unless so many processes can compress images of (num_imgs, H, W)."""
+    first_batch = split_batches(range(fileformat.check_shape(shape)[0]), shape)[0]
+    machine.require_memory(N, shape, len(first_batch), method.is_iterative, jobs)
+
+
+def compress_command(method, args):
     """Compress and evaluate every image of args.imgs; print averages and save the results.
 
     Of a folder or glob, each image's results are kept as a part as soon as they are there. With
     args.shard, only some images are processed; whoever finds the parts of all joins them. With
     args.jobs, as many processes do a shard each. Returns the results, None if some are missing.
     """
-    run = usable_run(args, method)
-    args.lmbda = runs.run_lmbda(args.run_name) if args.lmbda is None else args.lmbda
-    found = source, paths, many = image_files.find_images(args.imgs)
-    command_line.check_flags(args, paths, many)
-    jobs = min(args.jobs, len(paths))
-    args.threads = args.threads and max(1, args.threads // jobs)
-    codec, output = coding.codec_for(method, args.output_file or ""), args.output_file
-    if args.write and not output:
-        output = (os.path.dirname(os.path.abspath(paths[0])) if many else args.imgs) + codec.suffix
-    settings = store.settings_of(command_line.options_of(method, args), args.lmbda, args.script, run, args.threads,
-                           codec, store.read_initial_bits(args))
-    base = store.result_path(args.results_dir, args.script, run, source, args.lmbda, args.changed)
-    files, target = store.planned_files(found, settings, base, output, codec.suffix,
-                                  args.save_opt_record)
-    mine = files[args.shard[0] - 1::args.shard[1]] if args.shard else files
+    run = named_run(args, method)
+    lmbda = runs.run_lmbda(run.name) if args.lmbda is None else args.lmbda
+    initial_bits = store.read_initial_bits(args.initial_bits)
+    source = store.Source(*image_files.find_images(args.imgs))
+    command_line.check_images(args, source)
+    jobs = min(args.jobs, len(source.paths))
+    threads = args.threads and max(1, args.threads // jobs)
+    codec = compressed_files.codec_for(method.codecs, args.output_file or "")
+    settings = store.settings_of(vars(args.options), lmbda, args.script, run, threads, codec,
+                                 initial_bits)
+    plan = store.planned(source, settings, store.result_path(
+        args.results_dir, method.result_name, settings, source.name, args.changed),
+        command_line.output_of(args, source, codec), codec.suffix, args.save_opt_record)
+    mine = plan.files
+    if args.shard:
+        mine = plan.files[args.shard[0] - 1::args.shard[1]]
     for file in mine:
-        require_compressible(file.path, run.num_filters, method, jobs)
-        require_targets(file, target, many, store.read_initial_bits(args))
+        with basics.errors_of(file.path):
+            require_compressible(file.shape, run.num_filters, method, jobs)
+        store.require_targets(file, plan, initial_bits)
+    if jobs > 1 and not all(store.reusable_part(file, settings) for file in plan.files):
+        workers.run_shards(args.command_line, threads, jobs)
+        return store.read_results(plan.target)  # which the last of them has written and reported
 
-    if jobs > 1 and not all(store.reusable_part(file, settings) for file in files):
-        workers.run_shards(args, jobs)
-        return store.read_results(target)  # which the last of them has written and reported
-    compressor, results = Compressor(method, run, args, codec), {}
+    watchers = [progress.print_losses]
+    if args.verbose:
+        watchers.append(progress.print_rounded_losses)
+    compressor = Compressor(method, run, args.options, lmbda, threads, codec, watchers,
+                            args.save_opt_record, args.script)
+    results = {}
     for k, file in enumerate(mine):
         results[file] = store.reusable_part(file, settings)
-        if many:
-            print("%s (%d of %d)%s" % (file.path, k + 1, len(mine), results[file] and
-                                       ": from " + file.part or ""), flush=True)
+        if plan.many:
+            origin = ": from %s" % file.part if results[file] else ""
+            print("%s (%d of %d)%s" % (file.path, k + 1, len(mine), origin), flush=True)
         if not results[file]:
-            results[file] = dict(compress_file(compressor, file), image=file.image,
-                                 num_threads=machine.num_threads(args.threads), **settings)
+            results[file] = dict(compress_file(compressor, file, initial_bits), image=file.image,
+                                 num_threads=machine.num_threads(threads), **settings)
             if file.part:
                 store.write_results(file.part, results[file])
     if mine[0].output:
-        print("compressed: %s" % (os.path.dirname(mine[0].output) if many else mine[0].output))
-    everyone = [results.get(file) or store.reusable_part(file, settings) for file in files]
-    if all(everyone):
-        return store.report(everyone, target)
-    missing = [os.path.basename(file.path) for file, one in zip(files, everyone) if not one]
-    print("%d of %d images are done so far; not yet: %s%s" % (
-        len(files) - len(missing), len(files), ", ".join(missing[:5]), ", …" * (len(missing) > 5)))
-    return None
+        print("compressed: %s" % command_line.output_of(args, source, codec))
+    return store.join(plan, [results.get(file) or store.reusable_part(file, settings)
+                             for file in plan.files])
 
 
-def require_targets(file, target, many, initial_bits):
-    """Raise an error if the results or the compressed file of an InputFile can't be written."""
-    for path in filter(None, (target, file.part, file.record)):
-        basics.require_writable(path, missing=1)
-    if file.output:
-        basics.require_writable(file.output, missing=int(many))
-        fileformat.require_replaceable(file.output, initial_bits)
-
-
-def compress_file(compressor, file):
-    """Results of an InputFile, arrays over its images; writes its compressed file and record.
-
-    Of a .npy of several batches a record for each, as they may stop at different iterations.
-    """
+def compress_file(compressor, file, initial_bits):
+    """Results of an InputFile, arrays over its images; writes its compressed file and record."""
     images = image_files.read_images(file.path)
-    content, result, records = compressor.compress(images, store.read_initial_bits(compressor.args))
-    for k, record in enumerate(records):
-        batch = "-batch=%d" % k if len(records) > 1 else ""
-        store.write_results(file.record[:-len(".npz")] + batch + ".npz", record)
-    if min(images.shape[1:3]) < MSSSIM_MIN_SIDE:
-        basics.note("MS-SSIM is nan of images with a side under %d pixels" % MSSSIM_MIN_SIDE)
-    result["files"] = np.repeat(os.path.basename(file.path), len(images))
+    compressed = compressor.compress(images, initial_bits)
+    store.write_records(file, compressed.records)
+    if min(images.shape[1:3]) < quality.MSSSIM_MIN_SIDE:
+        basics.note("MS-SSIM is nan of images with a side under %d pixels"
+                    % quality.MSSSIM_MIN_SIDE)
+    results = dict(compressed.results, files=np.repeat(os.path.basename(file.path), len(images)))
     if file.output:
-        if os.path.exists(file.output) and basics.read_bytes(file.output) not in (b"", content):
-            basics.note("%s: was another compressed file, and is replaced" % file.output)
-        basics.write_bytes(file.output, content)
-        result["file_checksum"] = basics.digest(content).hex()
-    return result
+        store.write_compressed(file.output, compressed.content)
+        results["file_checksum"] = basics.digest(compressed.content).hex()
+    return results
 
 
-def decompress(method, args):
+def decompress_command(method, args):
     """Decode args.input_file to args.output_file; UserError if it is not what it should be."""
-    run, initial_bits = usable_run(args, method), getattr(args, "initial_bits", "")
+    run = named_run(args, method)
     with basics.errors_of(args.input_file):
-        if os.path.isdir(args.input_file):
-            raise basics.UserError("is a folder; decompress takes one compressed file")
-        header, codec, file = coding.parse_file(basics.read_bytes(args.input_file), run)
-        if not header:
-            basics.note("%s has no checksum (the original's format): a wrong run or damage goes unnoticed"
-                 % args.input_file)
-        if initial_bits and not file.initial[0]:
-            raise basics.UserError("written without --initial_bits")
-        output = args.output_file or args.input_file + (".png", ".npy")[file.shape[0] > 1]
-        endings = (".png", ".npy")[file.shape[0] > 1:]
-        if not output.endswith(endings):
-            raise basics.UserError("%d image(s) can't be decoded to %s, only to %s"
-                             % (file.shape[0], output, " or ".join(endings)))
-        paths = [path for path in (args.input_file, output, initial_bits) if path]
-        if len(set(map(os.path.realpath, paths))) < len(paths):
-            raise basics.UserError("input, output and --initial_bits are to be different files")
-        for path in paths[1:]:
-            basics.require_writable(path)
-        machine.require_memory(run.num_filters, file.shape, 1)
-        images, bits = codec.decode(Decoder(run, *file.shape[1:], args.threads), file,
-                                    bool(initial_bits))
-        bits = bits[:file.initial[0]]
-        if header and fileformat.digest_symbols(images) != header.symbols:
-            raise basics.UserError("decodes to other latents than were encoded")
-        if initial_bits and basics.digest(bits) != file.initial[1]:
-            raise basics.UserError("decodes to other initial bits than were encoded")
-    x_hat = np.concatenate([image.x_hat for image in images])
+        parsed = compressed_files.read(args.input_file, run)
+        if args.initial_bits and not parsed.file.initial[0]:
+            raise UserError("written without --initial_bits")
+        output = compressed_files.output_for(parsed, args.input_file, args.output_file)
+        compressed_files.require_writable_outputs(args.input_file, output, args.initial_bits)
+        machine.require_memory(run.num_filters, parsed.file.shape, 1)
+        decoder = decoder_of(run, *parsed.file.shape[1:], args.threads,
+                             watchers=(progress.print_losses,))
+        x_hat, bits = compressed_files.decode(decoder, parsed, bool(args.initial_bits))
     if not args.force:
-        basics.require_unchanged(output, lambda: np.array_equal(image_files.read_images(output), x_hat))
-        basics.require_unchanged(initial_bits, lambda: basics.read_bytes(initial_bits) == bits)
-    if initial_bits:
-        basics.write_bytes(initial_bits, bits)
+        basics.require_unchanged(output, lambda: np.array_equal(
+            image_files.read_images(output), x_hat))
+        basics.require_unchanged(args.initial_bits, lambda: basics.read_bytes(
+            args.initial_bits) == bits)
+    if args.initial_bits:
+        basics.write_bytes(args.initial_bits, bits)
     image_files.write_images(output, x_hat)
     print("decoded: %s" % output)
 
@@ -947,30 +1032,23 @@ def decompress(method, args):
 def make_parser(script, doc, method=None, train=None):
     """Command line of a script; the arguments are those of `main`."""
     parser = command_line.Parser(prog=script + ".py", description=doc,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     command_line.add_global_options(parser)
     parser.set_defaults(checkpoint_dir="./checkpoints", script=script)
-    commands = {}
+    add_command = command_line.commands_of(parser, bool(train), bool(method))
     if train:
-        commands["train"] = "train or continue a run", command_line.add_train_options, train
+        command_line.add_train_options(add_command(
+            "train", "train or continue a run", train, clusters.CLUSTER_HELP))
     if method:
-        commands["compress"] = ("compress images and evaluate the result", functools.partial(
-            command_line.add_compress_options, method=method), functools.partial(compress, method))
-        commands["decompress"] = ("decode a compressed file", command_line.add_decompress_options,
-                                  functools.partial(decompress, method))
-    subparsers = parser.add_subparsers(dest="command", metavar="{%s}" % ",".join(commands))
-    subparsers.required = True
-    for name, (text, add_options, function) in commands.items():
-        subparser = subparsers.add_parser(
-            name, help=text, epilog=clusters.CLUSTER_HELP if name == "train" else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter)
-        command_line.add_global_options(subparser, default=argparse.SUPPRESS)
-        add_options(subparser)
-        if method and method.model == "bits-back":
-            subparser.add_argument("--initial_bits", metavar="FILE", default="",
-                                   help="payload in the place of random initial bits; "
-                                   "decompress writes it there")
-        subparser.set_defaults(function=function)
+        compressing = add_command("compress", "compress images and evaluate the result",
+                                  functools.partial(compress_command, method))
+        command_line.add_compress_options(compressing, method)
+        decompressing = add_command("decompress", "decode a compressed file",
+                                    functools.partial(decompress_command, method))
+        command_line.add_decompress_options(decompressing)
+        if method.model == "bits-back":
+            command_line.add_bits_back_options(compressing)
+            command_line.add_bits_back_options(decompressing)
     return parser
 
 
@@ -980,8 +1058,9 @@ def main(argv, file, doc, method=None, train=None):
     Returns what the subcommand does; compress, the dict of arrays that it saves.
     """
     script = os.path.splitext(os.path.basename(file))[0]
+    argv = sys.argv[1:] if argv is None else argv
     parser = make_parser(script, doc, method, train)
     args = command_line.parse_arguments(parser, method, argv)
     if args.command == "compress":
-        args.command_line = [os.path.abspath(file)] + (sys.argv[1:] if argv is None else argv)
-    return command_line.run_or_exit(parser, args.__dict__.pop("function"), args)
+        args.command_line = [os.path.abspath(file), *argv]
+    return command_line.run_or_exit(parser, vars(args).pop("function"), args)

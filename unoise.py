@@ -10,17 +10,22 @@ OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
            nic.Option("--seed", nic.natural, 0, "seed of the noise")]
 
 
-def relax(v, T, key, args):
+def relax(v, T, key, options):
     """v + U(-1/2, 1/2), with the same noise for every image."""
     return v + nic.uniform_noise(v.shape[1:], key)
 
 
-def infer(graph, x, args):
+def seed(options):
+    """Of the noise."""
+    return options.seed
+
+
+def infer(graph, x, options):
     """Latents after all iterations, rounded z first, then y."""
-    return nic.centred(graph, *nic.optimise(graph, x, args.its, nic.centred))
+    return nic.centred(graph, nic.optimise(graph, x, options.its, options.lr, nic.centred))
 
 
-METHOD = nic.Method(infer, nic.CENTRED, OPTIONS, relax)
+METHOD = nic.Method(infer, nic.CENTRED, OPTIONS, relax, seed)
 
 
 def main(argv=None):

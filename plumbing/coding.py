@@ -1,35 +1,75 @@
-"""Latents to a file and back, by the numbers of a decoder."""
+"""Latents to a file and back, by the numbers of a decoder.
 
-import collections
+A codec encodes the latents of all images of a file and decodes them again. Here are those of the
+base model, whose latents are centred or integers; `bits_back` has the third. The numbers on which
+encoder and decoder must agree come from a decoder, which the caller gives: p(z), p(y|z_hat) and the
+picture of y_hat, all on the grid of an offset (see `grid`) that the encoder chooses per image.
+"""
+
 import functools
-import os
 import typing
 
 import constriction
 import numpy as np
-import PIL.Image
 import tensorflow.compat.v1 as tf
 
-from plumbing import basics, fileformat, grid
+from plumbing import fileformat, grid
+
+QuantizedGaussian = constriction.stream.model.QuantizedGaussian
+Categorical = constriction.stream.model.Categorical
+AnsCoder = constriction.stream.stack.AnsCoder
 
 
-# An image as a file has it, in integers: the grid's offset, y and z [1, h, w, N]; and what the
-# decoder makes of these: latents (y_hat, z_hat; of bits-back y_hat, z_mean, z_logvar), x_hat.
-Coded = collections.namedtuple("Coded", "offset y z latents x_hat")
+class Latents(typing.NamedTuple):
+    """Latents of the base model."""
+    y: typing.Any  # [B, h, w, N]
+    z: typing.Any  # [B, ceil(h / 4), ceil(w / 4), N]
+
+
+class BitsBackLatents(typing.NamedTuple):
+    """Latents of the bits-back model, whose q(z|y) is N(z_mean, exp(z_logvar))."""
+    y: typing.Any  # [B, h, w, N]
+    z_mean: typing.Any  # [B, ceil(h / 4), ceil(w / 4), N]
+    z_logvar: typing.Any  # of the same shape
+
+
+class Unfitted(typing.NamedTuple):
+    """What bits-back encodes: y_hat, and how encoder and decoder both fit q(z|y_hat) to it."""
+    y: np.ndarray  # [B, h, w, N]
+    fit: fileformat.Fit
+
+
+class CodedImage(typing.NamedTuple):
+    """An image as a file has it, and what a decoder makes of that."""
+    offset: int  # of the grid
+    y: np.ndarray  # integers [1, h, w, N]
+    z: np.ndarray  # integers [1, ceil(h / 4), ceil(w / 4), N]
+    z_hat: np.ndarray  # what the integers z stand for, of the same shape
+    x_hat: np.ndarray  # uint8 [1, H, W, 3]
+    latents: typing.Any = None  # discrete Latents, or BitsBackLatents; only the encoder has them
+
+
+class Encoded(typing.NamedTuple):
+    """What a codec makes of latents."""
+    content: bytes  # the file
+    images: list  # of CodedImage
+    reported: dict = {}  # arrays to report, by name
+    fits: list = []  # of bits-back: for each image, the record of the fit of q
+
+
+class Conditional(typing.NamedTuple):
+    """p(y|z_hat): y_hat is `shift` plus an integer, which is N(mean, std^2)."""
+    shift: typing.Any  # array, or 0
+    mean: np.ndarray  # [1, h, w, N]
+    std: np.ndarray  # [1, h, w, N]
 
 
 class Codec(typing.NamedTuple):
-    """How the latents of a method become a file.
-
-    The latents are those of all images of the file, shape is its (num_imgs, H, W), file a File, and
-    initial_bits the bytes of the file --initial_bits.
-    """
-    kind: str  # of latents, one of KINDS
+    """How the latents of a method become a file."""
+    kind: str  # of latents, one of fileformat.KINDS
     suffix: str  # of the file's name
-    # (decoder, shape, latents, script, initial_bits)
-    # -> (bytes, list of Coded, dict of values to report)
-    encode: typing.Callable
-    # (decoder, file, with_initial_bits) -> (list of Coded, initial bits if asked for)
+    encode: typing.Callable  # (decoder, latents, script, initial_bits=b"") -> Encoded
+    # (decoder, file, with_initial_bits) -> (list of CodedImage, initial bits, b"" if not asked for)
     decode: typing.Callable
 
     @property
@@ -38,271 +78,138 @@ class Codec(typing.NamedTuple):
         return "bits-back" if self.kind == "bits-back" else "base"
 
 
-# y under Gaussians and z under p(z), pushed to and popped from an ANS coder (a stack).
+# ---------------------------------------------------------------- symbols to an ANS coder, a stack
 
-def push_y(coder, y, y_range, mean, std):
-    model = constriction.stream.model.QuantizedGaussian(*y_range)
-    coder.encode_reverse(y.ravel().astype(np.int32), model, mean.ravel(), std.ravel())
+def push_y(coder, y, y_range, conditional):
+    """Push integers y [1, h, w, N] in y_range under a Conditional."""
+    coder.encode_reverse(y.ravel().astype(np.int32), QuantizedGaussian(*y_range),
+                         conditional.mean.ravel(), conditional.std.ravel())
 
 
-def pop_y(coder, y_range, mean, std):
-    model = constriction.stream.model.QuantizedGaussian(*y_range)
-    return coder.decode(model, mean.ravel(), std.ravel()).reshape(mean.shape)
+def pop_y(coder, y_range, conditional):
+    """Integers [1, h, w, N] that push_y pushed."""
+    y = coder.decode(QuantizedGaussian(*y_range), conditional.mean.ravel(),
+                     conditional.std.ravel())
+    return y.reshape(conditional.mean.shape)
 
 
 def push_z(coder, z, z_range, pmf):
-    """Integers z [..., N] in z_range under pmf [K, N]."""
+    """Push integers z [..., N] in z_range under pmf [K, N]."""
     for channel in reversed(range(z.shape[-1])):
         symbols = (z[..., channel].ravel() - z_range[0]).astype(np.int32)
-        coder.encode_reverse(symbols, constriction.stream.model.Categorical(pmf[:, channel]))
+        coder.encode_reverse(symbols, Categorical(pmf[:, channel]))
 
 
 def pop_z(coder, shape, z_range, pmf):
     """Integers of `shape` that push_z pushed."""
-    count = int(np.prod(shape[:-1]))
-    channels = [coder.decode(constriction.stream.model.Categorical(pmf[:, channel]), count)
+    num_symbols = int(np.prod(shape[:-1]))
+    channels = [coder.decode(Categorical(pmf[:, channel]), num_symbols)
                 for channel in range(shape[-1])]
     return np.stack(channels, -1).reshape(shape) + z_range[0]
 
 
-# Centred and integer latents: one ANS coder for all images of the file; y of each image, and on
-# top of it z under p(z). Centred: y around mu(z_hat), z around its median.
+# ---------------------------------------------------------------- centred and integer latents
+#
+# One ANS coder for all images of the file: y of each image and, on top of it, z under p(z). Centred
+# latents are rounded around mu(z_hat) and p(z)'s medians, and what is coded is the difference.
 
-def settle(decoder, centred, y, z):
-    """List of Coded of discrete y, z [num_imgs, h, w, N], each on the first grid that suits it."""
-    origin = decoder.median if centred else 0.
-    z = np.rint(z - origin)
-    z_range = fileformat.value_range("z", z)
-
-    def settled(y, z, offset):
-        decoder.prior(z_range, offset, origin=origin)  # NearEdge here, and not when it is coded
-        shift, _, _ = decoder.conditional(z + origin, offset, centred)
-        integers = np.rint(y - shift)
-        fileformat.value_range("y", integers)  # UserError before the picture is computed
-        return Coded(offset, integers.astype(np.int32), z.astype(np.int32),
-                     (integers + shift, z + origin), decoder.picture(integers + shift, offset))
-    return [grid.first_offset(functools.partial(settled, y[k:k + 1], z[k:k + 1]))
-            for k in range(len(y))]
+def shape_of(images, decoder):
+    """(num_imgs, H, W) of a list of images."""
+    return (len(images),) + decoder.x_shape[1:]
 
 
-def encode_base(centred, decoder, shape, latents, script, initial_bits=b""):
+def origin_of(decoder, centred):
+    """What z_hat is an integer apart from: p(z)'s medians [N], or 0."""
+    return decoder.median if centred else 0.
+
+
+def settle(decoder, centred, latents):
+    """List of CodedImage of discrete Latents, each on the first grid that suits it."""
+    z = np.rint(latents.z - origin_of(decoder, centred))
+    settled = functools.partial(settled_on, decoder, centred, fileformat.value_range("z", z))
+    return [grid.first_offset(functools.partial(settled, one_y, one_z))
+            for one_y, one_z in zip(latents.y[:, None], z[:, None])]
+
+
+def settled_on(decoder, centred, z_range, y, z, offset):
+    """CodedImage of y, and z less its origin, on the grid of an offset; else NearEdge."""
+    origin = origin_of(decoder, centred)
+    decoder.prior(z_range, offset, origin=origin)  # NearEdge here, and not when it is coded
+    shift = decoder.conditional(z + origin, offset, centred).shift
+    y = np.rint(y - shift)
+    fileformat.value_range("y", y)  # UserError before the picture is computed
+    return CodedImage(offset, y.astype(np.int32), z.astype(np.int32), z + origin,
+                      decoder.picture(y + shift, offset), Latents(y + shift, z + origin))
+
+
+def encode_base(centred, decoder, latents, script, initial_bits=b""):
     """See Codec."""
-    images = settle(decoder, centred, *latents)
-    y_range, z_range = (fileformat.value_range(name, *arrays) for name, arrays in (
-        ("y", [image.y for image in images]), ("z", [image.z for image in images])))
-    coder = constriction.stream.stack.AnsCoder()
+    images = settle(decoder, centred, latents)
+    y_range = fileformat.value_range("y", *[image.y for image in images])
+    z_range = fileformat.value_range("z", *[image.z for image in images])
+    coder = AnsCoder()
     for image in reversed(images):
-        _, mean, std = decoder.conditional(image.latents[1], image.offset, centred)
-        push_y(coder, image.y, y_range, mean, std)
+        conditional = decoder.conditional(image.latents.z, image.offset, centred)
+        push_y(coder, image.y, y_range, conditional)
         push_z(coder, image.z, z_range, decoder.prior(
-            z_range, image.offset, origin=decoder.median if centred else 0.))
-    content = fileformat.pack_iinc("centred" if centred else "integer", script, decoder.run, shape,
-                        (y_range, z_range), images, coder)
-    return content, images, {}
+            z_range, image.offset, origin=origin_of(decoder, centred)))
+    kind = "centred" if centred else "integer"
+    return Encoded(fileformat.pack_iinc(kind, script, decoder.run, shape_of(images, decoder),
+                                        (y_range, z_range), images, coder), images)
 
 
 def decode_base(centred, decoder, file, with_initial_bits):
     """See Codec."""
-    coder, images = constriction.stream.stack.AnsCoder(file.payload), []
-    origin = decoder.median if centred else 0.
+    coder, images = AnsCoder(file.payload), []
+    origin = origin_of(decoder, centred)
     for offset in file.offsets:
         z = pop_z(coder, decoder.z_shape, file.z_range,
                   decoder.prior(file.z_range, offset, origin=origin))
-        shift, mean, std = decoder.conditional(z + origin, offset, centred)
-        y = pop_y(coder, file.y_range, mean, std)
-        images.append(Coded(offset, y, z, None, decoder.picture(y + shift, offset)))
+        conditional = decoder.conditional(z + origin, offset, centred)
+        y = pop_y(coder, file.y_range, conditional)
+        images.append(CodedImage(offset, y, z, z + origin,
+                                 decoder.picture(y + conditional.shift, offset)))
     return images, b""
 
 
-def encode_tfci(decoder, shape, latents, script, initial_bits=b""):
+# ---------------------------------------------------------------- centred latents as a .tfci
+#
+# The original's file: tfc's range coder in single precision, with one thread, and our header. It is
+# as portable as the original's: if mu or sigma come out otherwise on another machine, that refuses
+# it. Images are coded in the batches in which they were processed.
+
+def encode_tfci(decoder, latents, script, initial_bits=b""):
     """See Codec: the original's five features, its model identifier, offsets, and our header."""
-    images = settle(decoder, True, *latents)
+    images = settle(decoder, True, latents)
     example = tf.train.Example()
     feature = example.features.feature
-    for batch in fileformat.split_batches(images, shape):
-        y, z = (np.concatenate(arrays) for arrays in zip(*(image[1:3] for image in batch)))
-        coder = decoder.range_coder(len(batch))
-        for key, strings in zip(fileformat.TFCI_FEATURES, coder.encode(y, z)):
+    for batch in fileformat.split_batches(images, shape_of(images, decoder)):
+        strings_of_batch = decoder.range_coder(len(batch)).encode(
+            np.concatenate([image.y for image in batch]),
+            np.concatenate([image.z for image in batch]))
+        for key, strings in zip(fileformat.TFCI_FEATURES, strings_of_batch):
             feature[key].bytes_list.value.extend(strings)
-    for key, sides in zip(fileformat.TFCI_FEATURES[2:], fileformat.latent_shapes(*shape[1:])):
+    shapes = fileformat.latent_shapes(*decoder.x_shape[1:])
+    for key, sides in zip(fileformat.TFCI_FEATURES[2:], shapes):
         feature[key].int64_list.value[:] = sides
     feature["MD"].bytes_list.value[:] = [script.encode()]
     if any(image.offset for image in images):
         feature["offsets"].bytes_list.value[:] = [bytes(image.offset for image in images)]
     header = fileformat.pack_header("centred", "", decoder.run,
-                         example.SerializeToString(deterministic=True), images)
+                                    example.SerializeToString(deterministic=True), images)
     feature["header"].bytes_list.value[:] = [header]
-    return example.SerializeToString(deterministic=True), images, {}
+    return Encoded(example.SerializeToString(deterministic=True), images)
 
 
 def decode_tfci(decoder, file, with_initial_bits):
     """See Codec."""
     images, offsets = [], iter(file.offsets)
-    for strings in zip(*(fileformat.split_batches(strings, file.shape) for strings in file.payload)):
-        coder = decoder.range_coder(len(strings[0]))
-        for y, z, offset in zip(*(arrays[:, None] for arrays in coder.decode(*strings)), offsets):
-            shift, _, _ = decoder.conditional(z + decoder.median, offset, centred=True)
-            images.append(Coded(offset, y, z, None, decoder.picture(y + shift, offset)))
+    y_strings, z_strings = (fileformat.split_batches(strings, file.shape)
+                            for strings in file.payload)
+    for y_batch, z_batch in zip(y_strings, z_strings):
+        all_y, all_z = decoder.range_coder(len(y_batch)).decode(y_batch, z_batch)
+        for y, z, offset in zip(all_y[:, None], all_z[:, None], offsets):
+            z_hat = z + decoder.median
+            shift = decoder.conditional(z_hat, offset, centred=True).shift
+            images.append(CodedImage(offset, y, z, z_hat, decoder.picture(y + shift, offset)))
     return images, b""
-
-
-TFCI = Codec("centred", ".tfci", encode_tfci, decode_tfci)
-
-# Bits-back: one ANS coder for the chain of all images. An image pops its z, on a grid, under
-# q(z|y_hat) from what the images before it (the first one: the initial bits) pushed, and pushes
-# y_hat under p(y|z), then z under p(z). A decoder goes the other way, from the last image to the
-# first, fits q(z|y_hat) anew, and pushes z back.
-
-# Distance of the grid of z.
-Z_WIDTH = 0.25
-# q is coded within so many standard deviations of its mean.
-Q_STDS = 8
-
-
-def posterior_gaussians(decoder, z_range, z_mean, z_logvar, offset):
-    """Coder's model of z in z_range under q(z|y_hat): family, means, stds in units of Z_WIDTH.
-
-    And the q that this is: z_mean and z_logvar on the decoder's grid.
-    """
-    z_mean = np.clip(decoder.snap(z_mean, offset), *grid.MEAN_RANGE)
-    z_logvar = 2 * decoder.snap(.5 * z_logvar, offset)
-    std = grid.as_std(.5 * z_logvar)
-    return (constriction.stream.model.QuantizedGaussian(*z_range),
-            z_mean.ravel() / Z_WIDTH, std.ravel() / Z_WIDTH), (z_mean, z_logvar)
-
-
-def posterior_range(z_mean, z_logvar):
-    """Lowest and highest grid index to code z with, by Q_STDS."""
-    width = Q_STDS * np.exp(.5 * z_logvar)
-    edges = np.stack([z_mean - width, z_mean + width]) / Z_WIDTH
-    if not np.isfinite(edges).all():
-        raise basics.UserError("the model gives a q(z|y) that is not finite")
-    return fileformat.value_range("z", np.rint(edges))
-
-
-def initial_coder(model, initial_bits, seed):
-    """ANS coder with the initial bits: those given, or just enough random ones of `seed`.
-
-    model: posterior_gaussians of the first image. An empty coder would go on to give the lowest
-    symbol: UserError if the initial bits are too few.
-    """
-    entropy = np.sum(np.maximum(0, np.log2(model[2] * np.sqrt(2 * np.pi * np.e))))
-    num_words = max(4, int(.9 * entropy / 32))
-    while True:
-        words = np.frombuffer(initial_bits + b"\1" * (-len(initial_bits) % 4), np.uint32)
-        if not initial_bits:
-            words = np.random.RandomState(seed).randint(0, 2 ** 32, num_words, np.uint64)
-        coder = constriction.stream.stack.AnsCoder(words.astype(np.uint32), True)
-        if len(words) >= 4:
-            popped = coder.clone()
-            popped.decode(*model)
-            if popped.num_valid_bits() > 32:
-                return coder
-        if initial_bits:
-            raise basics.UserError("--initial_bits: %d bytes are too few for the first image"
-                             % len(initial_bits))
-        num_words += max(1, num_words // 50)
-
-
-def encode_bits_back(decoder, shape, latents, script, initial_bits=b""):
-    """See Codec; latents are y_hat and the Fit of q.
-
-    Reports bits popped and pushed per image, and the record of each fit.
-    """
-    y_hat, fit = np.rint(latents[0])[:, None], latents[1]
-    fit = fit._replace(lr=float(np.float32(fit.lr)))
-    basics.bounded("the number of iterations of the fit of q", fit.its, 0, fileformat.MAX_ITS)
-    posteriors, records = zip(*(decoder.fit(y, fit) for y in y_hat))
-    y_range, z_range = fileformat.value_range("y", y_hat), posterior_range(*map(np.stack, zip(*posteriors)))
-    coder, images, bits = None, [], []
-
-    def coded(y, q, offset):
-        """Coder with the image, bits in it before and after each of three steps, Coded."""
-        model, q_hat = posterior_gaussians(decoder, z_range, *q, offset)
-        after = coder.clone() if images else initial_coder(model, initial_bits, fit.seed)
-        steps = [after.num_valid_bits()]
-        z = after.decode(*model).reshape(decoder.z_shape)
-        steps.append(after.num_valid_bits())
-        push_y(after, y, y_range, *decoder.conditional(Z_WIDTH * z, offset)[1:])
-        steps.append(after.num_valid_bits())
-        push_z(after, z, z_range, decoder.prior(z_range, offset, Z_WIDTH))
-        steps.append(after.num_valid_bits())
-        return after, steps, Coded(offset, y.astype(np.int32), z, (y,) + q_hat,
-                                   decoder.picture(y, offset))
-
-    for y, q in zip(y_hat, posteriors):
-        coder, steps, image = grid.first_offset(functools.partial(coded, y, q))
-        bits.append(steps)
-        images.append(image)
-    popped, pushed_y, pushed_z = (np.diff(bits, axis=1) * [-1, 1, 1]).T
-    values = dict(popped_z_bits=popped, pushed_y_bits=pushed_y, pushed_z_bits=pushed_z,
-                  net_bpp=np.full(shape[0], (pushed_y + pushed_z - popped).sum() / np.prod(shape)),
-                  rate_records=records)
-    extra = fileformat.FIT.pack(*fit, len(initial_bits)) + (basics.digest(initial_bits) if initial_bits else b"")
-    content = fileformat.pack_iinc("bits-back", script, decoder.run, shape, (y_range, z_range), images, coder,
-                        extra)
-    return content, images, values
-
-
-def decode_bits_back(decoder, file, with_initial_bits):
-    """See Codec. The fit of q of the first image only gives back the initial bits."""
-    coder, images = constriction.stream.stack.AnsCoder(file.payload), []
-    for k in reversed(range(file.shape[0])):
-        offset = file.offsets[k]
-        z = pop_z(coder, decoder.z_shape, file.z_range,
-                  decoder.prior(file.z_range, offset, Z_WIDTH))
-        y = pop_y(coder, file.y_range, *decoder.conditional(Z_WIDTH * z, offset)[1:])
-        images.insert(0, Coded(offset, y, z, None, decoder.picture(y, offset)))
-        if k > 0 or with_initial_bits:
-            q, _ = decoder.fit(y, file.fit)
-            model, _ = posterior_gaussians(decoder, file.z_range, *q, offset)
-            coder.encode_reverse(z.ravel(), *model)
-    try:
-        return images, coder.get_compressed(True).tobytes() if with_initial_bits else b""
-    except AssertionError:  # what is left is not what an encoder can have begun with
-        return images, b""
-
-
-IINC = {
-    "centred": Codec("centred", ".iinc", functools.partial(encode_base, True),
-                     functools.partial(decode_base, True)),
-    "integer": Codec("integer", ".iinc", functools.partial(encode_base, False),
-                     functools.partial(decode_base, False)),
-    "bits-back": Codec("bits-back", ".iinc", encode_bits_back, decode_bits_back)}
-
-# Codecs of a method, the default first.
-CENTRED, INTEGER, BITS_BACK = (TFCI, IINC["centred"]), (IINC["integer"],), (IINC["bits-back"],)
-
-
-def parse_file(content, run):
-    """Header, Codec and File of bytes, checked; the header is None in a file of the original.
-
-    UserError if it is damaged or not of this run.
-    """
-    header, body = fileformat.unpack(content)
-    codec = IINC[header.kind] if isinstance(body, bytes) else TFCI
-    if not header and run.model != "base":
-        raise basics.UserError("a file of the original's mbt2018.py, which ours decodes")
-    if header and header.run_name != run.name:
-        raise basics.UserError("written by %s.py with the run %s, not %s"
-                         % (header.script, header.run_name, run.name))
-    if header and header.fingerprint != run.fingerprint:
-        raise basics.UserError("of another model: the weights of %s are not those it was written with"
-                         % run.checkpoint)
-    if header and header.kind != codec.kind:
-        raise basics.UserError("a .tfci of %s latents; accepted are centred ones" % header.kind)
-    if codec.model != run.model:
-        raise basics.UserError("of %s latents, which %s model does not have" % (codec.kind, run.model))
-    return header, codec, fileformat.parse_tfci(body) if codec is TFCI else fileformat.parse_iinc(codec.kind, body)
-
-
-def codec_for(method, output):
-    """The method's codec that writes such a name; UserError if another kind of file has it."""
-    suffix = os.path.splitext(output)[1].lower()
-    for codec in method.codecs:
-        if suffix == codec.suffix:
-            return codec
-    if suffix in {".iinc", ".tfci", ".npy", *PIL.Image.registered_extensions()}:
-        raise basics.UserError("%s: accepted are names in %s; %s" % (
-            output, " or ".join(codec.suffix for codec in method.codecs), basics.QUOTE))
-    return method.codecs[0]

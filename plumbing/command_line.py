@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import sys
+import types
 import typing
 
 import numpy as np
@@ -18,48 +19,71 @@ class Option(typing.NamedTuple):
     """An option of a method."""
     flags: str  # "--name --alias"
     type: typing.Callable  # parser of its text, as of `number`
-    default: typing.Any
+    default: typing.Any  # or a function of the namespace of the options before it
     help: str
 
     @property
     def name(self):
+        """Of the option among the method's."""
         return self.flags.split()[0].strip("-")
 
 
-def check_flags(args, paths, many):
-    """UserError if flags of compress do not go together, or not with the images that were found."""
-    if (args.shard or args.jobs > 1) and not (many and args.results_dir):
-        raise basics.UserError("%s: only for a folder or glob, with --results_dir"
-                        % ("--shard" if args.shard else "--jobs"))
-    if args.save_opt_record and not args.results_dir:
-        raise basics.UserError("--save_opt_record: only with --results_dir")
-    if args.shard and args.jobs > 1:
-        raise basics.UserError("--shard %d/%d, --jobs %d: accepted is one of the two"
-                        % (*args.shard, args.jobs))
-    if args.shard and args.shard[1] > len(paths):
-        raise basics.UserError("--shard %d/%d: there are only %d images" % (*args.shard, len(paths)))
+def resolve(options, given, preset):
+    """(values, changed) of a list of Option: a namespace, and a dict of those not the default.
+
+    A value is that in the dict `given`, if there is one and not None, else that of the dict
+    `preset`, else the default.
+    """
+    values, changed = types.SimpleNamespace(), {}
+    for option in options:
+        default = option.default
+        if callable(default):
+            default = default(values)
+        value = given.get(option.name)
+        if value is None:
+            value = preset.get(option.name, default)
+        setattr(values, option.name, value)
+        if value != default:
+            changed[option.name] = value
+    return values, changed
 
 
-def options_of(method, args):
-    """Dict of a method's options; UserError if its `resolve` leaves one None."""
-    options = {option.name: getattr(args, option.name) for option in method.options}
-    unresolved = [name for name, value in options.items() if value is None]
-    if unresolved:
-        raise basics.UserError("%s.py: METHOD.resolve leaves %s None" % (args.script, unresolved))
-    return options
+def from_keywords(options, presets, preset, keywords):
+    """Namespace of a list of Option, from keywords that are their names or aliases.
+
+    UserError if there is no such option or preset, or a value is not accepted.
+    """
+    if preset not in (None, *presets):
+        raise basics.UserError("no preset %r; there are %s"
+                               % (preset, ", ".join(presets) or "none"))
+    named = {flag.strip("-"): option for option in options for flag in option.flags.split()}
+    given = {}
+    for name, value in keywords.items():
+        if name not in named:
+            raise basics.UserError("no option %r; there are %s"
+                                   % (name, ", ".join(named) or "none"))
+        try:
+            given[named[name].name] = named[name].type(str(value))
+        except argparse.ArgumentTypeError as error:
+            raise basics.UserError("%s: %s" % (name, error))
+    values, _ = resolve(options, given, presets.get(preset, {}))
+    return values
 
 
 def number(kind, low, exclusive=False, high=2 ** 31 - 1):
     """Parser of an int or float from low (not low itself if exclusive) to high, for argparse."""
+    wanted = "an integer" if kind is int else "a number"
+    relation = ">" if exclusive else ">="
+
     def parse(text):
         try:
             value = kind(text)
         except ValueError:
             value = np.nan
-        if not (low < value if exclusive else low <= value) or value > high:
-            raise argparse.ArgumentTypeError("%r: must be %s %s %g and <= %d" % (
-                text, "an integer" if kind is int else "a number", ">" if exclusive else ">=", low,
-                high))
+        is_high_enough = value > low if exclusive else value >= low
+        if not is_high_enough or value > high:
+            raise argparse.ArgumentTypeError("%r: must be %s %s %g and <= %d"
+                                             % (text, wanted, relation, low, high))
         return value
     return parse
 
@@ -74,7 +98,9 @@ def one_of(names):
     return parse
 
 
-count, natural, positive = number(int, 1), number(int, 0), number(float, 0, exclusive=True)
+count = number(int, 1)
+natural = number(int, 0)
+positive = number(float, 0, exclusive=True)
 
 
 def shard(text):
@@ -161,21 +187,26 @@ def add_compress_options(parser, method):
     parser.add_argument("--lambda", dest="lmbda", type=number(float, 0),
                         help="weight of the distortion (default: that of the run)")
     for option in method.options:
-        default = "" if option.default is None else " (default: %s)" % option.default
+        default = " (default: %s)" % option.default
+        if callable(option.default):  # which its help explains
+            default = ""
         parser.add_argument(*option.flags.split(), dest=option.name, type=option.type,
                             metavar=getattr(option.type, "metavar", "N"),
                             help=option.help + default)
-    parser.set_defaults(preset={}, save_opt_record=False)
-    group = parser.add_mutually_exclusive_group() if method.presets else None  # else help fails
+    parser.set_defaults(preset={}, save_opt_record=False, initial_bits="")
+    group = parser
+    if method.presets:  # an empty group makes help fail
+        group = parser.add_mutually_exclusive_group()
     for name, values in method.presets.items():
         group.add_argument("--" + name, dest="preset", action="store_const", const=values,
                            help=" ".join("--%s %s" % item for item in values.items()))
-    if method.has_descent:
+    if method.is_iterative:
         parser.add_argument("--save_opt_record", action="store_true",
                             help="save the losses now and then, too")
 
 
 def add_decompress_options(parser):
+    parser.set_defaults(initial_bits="")
     parser.add_argument("run_name", help="folder of checkpoint_dir that holds the model")
     parser.add_argument("input_file", help="file written by compress")
     parser.add_argument("output_file", nargs="?",
@@ -184,36 +215,84 @@ def add_decompress_options(parser):
                         help="replace what is there and not the same picture")
 
 
-def parse_arguments(parser, method, argv):
-    """Parsed arguments; of compress, options that were not given are of the preset or the default.
+def add_bits_back_options(parser):
+    parser.add_argument("--initial_bits", metavar="FILE", default="",
+                        help="payload in the place of random initial bits; decompress writes it "
+                        "there")
 
-    args.changed are those that differ from the default.
+
+def commands_of(parser, has_train, has_method):
+    """Function that adds a subcommand: (name, help, function of its arguments) -> its parser."""
+    names = []
+    if has_train:
+        names.append("train")
+    if has_method:
+        names += ["compress", "decompress"]
+    subparsers = parser.add_subparsers(dest="command", metavar="{%s}" % ",".join(names))
+    subparsers.required = True
+
+    def add(name, text, function, epilog=None):
+        subparser = subparsers.add_parser(name, help=text, epilog=epilog,
+                                          formatter_class=argparse.RawDescriptionHelpFormatter)
+        add_global_options(subparser, default=argparse.SUPPRESS)
+        subparser.set_defaults(function=function)
+        return subparser
+    return add
+
+
+def parse_arguments(parser, method, argv):
+    """Parsed arguments; of compress with `options`, a namespace of the method's, and `changed`.
+
+    An option that was not given is of the preset or the default; `changed` is a dict of those that
+    are not the default.
     """
     args, others = parser.parse_known_args(argv)
-    if len(others) == 1 and others[0][:1] != "-" and getattr(args, "output_file", "") is None:
+    are_options = any(word.startswith("-") for word in others)
+    if len(others) == 1 and not are_options and getattr(args, "output_file", "") is None:
         args.output_file = others[0]  # after an option
     elif others:
-        is_glob = all(word[:1] != "-" for word in others) and (
-            args.command == "train" or getattr(args, "output_file", None))
-        parser.error("unrecognized arguments: %s%s" % (
-            " ".join(others), ("; " + basics.QUOTE) * bool(is_glob)))
+        is_glob = not are_options and (args.command == "train"
+                                       or getattr(args, "output_file", None))
+        advice = "; " + basics.QUOTE if is_glob else ""
+        parser.error("unrecognized arguments: %s%s" % (" ".join(others), advice))
     for value in vars(args).values():
         if isinstance(value, str) and "\0" in value:
             parser.error("%r: no name of a file has a null character" % value)
     if args.command == "compress":
-        for option in method.options:
-            if getattr(args, option.name) is None:
-                setattr(args, option.name, args.preset.get(option.name, option.default))
-        method.resolve(args)
-        # Defaults that depend on other options, as they are with those given.
-        dependent = [option.name for option in method.options if option.default is None]
-        resolved = argparse.Namespace(**{**vars(args), **dict.fromkeys(dependent)})
-        method.resolve(resolved)
-        defaults = {option.name: getattr(resolved, option.name) if option.name in dependent
-                    else option.default for option in method.options}
-        args.changed = {name: getattr(args, name) for name, default in defaults.items()
-                        if getattr(args, name) != default}
+        require_flags_that_go_together(parser, args)
+        given = {option.name: vars(args).pop(option.name) for option in method.options}
+        args.options, args.changed = resolve(method.options, given, args.preset)
     return args
+
+
+def require_flags_that_go_together(parser, args):
+    """An error if flags of compress exclude each other."""
+    if args.save_opt_record and not args.results_dir:
+        parser.error("--save_opt_record: only with --results_dir")
+    if args.shard and args.jobs > 1:
+        parser.error("--shard %d/%d, --jobs %d: accepted is one of the two"
+                     % (*args.shard, args.jobs))
+    if not args.results_dir and (args.shard or args.jobs > 1):
+        parser.error("%s: only with --results_dir" % ("--shard" if args.shard else "--jobs"))
+
+
+def check_images(args, source):
+    """UserError if flags of compress do not suit the images that were found."""
+    if (args.shard or args.jobs > 1) and not source.many:
+        raise basics.UserError("%s: only for a folder or glob, with --results_dir"
+                               % ("--shard" if args.shard else "--jobs"))
+    if args.shard and args.shard[1] > len(source.paths):
+        raise basics.UserError("--shard %d/%d: there are only %d images"
+                               % (*args.shard, len(source.paths)))
+
+
+def output_of(args, source, codec):
+    """The compressed file to write or, for many images, the folder of them; None if none is."""
+    if args.output_file or not args.write:
+        return args.output_file
+    if source.many:
+        return os.path.dirname(os.path.abspath(source.paths[0])) + codec.suffix
+    return args.imgs + codec.suffix
 
 
 # Of TensorFlow, where a disk, the network or memory is at fault, and not the code.
@@ -231,8 +310,9 @@ def run_or_exit(parser, function, args):
     """
     verbose = getattr(args, "verbose", False)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else "3"
-    if np.isfinite(machine.available_memory()):  # TensorFlow's own limit is 64 GB
-        os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (machine.available_memory() / 2 ** 20))
+    available = machine.available_memory()
+    if np.isfinite(available):  # TensorFlow's own limit is 64 GB
+        os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (available / 2 ** 20))
     tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
     with contextlib.suppress(AttributeError):  # names of files need not be text
         if sys.stdout.errors == "strict":

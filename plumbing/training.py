@@ -278,3 +278,40 @@ def minimise(optimiser, loss, cluster):
         optimiser.get_chief_queue_runner()._queue_closed_exception_types += (
             tf.errors.CancelledError,)
     return step, hooks
+
+
+def append_validation(folder, step, means):
+    """Add a row to validation.csv in a run's folder: the step, and a dict of means by name.
+
+    Rows of later steps go, which an interrupted run is ahead by.
+    """
+    path, rows = os.path.join(folder, "validation.csv"), []
+    if os.path.exists(path):
+        rows = [row for row in basics.read_bytes(path).decode().split()[1:]
+                if int(row.split(",")[0]) < step]
+    rows.append(",".join(["%d" % step] + ["%.6f" % value for value in means.values()]))
+    basics.write_bytes(path, "\n".join([",".join(["step", *means])] + rows + [""]).encode())
+
+
+def summarise_validation(logdir, folder, step, means):
+    """Add the same to TensorBoard's summaries of the run."""
+    writer = tf.summary.FileWriterCache.get(summary_folder(logdir, folder))
+    writer.add_summary(tf.Summary(value=[
+        tf.Summary.Value(tag="validation/" + name, simple_value=value)
+        for name, value in means.items()]), step)
+
+
+def learning_rate(step, last_step, lr, warmup, decay):
+    """Tensor: the rate of the update after `step`, a tensor: lr, by default throughout.
+
+    It rises linearly over the first `warmup` steps, and falls to lr / 100 along a cosine over the
+    last `decay` (a fraction) of all last_step.
+    """
+    step, rate = tf.cast(step, tf.float32), tf.constant(lr, tf.float32)
+    if decay:
+        steps_of_decay = decay * last_step
+        rate = tf.train.cosine_decay(lr, tf.maximum(0., step - (last_step - steps_of_decay)),
+                                     steps_of_decay, alpha=.01)
+    if warmup:
+        rate *= tf.minimum(1., (step + 1) / warmup)
+    return rate

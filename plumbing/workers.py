@@ -23,14 +23,20 @@ def for_child(i, num_children):
     return prepare
 
 
-def run_shards(args, num_shards):
-    """Run this compress as so many processes, a shard each; UserError if one of them fails."""
-    words = args.command_line
-    end = words.index("--") if "--" in words else len(words)
+def run_shards(command_line, threads, num_shards):
+    """Run a script's compress as so many processes, a shard each; UserError if one of them fails.
+
+    command_line: the script's path and arguments. threads: of each process, or None.
+    """
+    end = len(command_line)
+    if "--" in command_line:
+        end = command_line.index("--")
+    options = ["--jobs", "1"]
+    if threads:
+        options += ["--threads", str(threads)]
     processes = [subprocess.Popen(
-        [sys.executable, *words[:end], "--jobs", "1", "--shard", "%d/%d" % (i + 1, num_shards),
-         *(["--threads", str(args.threads)] if args.threads else []), *words[end:]],
-        stderr=subprocess.PIPE, universal_newlines=True,
+        [sys.executable, *command_line[:end], *options, "--shard", "%d/%d" % (i + 1, num_shards),
+         *command_line[end:]], stderr=subprocess.PIPE, universal_newlines=True,
         preexec_fn=for_child(i, num_shards)) for i in range(num_shards)]
     errors = [process.communicate()[1] for process in processes]
     for process, error in zip(processes, errors):

@@ -57,11 +57,16 @@ def run(script, *argv):
     return importlib.import_module(script).main([str(arg) for arg in argv])
 
 
-def parsed(script, *argv, run_name="run", imgs="image"):
+def parsed_arguments(script, *argv):
     """The arguments of a script's compress, with its METHOD."""
     nic, method = importlib.import_module("tf_boilerplate"), importlib.import_module(script).METHOD
     return command_line.parse_arguments(nic.make_parser(script, None, method), method, [
-        "compress", run_name, str(imgs)] + [str(arg) for arg in argv])
+        "compress", "run", "image"] + [str(arg) for arg in argv])
+
+
+def parsed(script, *argv):
+    """The options of a script's method."""
+    return parsed_arguments(script, *argv).options
 
 
 def command(script, *argv):

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tf_boilerplate as nic
-from plumbing import coding, fileformat, grid, runs
+from plumbing import bits_back, compressed_files, fileformat, grid, runs
 import tensorflow.compat.v1 as tf
 
 import bb_no_sga
@@ -70,20 +70,20 @@ def test_reported_rate_is_a_mean_over_draws(image, results, tmp_path):
 def y_hat():
     """[2, 1, h, w, N]: of two images, each of which is fitted alone."""
     run, images = runs.find_run(CHECKPOINTS, BB_RUN), np.load(NPY)
-    args = parsed("bb_no_sga", "--lambda", 0.01, "--threads", 2)
-    graph = nic.inference_graph(bb_no_sga.METHOD, run, images.shape, args)
-    return bb_no_sga.infer(graph, images, args)[0][:, None]
+    options = parsed("bb_no_sga")
+    graph = nic.inference_graph(bb_no_sga.METHOD, run, images.shape, options, .01, threads=2)
+    return bb_no_sga.infer(graph, images, options).y[:, None]
 
 
 def decoder_of_npy(threads=2):
-    return nic.Decoder(runs.find_run(CHECKPOINTS, BB_RUN), 192, 256, threads)
+    return nic.decoder_of(runs.find_run(CHECKPOINTS, BB_RUN), 192, 256, threads)
 
 
 def fit(decoder, y_hat, its):
     """q of every image, and the rates of all, means over 16 draws of z."""
     fitted = [decoder.fit(y, fileformat.Fit(its, 5e-3, 0))[0] for y in y_hat]
-    rates = [decoder.sampled_rates(y, *q, 0, range(1000, 1016)) for y, q in zip(y_hat, fitted)]
-    return fitted, {name: np.array([rate[name].mean() for rate in rates]) for name in rates[0]}
+    rates = [decoder.sampled_rates(latents, 0, range(1000, 1016)) for latents in fitted]
+    return [latents[1:] for latents in fitted], {name: np.array([rate[name].mean() for rate in rates]) for name in rates[0]}
 
 
 def fits_y_and_z(rates, start):
@@ -138,8 +138,8 @@ def test_a_file_tells_the_decoder_how_to_fit(script, tmp_path):
     file = tmp_path / "x.iinc"
     compress(script, tmp_path, write_image(tmp_path / "x.png", 64, 64), *FAST[script],
              "--rate_its", 3, "--rate_lr", .01, "--seed", 5, output=file)
-    content = coding.parse_file(file.read_bytes(), runs.find_run(CHECKPOINTS, BB_RUN))[2]
-    assert content.fit == (3, pytest.approx(.01), 5)
+    parsed_file = compressed_files.parse_file(file.read_bytes(), runs.find_run(CHECKPOINTS, BB_RUN))
+    assert parsed_file.file.fit == (3, pytest.approx(.01), 5)
 
 
 def test_the_noise_of_z_is_the_same_for_every_image():
@@ -155,18 +155,18 @@ def test_the_noise_of_z_is_the_same_for_every_image():
 def test_fit_sees_y_hat_alone(y_hat):
     """Not what was fitted before it: the start is h_a(y_hat), and Adam forgets."""
     decoder = decoder_of_npy()
-    first, second = (np.array(decoder.fit(y, fileformat.Fit(5, 5e-3, 0))[0]) for y in y_hat)
+    first, second = (np.array(decoder.fit(y, fileformat.Fit(5, 5e-3, 0))[0][1:]) for y in y_hat)
     assert abs(first - second).max() > .1
-    np.testing.assert_array_equal(decoder.fit(y_hat[0], fileformat.Fit(5, 5e-3, 0))[0], first)
+    np.testing.assert_array_equal(decoder.fit(y_hat[0], fileformat.Fit(5, 5e-3, 0))[0][1:], first)
 
 
 def test_all_of_q_is_coded():
     """Outside of the range of z is less than 1e-14 of the mass of q, in any element."""
     random = np.random.RandomState(0)
     z_mean, z_logvar = random.normal(0, 3, (1, 2, 2, 4)), random.normal(-4, 1, (1, 2, 2, 4))
-    std = np.exp(.5 * z_logvar) / coding.Z_WIDTH
-    for mean in (z_mean / coding.Z_WIDTH, 0 * z_mean):
-        low, high = coding.posterior_range(mean * coding.Z_WIDTH, z_logvar)
+    std = np.exp(.5 * z_logvar) / bits_back.Z_WIDTH
+    for mean in (z_mean / bits_back.Z_WIDTH, 0 * z_mean):
+        low, high = bits_back.posterior_range(mean * bits_back.Z_WIDTH, z_logvar)
         tails = [math.erfc(distance / 2 ** .5) for distance in np.ravel(
             [(mean - low + .5) / std, (high + .5 - mean) / std])]
         assert max(tails) < 1e-14

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import PIL.Image
@@ -15,7 +16,7 @@ import pytest
 import tf_boilerplate as nic
 from plumbing import basics, command_line, fileformat, image_files, runs, store
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT, TINY, command,
-                      compress, load, parsed, run, run_of, run_process, write_image)
+                      compress, load, parsed_arguments, run, run_of, run_process, write_image)
 
 SCRIPTS = list(FAST)
 # The paper's settings, and for each one that is a little different.
@@ -89,9 +90,9 @@ def test_result_names_and_settings(script, tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_defaults_are_the_papers(script):
-    args = parsed(script)
+    args = parsed_arguments(script)
     names = [option.name for option in importlib.import_module(script).METHOD.options]
-    assert {name: getattr(args, name) for name in names} == SETTINGS[script] and not args.changed
+    assert {name: getattr(args.options, name) for name in names} == SETTINGS[script] and not args.changed
 
 
 def test_names_say_what_the_original_would_not_have_computed(tmp_path):
@@ -101,8 +102,8 @@ def test_names_say_what_the_original_would_not_have_computed(tmp_path):
     assert name(run_of_name("lmbda=0.01"), .01) == "rd-lmbda=0.01-file=i.npz"
     assert name(run_of_name("lmbda=0.01"), .02) == "rd-lmbda=0.01-file=i-lmbda=0.02.npz"
     assert name(run_of_name("foo"), .02) == "rd-foo-file=i-lmbda=0.02.npz"
-    assert parsed("sga", "--its", 10, "--t0", 3.5).changed == dict(sga_its=10)
-    assert parsed("sga", "--its", 10, "--t0", 4).changed == dict(sga_its=10, t0=4)
+    assert parsed_arguments("sga", "--its", 10, "--t0", 3.5).changed == dict(sga_its=10)
+    assert parsed_arguments("sga", "--its", 10, "--t0", 4).changed == dict(sga_its=10, t0=4)
     for changed, end in ((dict(start="zero"), "-start=zero"), (dict(seed=1234567), "-seed=1234567"),
                          (dict(lr=.02), "-lr=0.02")):
         path = store.result_path("x", "sga", run_of_name("r"), "i", 1, changed)
@@ -172,25 +173,22 @@ def test_record_of_a_folder_and_early_stops(script, folder, tmp_path, monkeypatc
 
 def test_the_last_iteration_is_checked(monkeypatch):
     """Also where it is no multiple of the iterations between checks: a worse end is not taken."""
-    class Graph:
-        x = free = sess = record = None
-        step = "op"
+    class Session:
+        def run(self, fetches, feed=None):
+            return self.t
 
-        def __init__(self, costs):
-            self.costs, self.sess = costs, self
-
-        def run(self, free):
-            return [self.t]
-
-        def descend(self, feed, its, *_):
-            for self.t in range(its):
-                yield self.t, np.nan, {}
-    monkeypatch.setattr(nic, "descend", Graph.descend)
-    monkeypatch.setattr(nic, "discrete_losses", lambda graph, x, t: dict(rd_loss=graph.costs[t]))
+    def descend(sess, step, losses, its, feed, has_bar):
+        for sess.t in range(its):
+            yield sess.t, {}
+    monkeypatch.setattr(nic, "descend", descend)
+    graph = nic.Graph(*[None] * len(nic.Graph._fields))._replace(
+        sess=Session(), step="op", watchers=())
     for costs, expected in [({0: 3, 10: 2, 11: 2.5}, 10), ({0: 3, 10: 2, 11: 1}, 11),
                             ({0: 3, 10: 4}, 0)]:
-        assert nic.optimise(Graph(costs), "x", 12, lambda graph, t: (t,), stop=operator.gt,
-                            check_every=10) == [expected]
+        graph.sess.t = 0
+        monkeypatch.setattr(nic, "score", lambda graph, x, t: dict(rd_loss=costs[t]))
+        assert nic.optimise(graph, "x", 12, 1, lambda graph, t: t, stop=operator.gt,
+                            check_every=10) == expected
 
 
 @pytest.mark.parametrize("script", ["sga", pytest.param("unoise", marks=pytest.mark.slow)])
@@ -296,27 +294,46 @@ def test_lambda_is_the_weight_of_the_distortion(tmp_path):
     assert low["mse"] > high["mse"] and low["est_bpp"] < high["est_bpp"]
 
 
-def test_a_method_of_ones_own_may_have_a_rate_that_falls(tmp_path, monkeypatch):
-    import danneal
-    decay = command_line.Option("--lr_decay", command_line.positive, 0., "last part of the iterations")
-    monkeypatch.setattr(danneal, "METHOD", danneal.METHOD._replace(
-        options=danneal.METHOD.options + [decay]))
-    constant, falling = (compress("danneal", tmp_path, TINY, "--its", 4, "--lr", .1, *options)
+def test_a_rate_that_falls(tmp_path):
+    constant, falling = (compress("sga", tmp_path, TINY, "--its", 4, "--lr", .1, *options)
                          for options in ((), ("--lr_decay", 1)))
     assert np.isfinite(falling["rd_cost"]).all() and falling["rd_cost"] != constant["rd_cost"]
+    rates = [nic.learning_rate(t, 100, .1, .5) for t in (0, 50, 75, 100)]
+    assert rates == pytest.approx([.1, .1, .1 * .505, .001])
 
 
-def test_a_method_with_unresolved_options_or_without_a_rate(tmp_path, monkeypatch, fails):
+def test_names_of_options_mean_nothing_to_the_shared_code(tmp_path, monkeypatch):
+    """A method whose options have other names is optimised, recorded and evaluated the same."""
+    import bb_sga
     import sga
-    monkeypatch.setattr(sga, "METHOD", sga.METHOD._replace(resolve=lambda args: None))
-    command = ["sga", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path,
-               BASE_RUN, TINY]
-    assert "['annealing_rate', 't0'] None" in fails(*command)
-    monkeypatch.setattr(sga, "METHOD", sga.METHOD._replace(
-        options=[option for option in sga.OPTIONS if option.name not in (
-            "lr", "t0", "annealing_rate")], infer=lambda graph, x, args: nic.integers(
-                graph, *nic.optimise(graph, x, 1, nic.integers))))
-    assert "no option lr" in fails(*command)
+    others = dict(sga_its="its", lr="eta", rate_its="fits", rate_samples="draws", seed="noise")
+    options = [option._replace(flags="--" + others.get(option.name, option.name))
+               for option in bb_sga.OPTIONS]
+    options = [option._replace(default=5) if callable(option.default) else option
+               for option in options]
+    given = dict(sga_its=4, lr=.1, rate_its=3, rate_samples=2, seed=1, t0=5, annealing_rate=5)
+    words = lambda values: ["--%s=%s" % item for item in values.items()]
+
+    def original(own):
+        known = {new: old for old, new in others.items()}
+        return types.SimpleNamespace(**{known.get(name, name): value
+                                        for name, value in vars(own).items()})
+    expected = compress("bb_sga", tmp_path, TINY, *words(given))
+    monkeypatch.setattr(bb_sga, "METHOD", bb_sga.METHOD._replace(
+        options=options, infer=lambda graph, x, own: bb_sga.infer(graph, x, original(own)),
+        relax=lambda v, T, key, own: sga.relax(v, T, key, original(own)), presets={},
+        seed=lambda own: own.noise, rate_samples=lambda own: own.draws))
+    found = compress("bb_sga", tmp_path / "other", TINY, *words(
+        {others.get(name, name): value for name, value in given.items()}))
+    for name in ("est_bpp", "est_bpp_stderr", "rd_cost", "net_bpp"):
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_a_method_without_a_relaxation_can_not_be_optimised(tmp_path, monkeypatch):
+    import sga
+    monkeypatch.setattr(sga, "METHOD", sga.METHOD._replace(relax=None))
+    with pytest.raises(TypeError, match="no relax"):
+        compress("sga", tmp_path, TINY)
 
 
 def test_parts_are_recomputed_when_the_compressed_file_is_gone(folder, tmp_path):

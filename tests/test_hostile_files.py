@@ -18,7 +18,7 @@ from conftest import GOLDEN, WRITERS, decompress
 ORIGINAL = os.path.join(GOLDEN, "tfci", "face-197x251.tfci")
 # What is made from the model alone is kept, as most of the time goes there.
 KEPT = [(module, name, functools.lru_cache(maxsize=None)(getattr(module, name)))
-        for module, name in ((runs, "read_run"), (nic, "Decoder"), (nic, "RangeCoder"))]
+        for module, name in ((runs, "read_run"), (nic, "decoder_of"), (nic, "RangeCoder"))]
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import sga
 from conftest import PNG, parsed
 
 VALUES = np.array([-2.5, -2., -1.75, -0.5, -0.2, 0., 0.3, 0.5, 0.99999, 1., 7.25], np.float32)
-RELAX = {script: functools.partial(importlib.import_module(script).relax, args=parsed(script))
+RELAX = {script: functools.partial(importlib.import_module(script).relax, options=parsed(script))
          for script in ("sga", "map", "ste", "unoise", "danneal")}
-RELAX.update(("sga " + name, functools.partial(sga.relax, args=parsed("sga", "--logits", name)))
+RELAX.update(("sga " + name, functools.partial(sga.relax, options=parsed("sga", "--logits", name)))
              for name in ("linear", "ssl"))
 ANNEALED = ("sga", "sga linear", "sga ssl", "danneal")
 
@@ -84,7 +84,7 @@ def test_logits(name, expected):
 def test_logits_by_default_are_those_of_the_paper(T):
     values = [relaxed(RELAX[name], T)[0] for name in ("sga", "sga linear")]
     args = argparse.Namespace(logits="atanh")
-    np.testing.assert_array_equal(values[0], relaxed(functools.partial(sga.relax, args=args), T)[0])
+    np.testing.assert_array_equal(values[0], relaxed(functools.partial(sga.relax, options=args), T)[0])
     assert np.any(values[0] != values[1])
 
 
@@ -160,7 +160,6 @@ def test_an_equal_cost_stops_ste_but_not_map(script, stops, monkeypatch):
 
     def optimise(*_, stop, check_every):
         rules.append([stop(cost, 1) for cost in (2, 1, 0)])
-        return 0, 0
     monkeypatch.setattr(nic, "optimise", optimise)
     monkeypatch.setattr(nic, "centred", lambda *_: None)
     monkeypatch.setattr(nic, "integers", lambda *_: None)

@@ -1,0 +1,116 @@
+"""Compressed files: which codec writes and reads them, checked against the run of a model."""
+
+import functools
+import os
+import typing
+
+import numpy as np
+import PIL.Image
+
+from plumbing import basics, bits_back, coding, fileformat
+
+TFCI = coding.Codec("centred", ".tfci", coding.encode_tfci, coding.decode_tfci)
+IINC = {
+    "centred": coding.Codec("centred", ".iinc", functools.partial(coding.encode_base, True),
+                     functools.partial(coding.decode_base, True)),
+    "integer": coding.Codec("integer", ".iinc", functools.partial(coding.encode_base, False),
+                     functools.partial(coding.decode_base, False)),
+    "bits-back": coding.Codec("bits-back", ".iinc", bits_back.encode, bits_back.decode)}
+# The codecs of a method, the default first.
+CENTRED, INTEGER, BITS_BACK = (TFCI, IINC["centred"]), (IINC["integer"],), (IINC["bits-back"],)
+
+
+class Parsed(typing.NamedTuple):
+    """A compressed file, checked."""
+    header: typing.Any  # fileformat.Header; None in a file of the original
+    codec: coding.Codec
+    file: fileformat.File
+
+
+def parse_file(content, run):
+    """Parsed of a file's bytes; UserError if it is damaged or not of this run."""
+    header, body = fileformat.unpack(content)
+    is_example = not isinstance(body, bytes)
+    codec = TFCI if is_example else IINC[header.kind]
+    if not header and run.model != "base":
+        raise basics.UserError("a file of the original's mbt2018.py, which ours decodes")
+    if header:
+        require_run(header, run)
+        if header.kind != codec.kind:
+            raise basics.UserError("a .tfci of %s latents; accepted are centred ones" % header.kind)
+    if codec.model != run.model:
+        raise basics.UserError("of %s latents, which %s model does not have"
+                               % (codec.kind, run.model))
+    if is_example:
+        return Parsed(header, codec, fileformat.parse_tfci(body))
+    return Parsed(header, codec, fileformat.parse_iinc(codec.kind, body))
+
+
+def require_run(header, run):
+    """UserError unless a header names this run and its weights."""
+    if header.run_name != run.name:
+        raise basics.UserError("written by %s.py with the run %s, not %s"
+                               % (header.script, header.run_name, run.name))
+    if header.fingerprint != run.fingerprint:
+        raise basics.UserError("of another model: the weights of %s are not those it was written "
+                               "with" % run.checkpoint)
+
+
+def codec_for(codecs, output):
+    """Of a method's codecs the one that writes such a name; UserError if another file has it."""
+    suffix = os.path.splitext(output)[1].lower()
+    for codec in codecs:
+        if suffix == codec.suffix:
+            return codec
+    if suffix in {".iinc", ".tfci", ".npy", *PIL.Image.registered_extensions()}:
+        raise basics.UserError("%s: accepted are names in %s; %s" % (
+            output, " or ".join(codec.suffix for codec in codecs), basics.QUOTE))
+    return codecs[0]
+
+
+def decode(decoder, parsed, with_initial_bits=False):
+    """Pictures uint8 [num_imgs, H, W, 3] of a Parsed, and its initial bits, b"" if not asked for.
+
+    UserError if it decodes to anything else than what was encoded.
+    """
+    file = parsed.file
+    images, bits = parsed.codec.decode(decoder, file, with_initial_bits)
+    bits = bits[:file.initial[0]]
+    if parsed.header and fileformat.digest_symbols(images) != parsed.header.symbols:
+        raise basics.UserError("decodes to other latents than were encoded")
+    if with_initial_bits and basics.digest(bits) != file.initial[1]:
+        raise basics.UserError("decodes to other initial bits than were encoded")
+    return np.concatenate([image.x_hat for image in images]), bits
+
+
+def read(path, run):
+    """Parsed of a compressed file; UserError if it is damaged or not of this run."""
+    if os.path.isdir(path):
+        raise basics.UserError("is a folder; decompress takes one compressed file")
+    parsed = parse_file(basics.read_bytes(path), run)
+    if not parsed.header:
+        basics.note("%s has no checksum (the original's format): a wrong run or damage goes "
+                    "unnoticed" % path)
+    return parsed
+
+
+def output_for(parsed, input_file, output_file=None):
+    """Where the pictures go: a .png of one image, a .npy of several, by default beside the file."""
+    num_imgs = parsed.file.shape[0]
+    endings = (".png", ".npy")
+    if num_imgs > 1:
+        endings = (".npy",)
+    output = output_file or input_file + endings[0]
+    if not output.endswith(endings):
+        raise basics.UserError("%d image(s) can't be decoded to %s, only to %s"
+                               % (num_imgs, output, " or ".join(endings)))
+    return output
+
+
+def require_writable_outputs(input_file, *outputs):
+    """UserError or OSError unless the outputs, of which some may be "", are different files."""
+    paths = [path for path in (input_file, *outputs) if path]
+    if len(set(map(os.path.realpath, paths))) < len(paths):
+        raise basics.UserError("input, output and --initial_bits are to be different files")
+    for path in paths[1:]:
+        basics.require_writable(path)

@@ -1,0 +1,83 @@
+"""What is told of an optimisation while it runs: lines on stdout, and a record of its losses.
+
+A watcher is a function of an `Iteration`.
+"""
+
+import typing
+
+import numpy as np
+
+from plumbing import basics
+
+RECORD_EVERY = 10  # iterations between two entries of a record
+
+
+class Iteration(typing.NamedTuple):
+    """What a watcher is told after each iteration of an optimisation."""
+    t: int  # from 0 on
+    its: int  # number of iterations
+    T: float  # temperature; nan where there is none
+    losses: dict  # of [B], before update t
+    # () -> dict of [B], the losses after update t and after rounding; None of the fit of q
+    after_rounding: typing.Optional[typing.Callable]
+    is_check: bool  # whether it is one of the few after which a line is printed
+
+
+def print_losses(iteration):
+    """Watcher that prints the losses of a check."""
+    if iteration.is_check:
+        temperature = "" if np.isnan(iteration.T) else " T=%.4f" % iteration.T
+        basics.print_line("it=%d,%s %s" % (iteration.t, temperature, shown(iteration.losses)))
+
+
+def print_rounded_losses(iteration):
+    """Watcher that prints the losses of a check after rounding."""
+    if iteration.is_check and iteration.after_rounding:
+        basics.print_line("after rounding: " + shown(iteration.after_rounding()))
+
+
+def shown(losses):
+    """Averages over the batch, as text."""
+    digits = dict(rd_loss=4, mse=3, bpp=4)
+    terms = ["%s=%.*f" % (name, digits[name], np.mean(losses[name]))
+             for name in digits if name in losses]
+    if "mse" in losses:
+        terms.append("psnr=%.4f" % np.mean(20 * np.log10(255) - 10 * np.log10(losses["mse"])))
+    return " ".join(terms)
+
+
+class Record:
+    """Watcher that remembers the number of iterations and, if it is kept, the losses over them.
+
+    An entry (t, T, rd_loss, rd_loss after rounding) every RECORD_EVERY iterations, and the last.
+    """
+
+    def __init__(self, is_kept):
+        self.is_kept, self.entries, self.its = is_kept, [], 0
+
+    def __call__(self, iteration):
+        if iteration.t == 0:
+            self.entries, self.its = [], iteration.its
+        is_last = iteration.t == iteration.its - 1
+        if self.is_kept and (iteration.t % RECORD_EVERY == 0 or is_last):
+            self.entries.append((iteration.t, iteration.T, iteration.losses["rd_loss"],
+                                 iteration.after_rounding()["rd_loss"]))
+
+
+def arrays_of(entries, reported):
+    """The entries of a Record as a dict of arrays, which end with the cost of reported latents [B].
+
+    its, T [K], the latter where there is one; rd_loss, rd_loss_after_rounding [K, B].
+    """
+    t, T, _, last = entries[-1]
+    if not np.allclose(last, reported, rtol=1e-6, atol=0):
+        entries = entries + [(t, T, reported, reported)]
+    names = ("its", "T", "rd_loss", "rd_loss_after_rounding")
+    return {name: np.array(values) for name, values in zip(names, zip(*entries))
+            if np.isfinite(values).all()}
+
+
+def require_finite(t, losses):
+    """UserError if a loss is not finite."""
+    if not np.isfinite(list(losses.values())).all():
+        raise basics.UserError("it=%d: the loss is not finite: the optimisation diverged" % t)
