@@ -1,6 +1,8 @@
 """Bits-back coding of z with q(z|y_hat) optimised, but no SGA: row A5 of Table 1.
 
     python bb_no_sga.py compress <run_name> <imgs>
+
+    y_hat = round(g_a(x)),  then phase 2 of bb_sga.py
 """
 
 import tf_boilerplate as nic

@@ -1,6 +1,8 @@
 """Bits-back coding of z without any iterative inference: row A6 of Table 1.
 
     python bb_plain.py compress <run_name> <imgs>
+
+    y_hat = round(g_a(x)),  (z_mean, z_logvar) = h_a(y_hat)
 """
 
 import tf_boilerplate as nic

@@ -1,6 +1,12 @@
 """SGA with bits-back coding of z: row M2 of Table 1, sections 3.2 and 3.3 of the paper.
 
     python bb_sga.py compress <run_name> <imgs>
+
+Two phases, of which z ~ q(z|y) = N(z_mean, exp(z_logvar)) is sampled in both:
+
+    1. y, z_mean, z_logvar: R-D cost with the net rate, y_tilde as in sga.py;  y_hat = round(y)
+    2. z_mean, z_logvar, from h_a(y_hat) on: net rate alone
+       -log2 p(y_hat|z) - log2 p(z) + log2 q(z|y_hat)
 """
 
 import functools

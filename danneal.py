@@ -1,6 +1,10 @@
 """Deterministic annealing: row A4 of Table 1.
 
     python danneal.py compress <run_name> <imgs>
+
+    y_tilde = r floor(y) + (1 - r) ceil(y),  r = softmax(-atanh(distances) / T)[0]
+
+and z_tilde likewise: SGA with the softmax in the place of its sample.
 """
 
 import functools

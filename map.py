@@ -1,6 +1,8 @@
 """MAP, gradient descent without a relaxation: row A1 of Table 1.
 
     python map.py compress <run_name> <imgs>
+
+    y_tilde = y,  z_tilde = z
 """
 
 import operator

@@ -2,6 +2,20 @@
 
     python sga.py compress <run_name> <imgs>
 
+Minimises over continuous y and z, which start from the encoder's output,
+
+    E_r [ lambda 255^2 MSE(x, g_s(y_tilde)) - log2 p(y_tilde | z_tilde) - log2 p(z_tilde) ]
+    y_tilde = r floor(y) + (1 - r) ceil(y),   r ~ GumbelSoftmax(logits -atanh(distance) / T; T)
+
+and z_tilde likewise, by Adam on one sample of r at a time:
+
+    y = g_a(x);  z = h_a(y)
+    for t = 0, ..., its - 1:
+        T = T_max exp(-annealing_rate max(0, t - t0))
+        y_tilde, z_tilde = relax(y, T), relax(z, T)      # noise keyed by (seed, t)
+        y, z = Adam(gradient of the loss of y_tilde, z_tilde with respect to y, z)
+    y_hat, z_hat = round(y), round(z)                    # where relax ends as T -> 0
+
 --logits linear and ssl are those of SGA+ (Perugachi-Diaz et al. 2024, arXiv 2401.17789).
 """
 

@@ -1,6 +1,8 @@
 """Straight-through estimator (STE): row A2 of Table 1.
 
     python ste.py compress <run_name> <imgs>
+
+    y_tilde = round(y),  d y_tilde / d y = 1,  and z_tilde likewise
 """
 
 import operator

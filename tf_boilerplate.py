@@ -244,8 +244,8 @@ def learning_rate(t, its, lr, decay):
 
     The end is the last `decay`, a fraction, of all `its`.
     """
-    progress = max(0, 1 - (its - t) / (decay * its)) if decay else 0
-    return lr * (.01 + .99 * .5 * (1 + np.cos(np.pi * progress)))
+    share = max(0, 1 - (its - t) / (decay * its)) if decay else 0
+    return lr * (.01 + .99 * .5 * (1 + np.cos(np.pi * share)))
 
 
 def descend(sess, step, losses, its, feed, has_bar):
@@ -654,7 +654,7 @@ class Compressor:
 
     def __init__(self, method, run, options, lmbda=None, threads=None, codec=None, watchers=(),
                  keeps_records=False, script=None):
-        require_usable(run, method)
+        runs.require_usable(run, method.model)
         self.method, self.run, self.options, self.threads = method, run, options, threads
         self.lmbda = runs.run_lmbda(run.name) if lmbda is None else lmbda
         self.codec = codec or method.codecs[0]
@@ -682,44 +682,38 @@ class Compressor:
     def compress(self, images, initial_bits=b""):
         """Compressed of uint8 [num_imgs, H, W, 3]; initial_bits, see `bits_back`."""
         num_imgs, height, width, _ = images.shape
-        batches = split_batches(images, images.shape)
         latents, entries = [], []
-        for x in batches:
+        for x in split_batches(images, images.shape):
             latents.append(self.method.infer(self.graph_for(x.shape), x, self.options))
             entries.append(self.record.entries)
-        decoder = self.decoder_for(height, width)
         latents = joined(latents)
-        encoded = self.codec.encode(decoder, latents, self.script, initial_bits)
-        coded = split_batches(encoded.images, images.shape)
-        metrics = []
-        for x, batch in zip(batches, coded):
-            metrics.append(self.quality_of(x, batch))
-            if self.run.model == "base":
-                metrics[-1].update(self.rates_of(x, batch))
-            else:
-                metrics[-1].update(self.net_rates_of(decoder, latents.fit, batch))
+        encoded = self.codec.encode(self.decoder_for(height, width), latents, self.script,
+                                    initial_bits)
+        batches = list(zip(split_batches(images, images.shape),
+                           split_batches(encoded.images, images.shape)))
+        metrics = [self.metrics_of(x, coded, latents) for x, coded in batches]
         results = {name: np.concatenate([values[name] for values in metrics])
                    for name in metrics[0]}
-        results.update(encoded.reported)
-        results["rd_cost"] = self.lmbda * results["mse"] + results["est_bpp"]
-        results["actual_bpp"] = np.full(
-            num_imgs, 8 * len(encoded.content) / (num_imgs * height * width))
-        results["grid_offset"] = np.array([image.offset for image in encoded.images])
+        bits_per_image = 8 * len(encoded.content) / num_imgs
+        results.update(encoded.reported, rd_cost=self.lmbda * results["mse"] + results["est_bpp"],
+                       actual_bpp=np.full(num_imgs, bits_per_image / (height * width)),
+                       grid_offset=np.array([image.offset for image in encoded.images]))
         records = []
         if self.record.is_kept:
-            fits = split_batches(encoded.fits or [[]] * num_imgs, images.shape)
-            records = [self.record_arrays(x, batch, of_batch, fits_of_batch) for
-                       x, batch, of_batch, fits_of_batch in zip(batches, coded, entries, fits)]
-        return Compressed(encoded.content,
-                          x_hat=np.concatenate([image.x_hat for image in encoded.images]),
-                          y_hat=np.concatenate([image.latents.y for image in encoded.images]),
-                          z_hat=np.concatenate([image.z_hat for image in encoded.images]),
-                          results=results, records=records)
+            fits = split_batches(encoded.fits or [()] * num_imgs, images.shape)
+            records = [self.record_of(*batch, *told)
+                       for batch, told in zip(batches, zip(entries, fits))]
+        y_hat = joined([image.latents for image in encoded.images]).y
+        whole = joined(encoded.images)
+        return Compressed(encoded.content, whole.x_hat, y_hat, whole.z_hat, results, records)
 
-    def quality_of(self, x, images):
-        """Dict of [B]: metrics of the pictures of a list of CodedImage, the batch x."""
+    def metrics_of(self, x, images, latents):
+        """Dict of [B]: what is reported of a list of CodedImage, the batch x, made of latents."""
         self.graph_for(x.shape)
-        return self.measure(x, np.concatenate([image.x_hat for image in images]))
+        quality_of_pictures = self.measure(x, joined(images).x_hat)
+        if self.run.model == "base":
+            return dict(quality_of_pictures, **self.rates_of(x, images))
+        return dict(quality_of_pictures, **self.net_rates_of(images, latents.fit))
 
     def rates_of(self, x, images):
         """Dict of [B]: rates of the base model."""
@@ -728,20 +722,20 @@ class Compressor:
         feed = dict(zip(graph.relaxed, joined([image.latents for image in images])))
         return graph.sess.run(rates, feed)
 
-    def net_rates_of(self, decoder, fit, images):
+    def net_rates_of(self, images, fit):
         """Dict of [B]: rates of bits-back, means over draws of z from q; their standard error.
 
         The draws are of iterations that neither phase was optimised for.
         """
         first, samples = max(self.record.its, fit.its), self.method.rate_samples(self.options)
-        draws = [decoder.sampled_rates(image.latents, fit.seed, range(first, first + samples))
+        draws = [self.decoder.sampled_rates(image.latents, fit.seed, range(first, first + samples))
                  for image in images]
         rates = {name: np.array([draw[name].mean() for draw in draws]) for name in draws[0]}
         rates["est_bpp_stderr"] = np.array(
             [draw["est_bpp"].std(ddof=1) / np.sqrt(samples) for draw in draws])
         return rates
 
-    def record_arrays(self, x, images, entries, fits):
+    def record_of(self, x, images, entries, fits):
         """The record of the batch x: a dict of arrays, empty if nothing was optimised.
 
         Of the method see `progress.arrays_of`; of the fits of q rate_its [K], rate [K, B].
@@ -757,12 +751,11 @@ class Compressor:
         return arrays
 
 
-def joined(latents):
-    """Latents of all images, of a list of those of some; as `Unfitted`, with the first's fit."""
-    first = latents[0]
-    arrays = {name: np.concatenate([getattr(of, name) for of in latents])
-              for name in first._fields if isinstance(getattr(first, name), np.ndarray)}
-    return first._replace(**arrays)
+def joined(parts):
+    """The first of a list of namedtuples, with the arrays of all, concatenated over images."""
+    arrays = {name: np.concatenate([getattr(one, name) for one in parts])
+              for name, value in parts[0]._asdict().items() if isinstance(value, np.ndarray)}
+    return parts[0]._replace(**arrays)
 
 
 def make_compressor(run, method, preset=None, lmbda=None, threads=None, watchers=(), **options):
@@ -783,19 +776,6 @@ def decode(run, content, threads=None):
     decoder = decoder_of(run, *parsed.file.shape[1:], threads)
     pictures, _ = compressed_files.decode(decoder, parsed)
     return pictures
-
-
-def require_usable(run, method, num_filters=None):
-    """UserError unless a method can use a run, and it has so many filters, if that is given."""
-    if run.model != method.model:
-        scripts = "mbt2018.py, sga.py and others without bb_"
-        if run.model == "bits-back":
-            scripts = "mbt2018_bb.py to train, bb_sga.py and others with bb_"
-        raise UserError("%s is a %s model, which this method can't use; scripts for it: %s"
-                        % (run.checkpoint, run.model, scripts))
-    if num_filters not in (None, run.num_filters):
-        raise UserError("--num_filters %d: the model %s has %d"
-                        % (num_filters, run.checkpoint, run.num_filters))
 
 
 # ---------------------------------------------------------------- 7. training
@@ -839,9 +819,10 @@ def train(args, objective, method):
     """
     if args.patchsize % 64:
         raise UserError("--patchsize %d: must be a multiple of 64" % args.patchsize)
-    args.num_filters = N = args.num_filters or 192
-    args.run_name = "%s-num_filters=%d-lmbda=%s" % (args.script, N, args.lmbda)
-    folder = os.path.join(args.checkpoint_dir, args.run_name)
+    N = args.num_filters or 192
+    run_name = "%s-num_filters=%d-lmbda=%s" % (args.script, N, args.lmbda)
+    args = argparse.Namespace(**{**vars(args), "num_filters": N, "run_name": run_name})
+    folder = os.path.join(args.checkpoint_dir, run_name)
     cluster = clusters.join_cluster(runs.session_config(args.threads))
     worked = cluster.job == "ps" or train_replica(args, N, folder, objective, method, cluster)
     if cluster.server and (worked or cluster.job == "chief"):
@@ -865,7 +846,9 @@ def train_replica(args, N, folder, objective, method, cluster):
     if is_chief:
         for path in held_out:
             with basics.errors_of("--eval_glob %s" % args.eval_glob):
-                require_compressible(image_files.read_images(path).shape[:3], N, method)
+                shape = image_files.read_images(path).shape[:3]
+                with basics.errors_of(path):
+                    require_compressible(shape, N, method)
         if run:
             training.require_same_training(args, folder)
         elif args.init_from:
@@ -927,7 +910,7 @@ class Validation(tf.train.CheckpointSaverListener):
 def named_run(args, method):
     """The run that the arguments name; UserError if there is none or not for the method."""
     run = runs.find_run(args.checkpoint_dir, args.run_name)
-    require_usable(run, method, args.num_filters)
+    runs.require_usable(run, method.model, args.num_filters)
     return run
 
 

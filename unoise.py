@@ -1,6 +1,8 @@
 """Uniform noise in place of rounding, as in training: row A3 of Table 1.
 
     python unoise.py compress <run_name> <imgs>
+
+    y_tilde = y + u,  u ~ U(-1/2, 1/2),  and z_tilde likewise
 """
 
 import tf_boilerplate as nic

@@ -1,20 +1,24 @@
 """What runs underneath: everything that builds no graph of a model.
 
-No module here imports tf_boilerplate; each imports only those above it:
+To understand the methods, it need not be read. Each module imports only those above it:
 
-    basics        notes, errors with a path, checksums, files replaced whole
-    grid          numbers that come out the same on every machine
-    layers        tensorflow-compression's layers, the same but faster on CPUs
-    clusters      one task of a TensorFlow cluster, for training on several machines
-    machine       cores and memory
-    workers       images on several processes
-    fileformat    the bytes of .iinc and .tfci files, checked
-    coding        latents to a file and back, by the numbers of a decoder
-    image_files   image files and .npy in, pictures out
-    runs          checkpoints by run name, sessions with their weights
-    command_line  options, parsing, errors of one line
-    training      patches, the loop, a run's folder
-    store         results: their names, settings, parts and averages
+    basics            notes, errors with a path, checksums, files replaced whole
+    grid              numbers that come out the same on every machine
+    layers            tensorflow-compression's layers, the same but faster on CPUs
+    clusters          one task of a TensorFlow cluster, for training on several machines
+    machine           cores and memory
+    workers           images on several processes
+    fileformat        the bytes of .iinc and .tfci files, checked
+    coding            centred and integer latents to a file and back, by a decoder's numbers
+    bits_back         the same with bits-back coding of z
+    compressed_files  which codec a file needs, and whether it belongs to a run
+    image_files       image files and .npy in, pictures out
+    runs              checkpoints by run name, sessions with their weights
+    quality           metrics of decoded pictures
+    progress          what is told of an optimisation while it runs
+    command_line      options, parsing, errors of one line
+    training          patches, the loop, a run's folder
+    store             results: their names, settings, parts and averages
 """
 
 import os

@@ -111,3 +111,16 @@ def restored_session(graph, run, config):
     sess.run([v.initializer for v in variables], {
         v.initializer.inputs[1]: weights.get_tensor(v.op.name) for v in variables})
     return sess
+
+
+def require_usable(run, model, num_filters=None):
+    """UserError unless a run is of a model, and has so many filters, if that is given."""
+    if run.model != model:
+        scripts = "mbt2018.py, sga.py and others without bb_"
+        if run.model == "bits-back":
+            scripts = "mbt2018_bb.py to train, bb_sga.py and others with bb_"
+        raise basics.UserError("%s is a %s model, which this script can't use; scripts for it: %s"
+                               % (run.checkpoint, run.model, scripts))
+    if num_filters not in (None, run.num_filters):
+        raise basics.UserError("--num_filters %d: the model %s has %d"
+                               % (num_filters, run.checkpoint, run.num_filters))

@@ -1,0 +1,77 @@
+"""The compressor without a command line: what goes in and comes out, and errors as exceptions."""
+
+import os
+
+import numpy as np
+import pytest
+import tf_boilerplate as nic
+
+import bb_sga
+import mbt2018
+import sga
+from conftest import BASE_RUN, BB_RUN, CHECKPOINTS, NPY, compress
+
+
+def load(name):
+    return nic.load(os.path.join(CHECKPOINTS, name))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.load(NPY)[:, :64, :80]
+
+
+@pytest.mark.parametrize("method, name, options", [
+    (sga.METHOD, BASE_RUN, dict(its=12)), (mbt2018.METHOD, BASE_RUN, {}),
+    (bb_sga.METHOD, BB_RUN, dict(sga_its=3, rate_its=2, rate_samples=2))])
+def test_there_and_back(method, name, options, images, tmp_path, capfd):
+    """As on the command line, but nothing is printed; a second call builds no graph."""
+    run, told = load(name), []
+    compressor = nic.make_compressor(run, method, watchers=[told.append], **options)
+    coded = compressor.compress(images)
+    np.testing.assert_array_equal(nic.decode(run, coded.content), coded.x_hat)
+    assert coded.x_hat.shape == images.shape and coded.x_hat.dtype == np.uint8
+    assert coded.y_hat.shape == (2, 4, 5, 16) and coded.z_hat.shape == (2, 1, 2, 16)
+    graph, decoder = compressor.graph, compressor.decoder
+    again = compressor.compress(images[::-1])
+    assert (compressor.graph, compressor.decoder) == (graph, decoder)
+    np.testing.assert_allclose(again.results["rd_cost"][::-1], coded.results["rd_cost"], rtol=1e-3)
+    assert capfd.readouterr() == ("", "")
+    its = options.get("its", options.get("sga_its", 0))
+    assert [iteration.t for iteration in told[:its]] == list(range(its))
+    assert bool(told) == bool(its) and all("bpp" in iteration.losses for iteration in told)
+    np.save(tmp_path / "two.npy", images)
+    expected = compress(method.infer.__module__, tmp_path, tmp_path / "two.npy", *[
+        "--%s=%s" % item for item in options.items()])
+    for field, values in coded.results.items():
+        np.testing.assert_array_equal(values, expected[field])
+
+
+def test_the_latents_are_those_of_the_file(images):
+    """SGA's are integers; the picture is g_s(y_hat)."""
+    run = load(BASE_RUN)
+    coded = nic.make_compressor(run, sga.METHOD, its=2, lmbda=.02).compress(images[:1])
+    assert np.all(coded.y_hat % 1 == 0) and np.all(coded.z_hat % 1 == 0)
+    decoder = nic.decoder_of(run, 64, 80, None)
+    np.testing.assert_array_equal(decoder.picture(coded.y_hat, 0), coded.x_hat)
+    assert coded.results["rd_cost"] == pytest.approx(
+        .02 * coded.results["mse"] + coded.results["est_bpp"])
+
+
+def test_presets_and_their_options():
+    compressor = nic.make_compressor(load(BASE_RUN), sga.METHOD, preset="fast", its=40)
+    assert vars(compressor.options).items() >= dict(sga_its=40, lr=.03, logits="ssl", t0=0).items()
+    assert compressor.options.annealing_rate == 2 / 40
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda run: nic.make_compressor(run, sga.METHOD, itz=3), "no option 'itz'; there are sga_its"),
+    (lambda run: nic.make_compressor(run, sga.METHOD, its=0), "its: '0': must be an integer >= 1"),
+    (lambda run: nic.make_compressor(run, sga.METHOD, logits="x"), "must be one of atanh"),
+    (lambda run: nic.make_compressor(run, sga.METHOD, preset="slow"), "there are fast, thorough"),
+    (lambda run: nic.make_compressor(run, bb_sga.METHOD), "is a base model"),
+    (lambda run: nic.load("nowhere/at all"), "no checkpoint in"),
+    (lambda run: nic.decode(run, b"not a file"), "not a compressed file")])
+def test_errors_are_exceptions(call, message):
+    with pytest.raises(nic.UserError, match=message):
+        call(load(BASE_RUN))
