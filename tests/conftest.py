@@ -21,7 +21,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from plumbing import command_line, fileformat
+from plumbing import basics, command_line, fileformat
 
 GOLDEN = os.path.join(TESTS, "golden")
 SHIPPED = os.path.join(ROOT, "results", "models")
@@ -131,7 +131,7 @@ def pixels(path):
 @contextlib.contextmanager
 def reported_pixels():
     """A list that gets, of every file that is packed, the pixels whose metrics are reported."""
-    nic, reported = importlib.import_module("tf_boilerplate"), []
+    reported = []
     pack = fileformat.pack_header
 
     def spy(kind, script, run, body, images):
@@ -157,7 +157,7 @@ def write_image(path, height, width, mode="RGB"):
 @pytest.fixture(autouse=True)
 def untold():
     """Each test stands for a process of its own: notes that another was told count anew."""
-    importlib.import_module("tf_boilerplate").note.cache_clear()
+    basics.note.cache_clear()
 
 
 @pytest.fixture(scope="session")
