@@ -116,22 +116,22 @@ def test_killed_table1_ends_as_if_it_had_not_been(tmp_path, folder):
 
 @pytest.mark.slow
 def test_what_killed_processes_left_is_removed(tmp_path):
-    """Temporary files of processes that are gone, but not those of others."""
+    """Temporary files that nobody has touched for an hour, but not others."""
     argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path, BASE_RUN,
             TINY]
     run("mbt2018", *argv)
     (npz,) = tmp_path.iterdir()
-    gone, alive = (basics.temporary_names(npz) + "%d.tmp" % pid for pid in (2 ** 30, os.getppid()))
+    old, new = (tmp_path / (npz.name + ending) for ending in (".abcd0123.tmp", ".4567efgh.tmp"))
     half_saved = tmp_path / TRAINED / "model.ckpt-1_temp_0123"
-    half_saved.mkdir(parents=True)
-    others = [alive, "%s.another-host.%d.tmp" % (npz, 2 ** 30), "%s.old.tmp" % npz,
-              half_saved.parent / "my_temp_plots"]
-    for path in (gone, half_saved / "part-00000", *others):
-        open(str(path), "w").close()
+    others = [new, tmp_path / (npz.name + ".old.tmp"), half_saved.parent / "my_temp_plots"]
+    for folder in (old, half_saved, *others):
+        folder.mkdir(parents=True)
+        (folder / npz.name).touch()
+    os.utime(str(old), (time.time() - 2 * basics.ABANDONED,) * 2)
     run("mbt2018", *argv)
     run("mbt2018", "--checkpoint_dir", tmp_path, *TRAIN, "--last_step", 1)
-    assert all(map(os.path.exists, others))
-    assert not os.path.exists(gone) and not half_saved.exists()
+    assert all(folder.exists() for folder in others)
+    assert not old.exists() and not half_saved.exists()
 
 
 # ---------------------------------------------------------------- full disk
