@@ -842,7 +842,7 @@ def train_replica(args, N, folder, objective, method, cluster):
     if args.eval_glob and not held_out:
         raise UserError("--eval_glob %s: no file matches" % args.eval_glob)
     paths, in_memory = training.training_files(args.train_glob, args.patchsize, held_out)
-    is_chief, source = cluster.replica == 0, None
+    is_chief, source, settings = cluster.replica == 0, None, vars(args)
     if is_chief:
         for path in held_out:
             with basics.errors_of("--eval_glob %s" % args.eval_glob):
@@ -850,7 +850,7 @@ def train_replica(args, N, folder, objective, method, cluster):
                 with basics.errors_of(path):
                     require_compressible(shape, N, method)
         if run:
-            training.require_same_training(args, folder)
+            settings = training.require_same_training(settings, folder, args.force)
         elif args.init_from:
             source = runs.find_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
                                    args.init_from)
@@ -872,10 +872,11 @@ def train_replica(args, N, folder, objective, method, cluster):
             listeners = [Validation(args, folder, method, held_out)] if held_out else []
             hooks.append(tf.train.CheckpointSaverHook(
                 folder, save_secs=args.save_checkpoint_secs, saver=saver, listeners=listeners))
-            hooks += training.summary_hooks(args, folder, scalars, x, x_tilde)
+            hooks += training.summary_hooks(args.logdir, folder, args.save_summary_secs, scalars,
+                                            dict(original=x, reconstruction=x_tilde))
         scaffold = tf.train.Scaffold(saver=saver, init_fn=source and training.initialiser(source))
         if is_chief:
-            training.prepare_folder(args, folder, run)
+            training.prepare_folder(folder, settings, run)
         training.training_loop(train_op, scalars, args.last_step, folder, cluster, scaffold, hooks)
     return True
 

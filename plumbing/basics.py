@@ -1,4 +1,8 @@
-"""Notes, errors with a path, checksums, and files that are replaced whole."""
+"""Notes, errors with a path, checksums, and files that are replaced whole.
+
+What all other modules use. A file is only ever replaced by renaming another that is complete, and
+what a user can mend is a UserError, which the command line turns into one line.
+"""
 
 import contextlib
 import errno
@@ -6,8 +10,9 @@ import functools
 import glob
 import hashlib
 import os
-import socket
 import sys
+import tempfile
+import time
 
 import numpy as np
 import tqdm
@@ -51,76 +56,97 @@ def errors_of(path):
         raise UserError("%s: %s" % (path, error))
 
 
-def temporary_names(path):
-    """Beginning of the names to which processes of this machine write what will be `path`.
+# An abandoned temporary folder is one that nobody has touched for so many seconds.
+ABANDONED = 3600
+# Longest name of a file, in bytes, and what tempfile puts between prefix and suffix.
+NAME_BYTES, RANDOM_CHARACTERS = 255, 8
 
-    Other machines may share the folder. Each process appends its number and .tmp.
+
+def temporary_prefix(path):
+    """Beginning of the names of temporary folders of what will be `path`, beside it.
+
+    It is the name of `path`, cut to what leaves room for the rest of the folder's name.
     """
-    return "%s.%s." % (path, digest(socket.gethostname().encode()).hex()[:8])
-
-
-def temporary_name(path):
-    """The name of this process for it."""
-    return "%s%d.tmp" % (temporary_names(path), os.getpid())
+    folder, name = os.path.split(os.path.abspath(path))
+    most = NAME_BYTES - len(".") - RANDOM_CHARACTERS - len(".tmp")
+    return os.path.join(folder, os.fsdecode(os.fsencode(name)[:most]) + ".")
 
 
 @contextlib.contextmanager
 def replacing(path):
     """A temporary name to write to; renamed to `path` on success, removed on failure.
 
-    An OSError in between, as of a full disk, names `path`.
+    It is in a folder of its own, as tempfile gives files themselves a mode that nobody else may
+    read. An OSError in between, as of a full disk, names `path`.
     """
-    temporary = temporary_name(path)
+    folder, prefix = os.path.split(temporary_prefix(path))
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with tempfile.TemporaryDirectory(".tmp", prefix, folder) as temporary:
+            written = os.path.join(temporary, os.path.basename(path))
+            yield written
+            os.replace(written, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
+
+
+def remove_abandoned(path):
+    """Remove temporary folders for `path` that nobody has touched for an hour.
+
+    Processes that were killed left them, on this machine or on another that shares the folder.
+    """
+    pattern = glob.escape(temporary_prefix(path)) + "?" * RANDOM_CHARACTERS + ".tmp"
+    for folder in glob.glob(pattern):
+        with contextlib.suppress(OSError):  # another process was first, or it is another user's
+            if os.path.getmtime(folder) < time.time() - ABANDONED:
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(os.path.join(folder, os.path.basename(path)))
+                os.rmdir(folder)
 
 
 def read_bytes(path):
+    """All bytes of a file."""
     with open(path, "rb") as file:
         return file.read()
 
 
 def write_bytes(path, content):
+    """Make a file of these bytes, or replace one, whole."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
 
 
-def require_writable(path, missing=0):
-    """Raise OSError if a file can't be written there; `missing` folders, the last, may be created.
-
-    Removes what processes of this machine that were killed left of it.
-    """
-    folder = existing = os.path.dirname(os.path.abspath(path))
+def require_folder(folder, missing):
+    """Make a folder, of which the last `missing` levels may not be there; else raise OSError."""
     if os.path.isfile(folder):
         raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder to write to", folder)
+    existing = folder
     for _ in range(missing):
         existing = os.path.dirname(existing)
     if not os.path.exists(existing):
         raise FileNotFoundError(errno.ENOENT, "no such folder", existing)
     os.makedirs(folder, exist_ok=True)
-    prefix = temporary_names(path)
-    for leftover in glob.glob(glob.escape(prefix) + "*.tmp"):
-        writer = leftover[len(prefix):-len(".tmp")]
-        if writer.isdigit() and not os.path.exists("/proc/" + writer):
-            with contextlib.suppress(FileNotFoundError):  # another process was first
-                os.remove(leftover)
+
+
+def require_writable(path, missing=0):
+    """Raise OSError if a file can't be written there; `missing` folders, the last, may be created.
+
+    Removes what processes that were killed left of it.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    require_folder(folder, missing)
+    remove_abandoned(path)
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, "is a folder, not a file to write", path)
-    probe = temporary_name(path)
     try:
-        with open(probe, "wb"):
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(path)  # an error if its name is too long
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise OSError(error.errno, error.strerror, path)
-    os.remove(probe)
 
 
+# What errors say where the shell may have expanded a glob.
 QUOTE = "a glob must be quoted, as '*.png'"
 
 

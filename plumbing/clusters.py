@@ -1,9 +1,14 @@
-"""One task of a TensorFlow cluster, for training on several machines."""
+"""One task of a TensorFlow cluster, for training on several machines.
 
-import collections
+TF_CONFIG says, as is usual for TensorFlow 1, which tasks there are and which of them this process
+is: CLUSTER_HELP has it all. Without it, a Cluster stands for a process that trains alone, so that
+the code that trains is the same.
+"""
+
 import contextlib
 import os
 import time
+import typing
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -25,25 +30,27 @@ must see the same --checkpoint_dir. A worker may die and come back; if another t
 error, the others wait for it to come back. All end by themselves after the last step. Several GPUs
 in one machine are not supported."""
 
-# Training on several machines, see CLUSTER_HELP. A process without a cluster is a chief without
-# server.
-# spec, server           tf.train.ClusterSpec, tf.train.Server of this process; or None
-# job, index             this task, of job chief, worker or ps
-# device                 for tf.device
-# config                 of sessions, which must not wait for workers that are down
-# replica, num_replicas  position among the replicas, the chief 0, and their number
-Cluster = collections.namedtuple("Cluster", """spec server job index device config replica
-    num_replicas""")
+
+class Cluster(typing.NamedTuple):
+    """A task of a cluster; a process without one is a chief without server."""
+    job: str  # of this task: chief, worker or ps
+    index: int  # of this task among those of its job
+    config: tf.ConfigProto  # of sessions, which must not wait for workers that are down
+    spec: typing.Optional[tf.train.ClusterSpec] = None  # the tasks of all jobs
+    server: typing.Optional[tf.train.Server] = None  # of this process
+    device: typing.Any = None  # for tf.device
+    replica: int = 0  # position among the replicas: the chief's is 0, a ps is none
+    num_replicas: int = 1  # the chief and all workers
 
 
 def join_cluster(config):
     """Cluster of TF_CONFIG, its server started; without TF_CONFIG, of this process alone.
 
     TF_CONFIG is JSON: {"cluster": {"chief": [ADDRESS], "worker": [...], "ps": [...]}, "task":
-    {"type": JOB, "index": INDEX}}.
+    {"type": JOB, "index": INDEX}}. UserError if it is not that.
     """
     if not os.environ.get("TF_CONFIG"):
-        return Cluster(None, None, "chief", 0, None, config, 0, 1)
+        return Cluster("chief", 0, config)
     try:
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         spec, job, index = resolver.cluster_spec(), resolver.task_type, resolver.task_id
@@ -52,13 +59,15 @@ def join_cluster(config):
                 or not spec.num_tasks("ps")):
             raise basics.UserError("jobs are %s" % spec.as_dict())
     except Exception as error:  # TensorFlow raises many types on malformed values
-        raise basics.UserError("TF_CONFIG: %s; accepted is JSON with a cluster of one chief, ps, and "
-                         "workers if any, and the task of this process" % error)
+        raise basics.UserError("TF_CONFIG: %s; accepted is JSON with a cluster of one chief, ps, "
+                               "and workers if any, and the task of this process" % error)
     task = "/job:%s/task:%d" % (job, index)
     config.device_filters.extend(["/job:ps", task])
-    return Cluster(spec, tf.train.Server(spec, job, index, config=config), job, index,
-                   tf.train.replica_device_setter(worker_device=task, cluster=spec), config,
-                   index + (job == "worker"), 1 + len(spec.as_dict().get("worker", [])))
+    return Cluster(
+        job, index, config, spec=spec, server=tf.train.Server(spec, job, index, config=config),
+        device=tf.train.replica_device_setter(worker_device=task, cluster=spec),
+        replica=1 + index if job == "worker" else 0,
+        num_replicas=1 + len(spec.as_dict().get("worker", [])))
 
 
 def finish(cluster):
@@ -73,11 +82,17 @@ def finish(cluster):
             with tf.device("/job:ps/task:%d" % i):
                 queues.append(tf.FIFOQueue(2 ** 10, tf.int32, [()], shared_name="finished"))
         with tf.Session(cluster.server.target, config=cluster.config) as sess:
-            if cluster.job != "ps":
-                return sess.run([queue.enqueue(cluster.replica) for queue in queues])
-            finished, deadline, dequeue = set(), np.inf, queues[cluster.index].dequeue()
-            while len(finished) < cluster.num_replicas and time.time() < deadline:
-                with contextlib.suppress(tf.errors.DeadlineExceededError):
-                    finished.add(sess.run(dequeue, options=tf.RunOptions(timeout_in_ms=1000)))
-                if 0 in finished:
-                    deadline = min(deadline, time.time() + GRACE)
+            if cluster.job == "ps":
+                wait_for_replicas(sess, queues[cluster.index], cluster.num_replicas)
+            else:
+                sess.run([queue.enqueue(cluster.replica) for queue in queues])
+
+
+def wait_for_replicas(sess, queue, num_replicas):
+    """Take from the queue the replicas that are done: until all are, or GRACE after the chief."""
+    finished, deadline, dequeue = set(), np.inf, queue.dequeue()
+    while len(finished) < num_replicas and time.time() < deadline:
+        with contextlib.suppress(tf.errors.DeadlineExceededError):
+            finished.add(sess.run(dequeue, options=tf.RunOptions(timeout_in_ms=1000)))
+        if 0 in finished:
+            deadline = min(deadline, time.time() + GRACE)

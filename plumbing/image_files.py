@@ -1,17 +1,26 @@
-"""Image files and .npy in, pictures out."""
+"""Image files and .npy in, pictures out.
 
+Images are read as what the models see, 8-bit RGB; what would silently lose bits is a UserError,
+what loses something else, as an alpha channel, is noted once.
+"""
+
+import contextlib
 import glob
-import itertools
 import os
 import re
 
 import numpy as np
+import pillow_avif  # with it, Pillow reads AVIF
 import PIL.Image
 
 from plumbing import basics
 
+with contextlib.suppress(ImportError):  # it may be installed for HEIC
+    import pillow_heif
+    pillow_heif.register_heif_opener()
 
-# What Pillow lacks to read files of these names.
+
+# Ending of file names -> the package that Pillow lacks to read these.
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif"}
 DECODED = (".iinc.png", ".tfci.png")  # how decompress names a picture if it is not told
 
@@ -38,27 +47,55 @@ def read_image(path):
 
 
 def require_8_bits(image):
-    """UserError if an opened image has more than 8 bits per channel."""
+    """UserError if an opened PIL.Image has more than 8 bits per channel."""
     if image.mode in ("I", "F") or image.mode.startswith("I;") or _is_deep(image):
         raise basics.UserError("more than 8 bits per channel (PIL mode %s)" % image.mode)
 
 
 def _is_deep(image):
-    """True if PIL would silently reduce more than 8 bits per channel, as in PNG, TIFF, PPM, SGI."""
-    if image.format in ("JPEG2000", "AVIF"):  # the depth is in the SIZ marker segment, or in av1C
-        with open(image.filename, "rb") as file:
-            head = file.read(2 ** 16)
-        if image.format == "AVIF":
-            return bool(re.search(b"av1C..[\x40-\x7f\xc0-\xff]", head, re.DOTALL))
-        start = head.find(b"\xff\x4f\xff\x51")
-        return start >= 0 and len(head) > start + 42 and (head[start + 42] & 127) + 1 > 8
+    """Whether PIL would silently reduce more than 8 bits per channel of an opened image."""
+    if image.format == "AVIF":
+        return _is_deep_avif(_head(image))
+    if image.format == "JPEG2000":
+        return _is_deep_jpeg_2000(_head(image))
     if image.info.get("bit_depth", 8) > 8:  # of pillow-heif
         return True
-    arguments = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
-    flat = list(itertools.chain.from_iterable(arguments))
-    return (any(tile[0] == "SGI16" for tile in image.tile)
-            or any(isinstance(a, str) and re.search(r";16[BLN]", a) for a in flat)
-            or image.format == "PPM" and any(isinstance(a, int) and a > 255 for a in flat))
+    return any(_is_deep_tile(image.format, decoder, arguments)
+               for decoder, _, _, arguments in image.tile)
+
+
+def _head(image):
+    """The first bytes of an opened image's file."""
+    with open(image.filename, "rb") as file:
+        return file.read(2 ** 16)
+
+
+def _is_deep_avif(head):
+    """Whether the flag high_bitdepth is set in the box av1C."""
+    return bool(re.search(b"av1C..[\x40-\x7f\xc0-\xff]", head, re.DOTALL))
+
+
+def _is_deep_jpeg_2000(head):
+    """Whether the depth of the first component, in the marker segment SIZ, is over 8."""
+    start = head.find(b"\xff\x4f\xff\x51")
+    if start < 0 or len(head) <= start + 42:
+        return False
+    return (head[start + 42] & 127) + 1 > 8  # the highest bit is for signed numbers
+
+
+def _is_deep_tile(image_format, decoder, arguments):
+    """Whether a decoder of PIL, with its arguments (a tuple or one), has more than 8 bits to read.
+
+    As of PNG and TIFF, whose raw modes say so, of PPM, whose largest value is one, and of SGI.
+    """
+    if decoder == "SGI16":
+        return True
+    for argument in arguments if isinstance(arguments, tuple) else (arguments,):
+        if isinstance(argument, str) and re.search(r";16[BLN]", argument):
+            return True
+        if image_format == "PPM" and isinstance(argument, int) and argument > 255:
+            return True
+    return False
 
 
 def read_images(path):
@@ -76,7 +113,7 @@ def read_images(path):
         raise basics.UserError("%s: not a readable .npy file" % path)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
         raise basics.UserError("%s: holds %s %s, accepted is uint8 (num_imgs, H, W, 3)"
-                         % (path, images.dtype, images.shape))
+                               % (path, images.dtype, images.shape))
     return images
 
 
@@ -87,20 +124,13 @@ def readable_extensions():
 
 
 def find_images(imgs):
-    """(name for results, sorted paths, whether a folder or glob) of the <imgs> argument."""
+    """(name for results, sorted paths, whether a folder or glob) of the <imgs> argument.
+
+    A single image or .npy is not looked into. UserError if nothing is found, or what can't be
+    processed together.
+    """
     if os.path.isdir(imgs):
-        extensions = readable_extensions()
-        names = [name for name in os.listdir(imgs) if not name.startswith(".")
-                 and os.path.isfile(os.path.join(imgs, name))]
-        paths = [os.path.join(imgs, name) for name in names if name.lower().endswith(extensions)]
-        skipped = [name for name in sorted(names) if not name.lower().endswith(extensions)]
-        if skipped:
-            missing = {plugin for suffix, plugin in PLUGINS.items()
-                       if any(name.lower().endswith(suffix) for name in skipped)}
-            basics.note("%d of %d files in %s are skipped, which Pillow does not read%s: %s" % (
-                len(skipped), len(names), imgs, " without " * bool(missing)
-                + " or ".join(sorted(missing)), ", ".join(skipped)))
-        name = os.path.basename(os.path.abspath(imgs))
+        name, paths = os.path.basename(os.path.abspath(imgs)), images_in_folder(imgs)
     elif os.path.exists(imgs):
         return os.path.basename(imgs), [imgs], False
     elif glob.has_magic(imgs):
@@ -109,18 +139,41 @@ def find_images(imgs):
         name = os.path.basename(os.path.commonpath(folders)) if folders else None
     else:
         raise basics.UserError("%s: no such image, .npy, folder or glob" % imgs)
-    decoded = [path for path in paths if path.endswith(DECODED)]
-    if 0 < len(decoded) < len(paths):
-        basics.note("%d of %d images of %s are skipped, which decompress wrote (%s)"
-             % (len(decoded), len(paths), imgs, " or ".join("*" + name for name in DECODED)))
-        paths = [path for path in paths if not path.endswith(DECODED)]
+    paths = without_decoded(imgs, paths)
     if not paths:
         raise basics.UserError("%s: no image found there" % imgs)
     if len(set(map(os.path.basename, paths))) < len(paths):
-        raise basics.UserError("%s: matches files of the same name, whose results would collide" % imgs)
+        raise basics.UserError("%s: matches files of the same name, whose results would collide"
+                               % imgs)
     if any(path.endswith(".npy") for path in paths):
         raise basics.UserError("%s: matches a .npy file, which can only be given alone" % imgs)
     return name, sorted(paths), True
+
+
+def images_in_folder(folder):
+    """Paths of the files in a folder that Pillow reads; a note names the others."""
+    names = [name for name in sorted(os.listdir(folder))
+             if not name.startswith(".") and os.path.isfile(os.path.join(folder, name))]
+    extensions = readable_extensions()
+    skipped = [name for name in names if not name.lower().endswith(extensions)]
+    if skipped:
+        missing = sorted({plugin for suffix, plugin in PLUGINS.items()
+                          if any(name.lower().endswith(suffix) for name in skipped)})
+        without = " without " + " or ".join(missing) if missing else ""
+        basics.note("%d of %d files in %s are skipped, which Pillow does not read%s: %s" % (
+            len(skipped), len(names), folder, without, ", ".join(skipped)))
+    return [os.path.join(folder, name) for name in names if name.lower().endswith(extensions)]
+
+
+def without_decoded(imgs, paths):
+    """The paths but those of pictures that decompress wrote, unless there are no others."""
+    others = [path for path in paths if not path.endswith(DECODED)]
+    if not others or len(others) == len(paths):
+        return paths
+    basics.note("%d of %d images of %s are skipped, which decompress wrote (%s)" % (
+        len(paths) - len(others), len(paths), imgs,
+        " or ".join("*" + ending for ending in DECODED)))
+    return others
 
 
 def write_images(path, images):

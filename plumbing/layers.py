@@ -1,4 +1,9 @@
-"""tensorflow-compression's layers: the same, faster on CPUs."""
+"""tensorflow-compression's layers: the same, faster on CPUs.
+
+Variables, their names, and results are those of tfc's layers. Convolutions of stride 2, forwards
+and backwards, are computed as others that TensorFlow has a fast kernel for; GDN as a product of
+matrices. tests/benchmark.py measures what that is worth.
+"""
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -6,7 +11,10 @@ import tensorflow_compression as tfc
 
 
 class Transform(tf.keras.layers.Layer):
-    """A chain of layers; its name is the scope of their variables in a checkpoint."""
+    """A chain of layers.
+
+    Its name is the scope of their variables in a checkpoint.
+    """
 
     def __init__(self, name, chain):
         super().__init__(name=name)
@@ -19,7 +27,11 @@ class Transform(tf.keras.layers.Layer):
 
 
 def conv(i, filters, support, layer=tfc.SignalConv2D, use_bias=True, **kwargs):
-    """Layer i of a transform: convolution with zero padding."""
+    """Layer i of a transform: a convolution with zero padding.
+
+    filters: number of output channels. support: height and width of the kernel. kwargs: those of
+    the layer.
+    """
     return layer(filters, support, name="layer_%d" % i, padding="same_zeros", use_bias=use_bias,
                  **kwargs)
 
@@ -30,12 +42,15 @@ def gdn(name, **kwargs):
     The gradients of a product of matrices are faster than those of a convolution of one tap.
     """
     layer = tfc.GDN(name=name, **kwargs)
-    return lambda x: tf.reshape(layer(tf.reshape(x, [-1, x.shape[-1]])),
-                                [x.shape[0], -1, x.shape[2], x.shape[3]])
+
+    def activation(x):
+        batch, _, width, channels = x.shape
+        return tf.reshape(layer(tf.reshape(x, [-1, channels])), [batch, -1, width, channels])
+    return activation
 
 
 def fast_conv(*args, **kwargs):
-    """`conv` for layers that change the resolution between N channels and N channels."""
+    """`conv` by FastSignalConv2D, for layers that change the resolution of many channels."""
     return conv(*args, layer=FastSignalConv2D, **kwargs)
 
 
@@ -55,6 +70,7 @@ class FastSignalConv2D(tfc.SignalConv2D):
 def upsample(x, kernel):
     """Zeros between the elements, convolution: [B, h, w, C] * [5, 5, C, F] -> [B, 2h, 2w, F]."""
     adjoint = tf.transpose(kernel, [0, 1, 3, 2])
+
     def gradient(g):
         return (strided_convolution(g, adjoint),
                 tf.transpose(strided_convolution_kernel_gradient(g, x), [0, 1, 3, 2]))
@@ -66,6 +82,7 @@ def downsample(x, kernel):
     """Correlation, every second element: [B, H, W, C] * [5, 5, C, F] -> [B, h, w, F]."""
     _, height, width, _ = x.shape
     adjoint = tf.transpose(kernel, [0, 1, 3, 2])
+
     def gradient(g):
         return (transposed_convolution(g, adjoint)[:, :height, :width],
                 strided_convolution_kernel_gradient(x, g))
@@ -73,38 +90,45 @@ def downsample(x, kernel):
 
 
 def strided_convolution(x, kernel):
+    """Correlation, every second element: as `downsample`, without its gradient."""
     return tf.nn.conv2d(x, kernel, 2, [[0, 0], [2, 2], [2, 2], [0, 0]])
 
 
 def transposed_convolution(x, kernel):
     """tf.nn.conv2d_transpose with stride 2, as four convolutions without stride.
 
-    Of a 5x5 kernel over a tensor with zeros in between, an even row of the output only sees the
-    rows 0, 2, 4 and an odd one the rows 1, 3, and columns likewise. So each of the four interleaved
-    parts of the output is a convolution of x itself, of 3x3, 3x2, 2x3 or 2x2 taps: as many
-    products, but TensorFlow computes plain convolutions at twice the rate of conv2d_transpose.
+    [B, h, w, C] * [5, 5, C, F] -> [B, 2h, 2w, F]. Of a 5x5 kernel over a tensor with zeros in
+    between, an even row of the output only sees the rows 0, 2, 4 and an odd one the rows 1, 3, and
+    columns likewise. So each of the four interleaved parts of the output is a convolution of x
+    itself, of 3x3, 3x2, 2x3 or 2x2 taps: as many products, but TensorFlow computes plain
+    convolutions at twice the rate of conv2d_transpose.
     """
     batch, _, width, channels = x.shape
     taps = tf.reshape(kernel, [25, channels, -1])
     parts = [([4, 2, 0], [1, 1]), ([3, 1], [0, 1])]  # rows (or columns) of the kernel, padding
-    rows = [tf.concat([tf.nn.conv2d(x, tf.gather(taps, np.add.outer(np.multiply(5, i), j)), 1,
-                                    [[0, 0], pad_i, pad_j, [0, 0]])
-                       for j, pad_j in parts], 3) for i, pad_i in parts]
+    rows = []
+    for i, pad_i in parts:
+        row = []
+        for j, pad_j in parts:
+            part = tf.gather(taps, np.add.outer(np.multiply(5, i), j))
+            row.append(tf.nn.conv2d(x, part, 1, [[0, 0], pad_i, pad_j, [0, 0]]))
+        rows.append(tf.concat(row, 3))
     return tf.reshape(tf.concat(rows, 2), [batch, -1, 2 * width, kernel.shape[3]])
 
 
 def strided_convolution_kernel_gradient(x, g):
     """tf.nn.conv2d_backprop_filter with stride 2, as one product of matrices.
 
-    Of x's four interleaved parts (space_to_depth) with g moved by -1, 0, 1 in both directions.
+    [B, H, W, C], [B, h, w, F] -> [5, 5, C, F]: of x's four interleaved parts (space_to_depth) with
+    g moved by -1, 0, 1 in both directions.
     """
     _, height, width, F = g.shape
-    C = x.shape[3]
-    x = tf.pad(x, [[0, 0], [0, 2 * height - x.shape[1]], [0, 2 * width - x.shape[2]], [0, 0]])
+    _, x_height, x_width, C = x.shape
+    even = tf.pad(x, [[0, 0], [0, 2 * height - x_height], [0, 2 * width - x_width], [0, 0]])
     padded = tf.pad(g, [[0, 0], [1, 1], [1, 1], [0, 0]])
     moved = tf.concat([padded[:, i:i + height, j:j + width] for i in (2, 1, 0) for j in (2, 1, 0)],
                       3)
-    products = tf.matmul(tf.reshape(tf.space_to_depth(x, 2), [-1, 4 * C]),
+    products = tf.matmul(tf.reshape(tf.space_to_depth(even, 2), [-1, 4 * C]),
                          tf.reshape(moved, [-1, 9 * F]), transpose_a=True)
     taps = tf.transpose(tf.reshape(products, [2, 2, C, 3, 3, F]), [3, 0, 4, 1, 2, 5])
     return tf.reshape(taps, [6, 6, C, F])[:5, :5]

@@ -1,11 +1,15 @@
-"""Checkpoints by run name, and sessions with their weights."""
+"""Checkpoints by run name, and sessions with their weights.
 
-import collections
+A run is a folder of checkpoints of one model; all else that is known of it is read from its newest
+checkpoint. The names of variables are those of the authors' checkpoints.
+"""
+
 import contextlib
 import glob
 import itertools
 import os
 import re
+import typing
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -13,17 +17,19 @@ import tensorflow.compat.v1 as tf
 from plumbing import basics, machine
 
 
-PRIOR_SCOPE = "entropy_bottleneck"
-OPTIMISER_VARIABLES = re.compile(r".*/Adam(_1)?|beta[12]_power(_1)?")
+PRIOR_SCOPE = "entropy_bottleneck"  # of the variables of p(z) in the base model
+OPTIMISER_VARIABLES = re.compile(r".*/Adam(_1)?|beta[12]_power(_1)?")  # their names
 
-# name            <script>-num_filters=<N>-lmbda=<lambda>: a folder of checkpoint_dir
-# checkpoint      path prefix of its newest checkpoint
-# num_filters     N
-# step            number of training steps behind it
-# fingerprint     digest of the model's variables, whether or not optimiser slots are stored
-# resumable       whether the optimiser slots are there
-# model           "base" or "bits-back"
-Run = collections.namedtuple("Run", "name checkpoint num_filters step fingerprint resumable model")
+
+class Run(typing.NamedTuple):
+    """A trained model."""
+    name: str  # <script>-num_filters=<N>-lmbda=<lambda>, its folder in checkpoint_dir
+    checkpoint: str  # path prefix of its newest checkpoint
+    num_filters: int  # N
+    step: int  # number of training steps behind it
+    fingerprint: bytes  # digest of the model's variables, whether or not it is resumable
+    resumable: bool  # whether the optimiser's slots are stored
+    model: str  # "base" or "bits-back"
 
 
 def newest_checkpoint(folder):
@@ -47,13 +53,14 @@ def find_run(checkpoint_dir, run_name):
     folder = os.path.join(checkpoint_dir, run_name)
     checkpoint = newest_checkpoint(folder)
     if not checkpoint:
-        runs = sorted(os.path.basename(other) for other in
-                      glob.glob(os.path.join(glob.escape(checkpoint_dir), "*"))
-                      if newest_checkpoint(other))
-        is_path = newest_checkpoint(run_name) and os.path.dirname(os.path.abspath(run_name))
+        others = sorted(glob.glob(os.path.join(glob.escape(checkpoint_dir), "*")))
+        names = [os.path.basename(other) for other in others if newest_checkpoint(other)]
+        hint = ""
+        if newest_checkpoint(run_name):
+            hint = "; give --checkpoint_dir %s and the run's name" % os.path.dirname(
+                os.path.abspath(run_name))
         raise basics.UserError("no checkpoint in %s; runs in %s: %s%s" % (
-            folder, checkpoint_dir, ", ".join(runs) or "none",
-            is_path and "; give --checkpoint_dir %s and the run's name" % is_path or ""))
+            folder, checkpoint_dir, ", ".join(names) or "none", hint))
     try:
         return read_run(checkpoint)
     except tf.errors.OpError as error:
@@ -61,20 +68,21 @@ def find_run(checkpoint_dir, run_name):
 
 
 def read_run(checkpoint):
-    """Run of a checkpoint; UserError if it is not one of these models."""
+    """Run of a checkpoint, a path prefix; UserError if it is not one of these models."""
     reader = tf.train.NewCheckpointReader(checkpoint)
     shapes = reader.get_variable_to_shape_map()
     model = "base" if PRIOR_SCOPE + "/matrix_0" in shapes else "bits-back"
-    width = shapes.get("analysis_transform/layer_0/bias")
-    if not width or model == "bits-back" and "matrix_0" not in shapes:
+    bias_shape = shapes.get("analysis_transform/layer_0/bias")
+    if not bias_shape or (model == "bits-back" and "matrix_0" not in shapes):
         raise basics.UserError("%s: not a checkpoint of mbt2018.py or mbt2018_bb.py" % checkpoint)
     slots = {name for name in shapes if OPTIMISER_VARIABLES.fullmatch(name)}
     names = sorted(set(shapes) - slots - {"global_step"})
     fingerprint = basics.digest(*itertools.chain.from_iterable(
         (name.encode(), np.asarray(reader.get_tensor(name))) for name in names))
     step = int(reader.get_tensor("global_step")) if "global_step" in shapes else 0
-    return Run(os.path.basename(os.path.dirname(checkpoint)), checkpoint, width[0], step,
-               fingerprint, bool(slots), model)
+    return Run(name=os.path.basename(os.path.dirname(checkpoint)), checkpoint=checkpoint,
+               num_filters=bias_shape[0], step=step, fingerprint=fingerprint,
+               resumable=bool(slots), model=model)
 
 
 def run_lmbda(run_name):
@@ -93,10 +101,13 @@ def medians(run):
 
 
 def session_config(threads, gpu=True):
-    """Explicit numbers of threads, as floats depend on them; a GPU's memory as it is needed."""
-    threads = machine.num_threads(threads)
-    return tf.ConfigProto(intra_op_parallelism_threads=threads,
-                          inter_op_parallelism_threads=threads,
+    """tf.ConfigProto with so many threads, as floats depend on them; None stands for all cores.
+
+    The memory of a GPU is taken as it is needed; without `gpu`, none is used.
+    """
+    number = machine.num_threads(threads)
+    return tf.ConfigProto(intra_op_parallelism_threads=number,
+                          inter_op_parallelism_threads=number,
                           device_count={} if gpu else {"GPU": 0},
                           gpu_options=tf.GPUOptions(allow_growth=True))
 

@@ -1,4 +1,9 @@
-"""Patches, the loop, and the folder of a run."""
+"""Patches, the learning rate, the loop, and the folder of a run.
+
+Adam on the weights of a model whose objective is a script's, on one machine or as a task of a
+Cluster. Training that is continued sees what it would have seen without the interruption: patch k
+depends on the seed and k alone, and the folder keeps the settings that a run was begun with.
+"""
 
 import contextlib
 import functools
@@ -21,22 +26,32 @@ from plumbing import basics, image_files, runs
 
 IMAGE_CACHE_BYTES = 2 ** 31  # decoded training images are kept in memory up to so many in all
 
+# Options of which one that changes makes another training; with --lr_decay --last_step, too, as
+# it counts where the rate falls.
+TRAINING_OPTIONS = ("batchsize", "patchsize", "train_glob", "eval_glob", "lr", "lr_warmup",
+                    "lr_decay", "seed")
+
 
 def training_files(pattern, patchsize, held_out=()):
-    """Paths that match `pattern`, are not held out, and hold a patch; whether all fit in memory."""
-    held_out = set(map(os.path.realpath, held_out))
-    paths = [path for path in matching(pattern) if os.path.realpath(path) not in held_out]
+    """Paths that match `pattern`, are not held out, and hold a patch; whether all fit in memory.
+
+    UserError if there is none, or if one is not a training image.
+    """
+    excluded = set(map(os.path.realpath, held_out))
+    paths = [path for path in matching(pattern) if os.path.realpath(path) not in excluded]
     if not paths:
-        raise basics.UserError("--train_glob %s: no file matches" % pattern
-                         + " that --eval_glob does not" * bool(held_out))
-    sizes = dict(zip(paths, map(training_image_size, paths)))
+        others = " that --eval_glob does not" if excluded else ""
+        raise basics.UserError("--train_glob %s: no file matches%s" % (pattern, others))
+    sizes = {path: training_image_size(path) for path in paths}
     large = [path for path in paths if min(sizes[path]) >= patchsize]
     if not large:
-        raise basics.UserError("--patchsize %d: larger than every image of %s; the largest is %d x %d"
-                         % ((patchsize, pattern) + max(sizes.values(), key=min)))
+        height, width = max(sizes.values(), key=min)
+        raise basics.UserError(
+            "--patchsize %d: larger than every image of %s; the largest is %d x %d"
+            % (patchsize, pattern, height, width))
     if len(large) < len(paths):
         basics.note("%d of %d training images are smaller than the patch and skipped"
-             % (len(paths) - len(large), len(paths)))
+                    % (len(paths) - len(large), len(paths)))
     num_bytes = sum(np.prod(sizes[path]) * (12 if path.endswith(".npy") else 3) for path in large)
     return large, num_bytes <= IMAGE_CACHE_BYTES
 
@@ -51,13 +66,13 @@ def matching(pattern):
 
 
 def training_image_size(path):
-    """(height, width) from the header of an image or float32 .npy."""
+    """(height, width) from the header of an image or float32 .npy; UserError if it is neither."""
     try:
         if path.endswith(".npy"):
             image = np.load(path, mmap_mode="r", allow_pickle=False)
             if image.dtype != np.float32 or image.ndim != 3 or image.shape[2] != 3:
                 raise basics.UserError("holds %s %s, accepted is float32 (H, W, 3)"
-                                 % (image.dtype, image.shape))
+                                       % (image.dtype, image.shape))
             return image.shape[:2]
         with PIL.Image.open(path) as image:
             image_files.require_8_bits(image)
@@ -72,29 +87,16 @@ def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_
 
     Patch k depends on (seed, k) alone, so that training continued at step `start` sees what an
     uninterrupted run would see, and replicas together see what one process with a batch of
-    num_replicas times the size would see.
+    num_replicas times the size would see. in_memory: whether images are kept, once decoded.
     """
-    def read(path):
-        return np.load(path, allow_pickle=False) if path.endswith(".npy") else image_files.read_image(path)
-    read = functools.lru_cache(maxsize=None)(read) if in_memory else read
-
-    def order():
-        shuffled_epoch = None
-        for batch in itertools.count(start * num_replicas + replica, num_replicas):
-            for k in range(batch * batchsize, (batch + 1) * batchsize):
-                epoch, i = divmod(k, len(paths))
-                if epoch != shuffled_epoch:
-                    shuffled = np.random.RandomState([seed, epoch]).permutation(paths)
-                    shuffled_epoch = epoch
-                yield shuffled[i], [seed, epoch, i]
+    read = read_training_image
+    if in_memory:
+        read = functools.lru_cache(maxsize=None)(read)
 
     def crop(path, key):
-        image = read(path.decode())
-        top, left = (np.random.RandomState(key).random_sample(2)
-                     * (np.array(image.shape[:2]) - patchsize + 1)).astype(int)
-        patch = image[top:top + patchsize, left:left + patchsize]
-        return patch.astype(np.float32) / np.float32(255 if patch.dtype == np.uint8 else 1)
-
+        return random_patch(read(path.decode()), patchsize, key)
+    order = functools.partial(patch_order, paths, batchsize, seed, start * num_replicas + replica,
+                              num_replicas)
     dataset = tf.data.Dataset.from_generator(order, (tf.string, tf.int64), ([], [3]))
     dataset = dataset.map(lambda path, key: tf.py_func(crop, [path, key], tf.float32),
                           num_parallel_calls=readers)
@@ -102,13 +104,63 @@ def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_
     return dataset.batch(batchsize, drop_remainder=True).prefetch(2)
 
 
-def prepare_folder(args, folder, run):
-    """Make the folder of a run that is to be continued or, if None, new, with its args.json."""
-    basics.require_writable(os.path.join(folder, "args.json"), 2)
+def read_training_image(path):
+    """[H, W, 3] of a training image: float32 in [0, 1] of a .npy, else uint8."""
+    if path.endswith(".npy"):
+        return np.load(path, allow_pickle=False)
+    return image_files.read_image(path)
+
+
+def patch_order(paths, batchsize, seed, first_batch, stride):
+    """Of every patch of batches first_batch, first_batch + stride, ...: path, and key of its place.
+
+    In each epoch, all paths come in another order. A key has three integers, and is the seed of
+    numpy's generator.
+    """
+    shuffled_epoch = None
+    for batch in itertools.count(first_batch, stride):
+        for k in range(batch * batchsize, (batch + 1) * batchsize):
+            epoch, i = divmod(k, len(paths))
+            if epoch != shuffled_epoch:
+                shuffled = np.random.RandomState([seed, epoch]).permutation(paths)
+                shuffled_epoch = epoch
+            yield shuffled[i], [seed, epoch, i]
+
+
+def random_patch(image, patchsize, key):
+    """float32 [patchsize, patchsize, 3] in [0, 1] of a training image, where `key` says."""
+    places = np.array(image.shape[:2]) - patchsize + 1
+    top, left = (np.random.RandomState(key).random_sample(2) * places).astype(int)
+    patch = image[top:top + patchsize, left:left + patchsize]
+    return patch.astype(np.float32) / np.float32(255 if patch.dtype == np.uint8 else 1)
+
+
+def learning_rate(step, last_step, lr, warmup, decay):
+    """float32 rate of the update after `step`, an integer tensor: lr, by default throughout.
+
+    It rises linearly over the first `warmup` steps, and falls to lr / 100 along a cosine over the
+    last `decay` (a fraction) of all last_step.
+    """
+    done, total = tf.cast(step, tf.float32), tf.cast(last_step, tf.float32)
+    rate = tf.cast(lr, tf.float32)
+    if decay:
+        falling = tf.maximum(0., done - (1 - decay) * total)
+        rate = tf.train.cosine_decay(rate, falling, decay * total, alpha=.01)
+    if warmup:
+        rate *= tf.minimum(1., (done + 1) / warmup)
+    return rate
+
+
+def prepare_folder(folder, settings, run):
+    """Make the folder of a run that is to be continued or, if `run` is None, new.
+
+    settings: dict, which becomes its args.json.
+    """
+    path = os.path.join(folder, "args.json")
+    basics.require_writable(path, missing=2)
     for leftover in glob.glob(os.path.join(glob.escape(folder), "model.ckpt-*_temp_*")):
         shutil.rmtree(leftover)  # of a process that was killed while it saved
-    basics.write_bytes(os.path.join(folder, "args.json"),
-                json.dumps(vars(args), indent=4, sort_keys=True).encode())
+    basics.write_bytes(path, json.dumps(settings, indent=4, sort_keys=True).encode())
     named = None
     with contextlib.suppress(UnicodeDecodeError, tf.errors.NotFoundError):
         named = tf.train.latest_checkpoint(folder)
@@ -116,27 +168,32 @@ def prepare_folder(args, folder, run):
         tf.train.update_checkpoint_state(folder, run.checkpoint)
 
 
-def require_same_training(args, folder):
-    """UserError if the last settings of the run in `folder` would have made it another one.
+def require_same_training(settings, folder, force):
+    """The settings, a dict of options, to continue the run in `folder` with.
 
-    With args.force only if it began from other weights, which args.init_from keeps naming.
-    --last_step counts where the rate falls.
+    These are the given ones and, if they have no init_from, that which the run began with.
+    UserError if its last settings would have made another run of it; with `force`, only if it
+    began with another init_from.
     """
     last = {}
     with contextlib.suppress(OSError, ValueError):  # it may be missing, or a stranger's
         last = dict(json.loads(basics.read_bytes(os.path.join(folder, "args.json")).decode()))
-    if args.init_from and args.init_from != last.get("init_from", args.init_from):
+    source = settings["init_from"] or last.get("init_from")
+    if source != last.get("init_from", source):
         raise basics.UserError("--init_from %s: only for a new run, and %s is there"
-                         % (args.init_from, folder))
-    args.init_from = args.init_from or last.get("init_from")
-    text = lambda value: "none" if value in (None, "") else value
-    differ = ["--%s %s (now %s)" % (name, text(last[name]), text(getattr(args, name)))
-              for name in ("batchsize", "patchsize", "train_glob", "eval_glob", "lr", "lr_warmup",
-                           "lr_decay", "seed") + ("last_step",) * bool(args.lr_decay)
-              if name in last and last[name] != getattr(args, name)]
-    if differ and not args.force:
+                               % (source, folder))
+    names = [*TRAINING_OPTIONS, "last_step"] if settings["lr_decay"] else TRAINING_OPTIONS
+    differ = ["--%s %s (now %s)" % (name, shown(last[name]), shown(settings[name]))
+              for name in names if name in last and last[name] != settings[name]]
+    if differ and not force:
         raise basics.UserError("%s was trained with %s; --force continues it with the new ones"
-                         % (folder, ", ".join(differ)))
+                               % (folder, ", ".join(differ)))
+    return dict(settings, init_from=source)
+
+
+def shown(value):
+    """The value of an option as errors have it."""
+    return "none" if value in (None, "") else value
 
 
 def initialiser(run):
@@ -152,8 +209,9 @@ def initialiser(run):
               and v.shape.is_compatible_with(stored[v.op.name])]
     fresh = [v.op.name for v in weights if v not in shared]
     if 2 * len(shared) <= len(weights):
-        raise basics.UserError("--init_from %s: only %d of %d variables are there by name and shape"
-                         % (run.checkpoint, len(shared), len(weights)))
+        raise basics.UserError(
+            "--init_from %s: only %d of %d variables are there by name and shape"
+            % (run.checkpoint, len(shared), len(weights)))
     print("from %s: %d variables; fresh: %s"
           % (run.checkpoint, len(shared), ", ".join(fresh) or "none"), flush=True)
     saver = tf.train.Saver(shared)
@@ -165,23 +223,24 @@ def summary_folder(logdir, folder):
     return os.path.join(logdir, os.path.basename(folder))
 
 
-def summary_hooks(args, folder, scalars, x, x_tilde):
-    """TensorBoard: the scalars, and originals beside reconstructions; none with an empty logdir."""
-    if not args.logdir:
+def summary_hooks(logdir, folder, seconds, scalars, images):
+    """Hooks that write summaries of a run for TensorBoard, as often; none with an empty logdir.
+
+    scalars: names -> scalars. images: names -> [B, H, W, 3] in [0, 1].
+    """
+    if not logdir:
         return []
     for name, value in scalars.items():
         tf.summary.scalar(name, value)
-    as_bytes = lambda image: tf.saturate_cast(tf.round(255 * image), tf.uint8)
-    tf.summary.image("original", as_bytes(x))
-    tf.summary.image("reconstruction", as_bytes(x_tilde))
-    return [tf.train.SummarySaverHook(
-        save_secs=args.save_summary_secs, summary_op=tf.summary.merge_all(),
-        output_dir=summary_folder(args.logdir, folder))]
+    for name, image in images.items():
+        tf.summary.image(name, tf.saturate_cast(tf.round(255 * image), tf.uint8))
+    return [tf.train.SummarySaverHook(save_secs=seconds, summary_op=tf.summary.merge_all(),
+                                      output_dir=summary_folder(logdir, folder))]
 
 
 @contextlib.contextmanager
 def training_errors(folder):
-    """What a user can do something about becomes a UserError."""
+    """A context in which TensorFlow's errors that a user can mend become UserErrors."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
@@ -190,8 +249,8 @@ def training_errors(folder):
             raise basics.UserError(unreadable.group(1))
         if "gradient of" not in error.message:
             raise
-        raise basics.UserError("the loss turned NaN or infinite; %s keeps the last good checkpoint"
-                         % folder)
+        raise basics.UserError(
+            "the loss turned NaN or infinite; %s keeps the last good checkpoint" % folder)
 
 
 @contextlib.contextmanager
@@ -212,39 +271,51 @@ def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks
     """
     with tf.control_dependencies([train_op]):
         next_step = tf.train.get_global_step().read_value()
+    is_alone = not cluster.server
     with training_errors(folder), tf.train.MonitoredTrainingSession(
-            master=cluster.server.target if cluster.server else "", hooks=hooks,
+            master="" if is_alone else cluster.server.target, hooks=hooks,
             is_chief=cluster.replica == 0, checkpoint_dir=folder, scaffold=scaffold,
             save_checkpoint_secs=None, save_checkpoint_steps=None, save_summaries_steps=None,
             save_summaries_secs=None, log_step_count_steps=None, config=cluster.config,
             stop_grace_period_secs=5) as sess:
-        # Not sess.run, which would call hooks: that of summaries takes a batch.
-        step = first = previous = sess.run_step_fn(
-            lambda step_context: step_context.session.run(tf.train.get_global_step()))
-        since = time.time()
-        with tqdm.tqdm(total=last_step, initial=step, disable=None, leave=False) as bar, \
-                (contextlib.nullcontext() if cluster.server else interruptible()):
-            while step < last_step and not sess.should_stop():
-                # With several replicas, a step can be seen twice or not at all.
-                printing = previous == first or step + 1 >= min(
-                    last_step, ((previous + 1) // 100 + 1) * 100)
-                step, values = sess.run([next_step, scalars if printing else {}])
-                if printing:
-                    values.update(step=step, speed=(step - previous) / (time.time() - since))
-                    basics.print_line("step={step} loss={loss:.4f} bpp={bpp:.4f} mse={mse:.3f} "
-                               "psnr={psnr:.3f} lr={lr:.3g} steps/s={speed:.2f}".format(**values))
-                    since, previous = time.time(), step
-                bar.update(step - bar.n)
-    if step < last_step and not cluster.server:
+        step = train_to(last_step, sess, next_step, scalars, is_alone)
+    if step < last_step and is_alone:
         basics.print_line("stopped; a checkpoint is saved")
         raise KeyboardInterrupt
+
+
+def train_to(last_step, sess, next_step, scalars, is_alone):
+    """Run next_step until it is last_step, or the session or, alone, the user stops; the last step.
+
+    A line after the first step, after those that are multiples of 100, and after the last.
+    """
+    # Not sess.run, which would call hooks: that of summaries takes a batch.
+    step = first = printed = sess.run_step_fn(
+        lambda step_context: step_context.session.run(tf.train.get_global_step()))
+    since = time.time()
+    with tqdm.tqdm(total=last_step, initial=step, disable=None, leave=False) as bar, \
+            (interruptible() if is_alone else contextlib.nullcontext()):
+        while step < last_step and not sess.should_stop():
+            # With several replicas, a step can be seen twice or not at all.
+            next_line = min(last_step, (printed + 1) // 100 * 100 + 100)
+            if printed == first or step + 1 >= next_line:
+                step, values = sess.run([next_step, scalars])
+                speed = (step - printed) / (time.time() - since)
+                basics.print_line(
+                    "step={step} loss={loss:.4f} bpp={bpp:.4f} mse={mse:.3f} psnr={psnr:.3f} "
+                    "lr={lr:.3g} steps/s={speed:.2f}".format(step=step, speed=speed, **values))
+                since, printed = time.time(), step
+            else:
+                step = sess.run(next_step)
+            bar.update(step - bar.n)
+    return step
 
 
 class Adam(tf.train.AdamOptimizer):
     """Adam; after a step come the ops that then() gives, however many replicas gave gradients."""
 
-    def __init__(self, learning_rate, then=lambda: []):
-        super().__init__(learning_rate)
+    def __init__(self, rate, then=lambda: []):
+        super().__init__(rate)
         self.then = then
 
     def apply_gradients(self, *args, **kwargs):
@@ -258,11 +329,9 @@ def minimise(optimiser, loss, cluster):
 
     Fails, changing nothing, when a gradient is NaN or infinite.
     """
-    hooks = []
     if cluster.server:
         optimiser = tf.train.SyncReplicasOptimizer(optimiser, cluster.num_replicas,
                                                    cluster.num_replicas)
-        hooks.append(optimiser.make_session_run_hook(is_chief=cluster.replica == 0))
     gradients, variables = zip(*[
         (tf.check_numerics(gradient, "gradient of " + variable.op.name), variable)
         for gradient, variable in optimiser.compute_gradients(loss) if gradient is not None])
@@ -270,14 +339,17 @@ def minimise(optimiser, loss, cluster):
     # thread that applies gradients, which would then compute its own.
     step = optimiser.apply_gradients(zip(tf.tuple(gradients), variables),
                                      global_step=tf.train.get_or_create_global_step())
-    if cluster.server:
-        # A replica that ends gives the others what they may wait for, a token for one more step:
-        # a fast one can have taken two of the last. The chief's thread that applies gradients
-        # still waits for some when the session is closed, which is no error.
-        hooks.append(tf.train.FinalOpsHook(optimiser.get_init_tokens_op()))
-        optimiser.get_chief_queue_runner()._queue_closed_exception_types += (
-            tf.errors.CancelledError,)
-    return step, hooks
+    return step, replica_hooks(optimiser, cluster) if cluster.server else []
+
+
+def replica_hooks(optimiser, cluster):
+    """Hooks with which a replica's SyncReplicasOptimizer begins and ends."""
+    # A replica that ends gives the others what they may wait for, a token for one more step: a fast
+    # one can have taken two of the last. The chief's thread that applies gradients still waits for
+    # some when the session is closed, which is no error.
+    last_token = tf.train.FinalOpsHook(optimiser.get_init_tokens_op())
+    optimiser.get_chief_queue_runner()._queue_closed_exception_types += (tf.errors.CancelledError,)
+    return [optimiser.make_session_run_hook(is_chief=cluster.replica == 0), last_token]
 
 
 def append_validation(folder, step, means):
@@ -299,19 +371,3 @@ def summarise_validation(logdir, folder, step, means):
     writer.add_summary(tf.Summary(value=[
         tf.Summary.Value(tag="validation/" + name, simple_value=value)
         for name, value in means.items()]), step)
-
-
-def learning_rate(step, last_step, lr, warmup, decay):
-    """Tensor: the rate of the update after `step`, a tensor: lr, by default throughout.
-
-    It rises linearly over the first `warmup` steps, and falls to lr / 100 along a cosine over the
-    last `decay` (a fraction) of all last_step.
-    """
-    step, rate = tf.cast(step, tf.float32), tf.constant(lr, tf.float32)
-    if decay:
-        steps_of_decay = decay * last_step
-        rate = tf.train.cosine_decay(lr, tf.maximum(0., step - (last_step - steps_of_decay)),
-                                     steps_of_decay, alpha=.01)
-    if warmup:
-        rate *= tf.minimum(1., (step + 1) / warmup)
-    return rate

@@ -206,3 +206,14 @@ def fails(capfd):
         assert len(lines) == 1 and lines[0].startswith(script + ".py"), lines
         return lines[0]
     return check
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A portrait, a landscape, and a file that is no image."""
+    path = tmp_path / "some images"
+    path.mkdir()
+    write_image(path / "b.png", 80, 48)
+    write_image(path / "a.jpg", 48, 80)
+    (path / "notes.txt").write_text("not an image")
+    return path

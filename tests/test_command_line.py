@@ -4,7 +4,6 @@ import importlib
 import operator
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import types
@@ -14,9 +13,10 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from plumbing import basics, command_line, fileformat, image_files, runs, store
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT, TINY, command,
-                      compress, load, parsed_arguments, run, run_of, run_process, write_image)
+from plumbing import fileformat, runs, store
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, KINDS, NPY, PNG, ROOT, TINY,
+                      command, compress, load, parsed_arguments, run, run_of, run_process,
+                      write_image)
 
 SCRIPTS = list(FAST)
 # The paper's settings, and for each one that is a little different.
@@ -50,20 +50,6 @@ def test_any_size(script, height, width, tmp_path, capfd):
     assert np.isnan(results["msssim"]).all() == (min(height, width) < 161)
     assert ("MS-SSIM is nan" in printed.err) == (min(height, width) < 161)
     assert "Avg est_bpp: %.5f" % results["est_bpp"][0] in printed.out
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
-def test_modes_are_converted(mode, tmp_path, capfd):
-    suffix = ".tif" if mode == "CMYK" else ".png"
-    image = write_image(tmp_path / ("image" + suffix), 40, 50, mode)
-    with PIL.Image.open(image) as opened:
-        reference = tmp_path / "reference.png"
-        opened.convert("RGB").save(reference)
-    expected = compress("mbt2018", tmp_path, reference)
-    capfd.readouterr()
-    results = compress("mbt2018", tmp_path, image)
-    assert results["mse"] == expected["mse"]
-    assert ("alpha channel dropped" in capfd.readouterr().err) == (mode in ("RGBA", "LA"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -202,17 +188,6 @@ def test_the_same_noise_alone_and_in_a_batch(script, tmp_path):
         assert alone["rd_cost"][0] == pytest.approx(batch["rd_cost"][k], rel=1e-3)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A portrait, a landscape, and a file that is no image."""
-    path = tmp_path / "some images"
-    path.mkdir()
-    write_image(path / "b.png", 80, 48)
-    write_image(path / "a.jpg", 48, 80)
-    (path / "notes.txt").write_text("not an image")
-    return path
-
-
 @pytest.mark.parametrize("script, glob", [
     ("mbt2018", "*.[jp][pn]g"), pytest.param("sga", "", marks=pytest.mark.slow),
     pytest.param("bb_sga", "", marks=pytest.mark.slow)])
@@ -225,17 +200,6 @@ def test_folder_and_glob(script, glob, folder, tmp_path):
         "a.jpg.npz", "b.png.npz"]
     alone = compress(script, tmp_path / "alone", folder / "b.png", *FAST[script])
     assert joined["rd_cost"][1] == alone["rd_cost"][0]
-
-
-def test_names_that_would_collide(folder, tmp_path, fails):
-    (tmp_path / "other").mkdir()
-    write_image(tmp_path / "other" / "b.png", 32, 32)
-    compress_glob = ["mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN]
-    assert "collide" in fails(*compress_glob, tmp_path / "*" / "b.png", "--results_dir", tmp_path)
-    os.rename(tmp_path / "other" / "b.png", tmp_path / "other" / "c.png")
-    run(*compress_glob, tmp_path / "*" / "*.png", "--results_dir", tmp_path / "results")
-    assert any(name.endswith("file=%s.npz" % tmp_path.name)
-               for name in os.listdir(tmp_path / "results"))
 
 
 def test_finished_parts_are_reused_only_if_nothing_changed(folder, tmp_path, capfd):
@@ -367,7 +331,6 @@ def test_options_may_stand_before_or_after_the_subcommand(tmp_path):
 
 @pytest.mark.slow
 def test_large_npy_is_processed_in_batches(tmp_path, monkeypatch):
-    import tf_boilerplate as nic
     images = np.load(NPY)[:, :64, :48].repeat(3, axis=0)
     np.save(tmp_path / "six.npy", images)
     whole = compress("mbt2018", tmp_path, tmp_path / "six.npy")
@@ -529,19 +492,6 @@ def test_a_fault_of_a_method_keeps_its_traceback(options, tmp_path):
     assert done.returncode == 1 and "Traceback" in done.stderr and "shape" in done.stderr
 
 
-@pytest.mark.parametrize("name, lmbda", [
-    ("mbt2018-num_filters=16-lmbda=0.01", .01), ("lmbda=1e-05", 1e-5), ("a-lmbda=1E-3", 1e-3),
-    ("lmbda=2", 2), ("lmbda=.5-second", .5), ("lmbda=3.-x", 3), ("a_lmbda=0.02", .02),
-    ("lmbda=0,01", None), ("xlmbda=5", None), ("lmbda=1e", None), ("lmbda=0.01.5", None),
-    ("lmbda=", None), ("lmbda=1e999", None), ("lmbda=-1", None), ("lmbda=\u0663", None)])
-def test_lambda_of_a_run_name(name, lmbda):
-    if lmbda is None:
-        with pytest.raises(basics.UserError, match="give --lambda"):
-            runs.run_lmbda(name)
-    else:
-        assert runs.run_lmbda(name) == lmbda
-
-
 def test_only_the_last_folder_is_created(tmp_path, fails):
     argv = ["mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, TINY]
     for options in ([tmp_path / "a" / "x.tfci", "--results_dir", ""],
@@ -596,47 +546,6 @@ def test_msssim_is_an_average_of_those_that_have_one(tmp_path, capfd):
     assert "Avg msssim: %.5f (of 1 of 2 images)" % results["msssim"][1] in capfd.readouterr().out
 
 
-def found_in(imgs):
-    """Names of the files that compress finds, and reads."""
-    _, paths, _ = image_files.find_images(str(imgs))
-    assert all(image_files.read_images(path).dtype == np.uint8 for path in paths)
-    return [os.path.basename(path) for path in paths]
-
-
-def test_files_that_pillow_does_not_read_are_named(folder, fails, capfd):
-    (folder / "c.heic").write_bytes(b"\0\0\0\x1cftypheic")
-    write_image(folder / "d.avif", 40, 40)
-    assert found_in(folder) == ["a.jpg", "b.png", "d.avif"]
-    error = capfd.readouterr().err
-    assert "files in %s are skipped" % folder in error
-    assert "c.heic" in error and "pillow-heif" in error
-    assert "pillow-heif" in fails("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN,
-                                  folder / "c.heic")
-
-
-def test_decoded_pictures_and_later_frames_are_left_out(folder, capfd):
-    shutil.copy(folder / "b.png", folder / "b.png.iinc.png")
-    frames = [PIL.Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
-    frames[0].save(folder / "c.gif", save_all=True, append_images=frames[1:])
-    PIL.Image.new("LAB", (40, 40)).save(folder / "d.tif")
-    assert found_in(folder) == ["a.jpg", "b.png", "c.gif", "d.tif"]
-    error = capfd.readouterr().err
-    assert "1 of 5 images of %s are skipped" % folder in error and "first of 2 frames" in error
-    assert "alpha" not in error
-    assert found_in(folder / "*.iinc.png") == ["b.png.iinc.png"]
-
-
-def test_a_checkpoint_without_its_index_file(tmp_path):
-    shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / BASE_RUN))
-    expected = compress("mbt2018", tmp_path / "expected", TINY)
-    (tmp_path / BASE_RUN / "checkpoint").unlink()
-    for name in os.listdir(tmp_path / BASE_RUN):  # an older one
-        if name.startswith("model.ckpt-3000"):
-            (tmp_path / BASE_RUN / name.replace("3000", "999")).write_bytes(b"")
-    results = compress("mbt2018", tmp_path, TINY, checkpoints=tmp_path)
-    assert results["rd_cost"] == expected["rd_cost"]
-
-
 # ------------------------------------------------------------------------------ bad input
 
 def bad_runs(script):
@@ -666,83 +575,6 @@ def test_bad_run(script, tmp_path, fails):
 def test_sga_options_out_of_range(argv, fails):
     assert argv[0] in fails("sga", "--checkpoint_dir", CHECKPOINTS, "compress", *argv, BASE_RUN,
                             TINY)
-
-
-def test_run_without_lambda_in_its_name(tmp_path, fails):
-    shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / "my model"))
-    argv = ["--checkpoint_dir", tmp_path, "compress", "my model", TINY, "--results_dir",
-            tmp_path / "results"]
-    assert "--lambda" in fails("mbt2018", *argv)
-    run("mbt2018", *argv, "--lambda", 0.01)
-
-
-@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
-def test_damaged_checkpoint(suffix, tmp_path, fails):
-    folder = tmp_path / BASE_RUN
-    shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(folder))
-    (path,) = folder.glob("*" + suffix)
-    path.write_bytes(path.read_bytes()[:1000])
-    assert "model.ckpt-3000" in fails("sga", "--checkpoint_dir", tmp_path, "compress", BASE_RUN,
-                                      TINY)
-
-
-def bad_images(tmp_path):
-    """(path, what the message must say) of every kind of unusable input."""
-    def npy(name, array):
-        np.save(str(tmp_path / name), array)
-        return tmp_path / name
-    deep = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
-    PIL.Image.fromarray(deep).save(str(tmp_path / "deep.png"))
-    PIL.Image.fromarray(deep.astype(np.float32)).save(str(tmp_path / "float.tif"))
-    PIL.Image.fromarray(deep.astype(np.int32)).save(str(tmp_path / "int.tif"))
-    write_16_bit_rgb(tmp_path / "deep_rgb.png")
-    shutil.copy(os.path.join(GOLDEN, "images", "face-16x16-10bit.avif"), str(tmp_path))
-    (tmp_path / "text.png").write_text("not an image")
-    (tmp_path / "cut.png").write_bytes(open(TINY, "rb").read()[:3000])
-    (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "cut.npy").write_bytes(open(NPY, "rb").read()[:5000])
-    (tmp_path / "empty folder").mkdir()
-    np.savez(str(tmp_path / "zip.npz"), x=np.zeros(3))
-    os.rename(tmp_path / "zip.npz", tmp_path / "zip.npy")
-    header = open(NPY, "rb").read(128).replace(b"}", b" ")
-    (tmp_path / "header.npy").write_bytes(header)
-    np.save(str(tmp_path / "object.npy"), np.array([{}], dtype=object), allow_pickle=True)
-    yield tmp_path / "missing.png", "missing.png"
-    for name in ("deep.png", "float.tif", "int.tif", "deep_rgb.png", "face-16x16-10bit.avif"):
-        yield tmp_path / name, "more than 8 bits per channel"
-    for name in ("text.png", "cut.png", "empty.png", "cut.npy", "object.npy", "zip.npy",
-                 "header.npy"):
-        yield tmp_path / name, "not a readable"
-    yield npy("float.npy", np.zeros((1, 64, 64, 3), np.float32)), "uint8 (num_imgs, H, W, 3)"
-    yield npy("grey.npy", np.zeros((1, 64, 64), np.uint8)), "uint8 (num_imgs, H, W, 3)"
-    yield npy("rgba.npy", np.zeros((1, 64, 64, 4), np.uint8)), "uint8 (num_imgs, H, W, 3)"
-    yield npy("none.npy", np.zeros((0, 64, 64, 3), np.uint8)), "(0, 64, 64, 3)"
-    yield npy("wide.npy", np.zeros((1, 1, 65536, 3), np.uint8)), "sides under 65536"
-    yield tmp_path / "empty folder", "no image"
-    yield tmp_path / "*.bmp", "no image"
-
-
-def write_16_bit_rgb(path):
-    """A 2 x 2 PNG of 16 bits per channel, which PIL can read but not write."""
-    import struct
-    import zlib
-
-    def chunk(kind, data):
-        return (struct.pack(">I", len(data)) + kind + data
-                + struct.pack(">I", zlib.crc32(kind + data)))
-    rows = b"".join(b"\0" + bytes(range(12)) for _ in range(2))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n"
-                     + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
-                     + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
-
-
-@pytest.mark.parametrize("script", KINDS)
-def test_bad_images(script, tmp_path, fails):
-    for path, message in bad_images(tmp_path):
-        line = fails(script, "--checkpoint_dir", CHECKPOINTS, "compress", run_of(script), path,
-                     "--results_dir", tmp_path / "results")
-        assert message in line and path.name in line, (path, line)
-    assert not list((tmp_path / "results").glob("*")) if (tmp_path / "results").exists() else True
 
 
 @pytest.mark.parametrize("script", KINDS)

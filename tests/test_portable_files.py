@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 import tf_boilerplate as nic
-from plumbing import basics, grid
+from plumbing import grid
 
 import second_decoder
 from conftest import (CHECKPOINTS, FAST, NPY, command, compress, decompress, load, pixels,
@@ -17,43 +17,7 @@ from conftest import (CHECKPOINTS, FAST, NPY, command, compress, decompress, loa
 IINC = [("centred", "map"), ("integer", "sga"), ("bits-back", "bb_no_sga")]
 
 
-# ------------------------------------------------------------------------ the grid
-
-def test_nearest_point_of_the_grid():
-    """Points are step * (k + offset / 256)."""
-    values = np.array([-1.3, -.2, 0, .1, .74, .76, 5])
-    np.testing.assert_array_equal(grid.nearest(values, .5, 0, 0), [-3, 0, 0, 0, 1, 2, 10])
-    np.testing.assert_array_equal(grid.nearest(values, .5, 128, 0), [-3, -1, 0, 0, 1, 1, 10])
-    for offset in (0, 1, 100, 255):
-        points = .5 * (grid.nearest(values, .5, offset, 0) + offset / 256)
-        assert abs(points - values).max() <= .25
-
-
-@pytest.mark.parametrize("away", [0, 1e-12, -1e-12, 9e-11, -9e-11])
-def test_the_grid_moves_where_a_number_is_near_an_edge(away):
-    """The edge of an offset lies well within a cell of the next."""
-    for k in (-3, 0, 1000):
-        values = np.array([0., grid.GRID * (k + .5) + away])
-        grid.nearest(values, grid.GRID, 0, 0)
-        with pytest.raises(grid.NearEdge):
-            grid.nearest(values, grid.GRID, 0, grid.EDGE)
-        tried = []
-
-        def attempt(offset):
-            tried.append(offset)
-            return grid.nearest(values, grid.GRID, offset, grid.EDGE)
-        grid.first_offset(attempt)
-        assert tried == [0, 1]
-
-
-def test_no_offset_and_numbers_that_are_not_finite():
-    edges = grid.GRID * (np.arange(256) / 256 + .5)
-    with pytest.raises(basics.UserError, match="no grid"):
-        grid.first_offset(lambda offset: grid.nearest(edges, grid.GRID, offset, grid.EDGE))
-    for value in (np.nan, np.inf, -np.inf):
-        with pytest.raises(basics.UserError, match="not finite"):
-            grid.nearest([0., value], grid.GRID, 0, 0)
-
+# ------------------------------------------------------------------------ numbers near edges
 
 @pytest.mark.parametrize("suffix,script,margin", [
     (".iinc", "sga", 5e-6), pytest.param(".iinc", "bb_no_sga", 1e-6, marks=pytest.mark.slow),

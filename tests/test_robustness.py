@@ -22,9 +22,9 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from plumbing import basics, machine, runs
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, PNG, ROOT, SHIPPED, TINY, command,
-                      compress, load, run, run_of, run_process, write_image)
+from plumbing import basics, runs
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, PNG, ROOT, TINY, command, compress,
+                      load, run, run_of, run_process, write_image)
 
 TRAIN = ("--threads", 1, "--num_filters", 8, "train", "--train_glob", PNG, "--patchsize", 64,
          "--batchsize", 2, "--logdir", "")
@@ -116,22 +116,22 @@ def test_killed_table1_ends_as_if_it_had_not_been(tmp_path, folder):
 
 @pytest.mark.slow
 def test_what_killed_processes_left_is_removed(tmp_path):
-    """Temporary files of processes that are gone, but not those of others."""
+    """Temporary files that nobody has touched for an hour, but not others."""
     argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path, BASE_RUN,
             TINY]
     run("mbt2018", *argv)
     (npz,) = tmp_path.iterdir()
-    gone, alive = (basics.temporary_names(npz) + "%d.tmp" % pid for pid in (2 ** 30, os.getppid()))
+    old, new = (tmp_path / (npz.name + ending) for ending in (".abcd0123.tmp", ".4567efgh.tmp"))
     half_saved = tmp_path / TRAINED / "model.ckpt-1_temp_0123"
-    half_saved.mkdir(parents=True)
-    others = [alive, "%s.another-host.%d.tmp" % (npz, 2 ** 30), "%s.old.tmp" % npz,
-              half_saved.parent / "my_temp_plots"]
-    for path in (gone, half_saved / "part-00000", *others):
-        open(str(path), "w").close()
+    others = [new, tmp_path / (npz.name + ".old.tmp"), half_saved.parent / "my_temp_plots"]
+    for folder in (old, half_saved, *others):
+        folder.mkdir(parents=True)
+        (folder / npz.name).touch()
+    os.utime(str(old), (time.time() - 2 * basics.ABANDONED,) * 2)
     run("mbt2018", *argv)
     run("mbt2018", "--checkpoint_dir", tmp_path, *TRAIN, "--last_step", 1)
-    assert all(map(os.path.exists, others))
-    assert not os.path.exists(gone) and not half_saved.exists()
+    assert all(folder.exists() for folder in others)
+    assert not old.exists() and not half_saved.exists()
 
 
 # ---------------------------------------------------------------- full disk
@@ -173,50 +173,6 @@ def test_full_disk_in_training(tmp_path):
 
 # ---------------------------------------------------------------- memory
 
-# Prints the peak memory of a command in kB; a child of this large process would inherit its own.
-PEAK = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=2); "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("script,num_filters,height,width", [
-    ("mbt2018", 64, 1200, 1200), ("sga", 16, 64, 64), ("sga", 192, 512, 768),
-    ("bb_sga", 64, 1200, 1200)])
-def test_the_estimate_of_memory(script, num_filters, height, width, tmp_path):
-    """At most 30 % above the measured peak, and not below."""
-    write_image(tmp_path / "image.png", height, width)
-    checkpoints = {16: CHECKPOINTS, 64: SHIPPED}.get(num_filters, str(tmp_path))
-    if num_filters == 192:
-        run("mbt2018", "--checkpoint_dir", tmp_path, *TRAIN[:2], *TRAIN[4:], "--last_step", 1)
-    per_pixel, beside = machine.memory_per_pixel(num_filters, script != "mbt2018")
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK] + command(
-            script, "--checkpoint_dir", checkpoints, "compress", "--results_dir", "",
-            *FAST[script], run_of(script, num_filters), tmp_path / "image.png"),
-        stdout=subprocess.PIPE, check=True)
-    peak = 1024 * int(done.stdout)
-    assert 1 <= (beside + per_pixel * height * width) / peak <= 1.3
-
-
-@pytest.mark.parametrize("script", ["mbt2018", "sga", "bb_plain"])
-def test_images_that_do_not_fit_are_refused(script, tmp_path, fails, monkeypatch, folder):
-    file = tmp_path / "file"
-    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", "", *FAST[script],
-            run_of(script)]
-    run(script, *argv, folder / "1.png", file)
-    monkeypatch.setattr(machine, "available_memory", lambda: 3.8e8)
-    for refused in (argv + [folder], argv + [folder / "1.png"],
-                    ["--checkpoint_dir", CHECKPOINTS, "decompress", run_of(script), file]):
-        line = fails(script, *refused)
-        assert "pixels take about 0.4 GB" in line and "enough for 0.00 megapix" in line
-    monkeypatch.setattr(machine, "available_memory", lambda: 3.9e8)
-    run(script, *argv, folder / "1.png")
-    monkeypatch.setattr(machine, "available_memory", lambda: 1e9)
-    machine.require_memory(16, (100, 512, 512), 1)
-    with pytest.raises(basics.UserError, match="1024 images, 1 at a time, of 512 x 512"):
-        machine.require_memory(16, (1024, 512, 512), 1)
-
-
 @pytest.mark.slow
 def test_a_name_that_is_not_text(tmp_path):
     """Is printed somehow, where the terminal takes nothing but UTF-8."""
@@ -227,16 +183,6 @@ def test_a_name_that_is_not_text(tmp_path):
                        env=dict(os.environ, PYTHONIOENCODING="utf-8"))
     assert done.returncode == 0 and "compressed: " in done.stdout, done.stderr
     assert os.path.exists(image + b".tfci")
-
-
-def test_memory_is_limited(monkeypatch):
-    """By what there is, which TensorFlow learns, too."""
-    assert 10 ** 8 < machine.available_memory() < 10 ** 14
-    monkeypatch.delenv("TF_CPU_BFC_MEM_LIMIT_IN_MB", raising=False)
-    monkeypatch.setattr(machine, "available_memory", lambda: 300 * 2 ** 30)
-    run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", "", BASE_RUN,
-        TINY)
-    assert os.environ["TF_CPU_BFC_MEM_LIMIT_IN_MB"] == str(300 * 2 ** 10)
 
 
 # ---------------------------------------------------------------- hostile files

@@ -184,12 +184,11 @@ def test_train_compress(tmp_path, images, capfd):
 
 def test_continued_training_sees_the_same_patches(images):
     """Those that an uninterrupted run would see; and replicas together the same as one process."""
-    from tf_boilerplate import training_files, training_patches
-    paths, _ = training_files(str(images / "*"), 64)
+    paths, _ = training.training_files(str(images / "*"), 64)
 
     def patches(start, n, *replica, batchsize=3):
         with tf.Graph().as_default(), tf.Session() as sess:
-            dataset = training_patches(paths, batchsize, 64, 5, start, *replica)
+            dataset = training.training_patches(paths, batchsize, 64, 5, start, *replica)
             x = tf.data.make_one_shot_iterator(dataset).get_next()
             return [sess.run(x) for _ in range(n)]
     np.testing.assert_array_equal(patches(0, 5)[2:], patches(2, 3))
@@ -314,17 +313,26 @@ def test_tensorboard_does_not_change_training(tmp_path, images):
     np.testing.assert_array_equal(with_logs[KERNEL], without[KERNEL])
 
 
-def test_learning_rate():
-    def rates(steps, *schedule):
-        with tf.Session(graph=tf.Graph()) as sess:
-            return [sess.run(nic.learning_rate(tf.constant(step), 100, *schedule))
-                    for step in steps]
-    np.testing.assert_array_equal(rates([0, 50, 99], 1e-4, 0, 0), np.float32(1e-4))
-    np.testing.assert_allclose(rates([0, 4, 9, 10, 99], 1e-3, 10, 0),
-                               [1e-4, 5e-4, 1e-3, 1e-3, 1e-3], rtol=1e-6)
-    np.testing.assert_allclose(rates([0, 60, 80, 100], 1e-3, 0, .4),
-                               [1e-3, 1e-3, 5.05e-4, 1e-5], rtol=1e-5)
-    np.testing.assert_allclose(rates([0, 50], 1, 0, 1), [1, .505], rtol=1e-6)
+@pytest.mark.parametrize("last_step", [100, 2000000])
+@pytest.mark.parametrize("warmup", [0, 10])
+@pytest.mark.parametrize("decay", [0, .1, .4, 1])
+def test_learning_rate(last_step, warmup, decay):
+    """Linear from 0 in the warmup; along a cosine from lr to lr / 100 in the last steps."""
+    steps = np.unique(np.r_[0, 4, 9, 10, 11, np.linspace(0, last_step, 41).astype(int)])
+    with tf.Session(graph=tf.Graph()) as sess:
+        step = tf.placeholder(tf.int64, [])
+        rate = training.learning_rate(step, last_step, 1e-3, warmup, decay)
+        assert rate.dtype == tf.float32
+        found = [sess.run(rate, {step: k}) for k in steps]
+    expected = np.full(len(steps), 1e-3)
+    if decay:
+        fallen = np.maximum(0, (steps - (1 - decay) * last_step) / (decay * last_step))
+        expected = 1e-5 + (1e-3 - 1e-5) * (1 + np.cos(np.pi * fallen)) / 2
+    if warmup:
+        expected *= np.minimum(1, (steps + 1) / warmup)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    if not warmup and not decay:
+        np.testing.assert_array_equal(found, np.float32(1e-3))
 
 
 @pytest.mark.slow
@@ -359,7 +367,8 @@ def test_validation_is_what_compress_reports(tmp_path, images, capfd, script, ev
     np.testing.assert_allclose([float(value) for value in rows[-1].split(",")[1:]],
                                [np.mean(results[name]) for name in header.split(",")[1:]],
                                rtol=1e-5)
-    paths, _ = training.training_files(str(images / "*"), 64, training.matching(str(held_out / "*")))
+    paths, _ = training.training_files(str(images / "*"), 64,
+                                       training.matching(str(held_out / "*")))
     assert [os.path.basename(path) for path in paths] == [
         "a.png", "c.npy", "grey.png"]
 
