@@ -938,9 +938,10 @@ def compress_command(method, args):
     codec = compressed_files.codec_for(method.codecs, args.output_file or "")
     settings = store.settings_of(vars(args.options), lmbda, args.script, run, threads, codec,
                                  initial_bits)
-    plan = store.planned(source, settings, store.result_path(
-        args.results_dir, method.result_name, settings, source.name, args.changed),
-        command_line.output_of(args, source, codec), codec.suffix, args.save_opt_record)
+    target = store.result_path(args.results_dir, method.result_name, settings, source.name,
+                               args.changed)
+    output = command_line.output_of(args, source, codec)
+    plan = store.planned(source, settings, target, output, codec.suffix, args.save_opt_record)
     mine = plan.files
     if args.shard:
         mine = plan.files[args.shard[0] - 1::args.shard[1]]
@@ -957,21 +958,28 @@ def compress_command(method, args):
         watchers.append(progress.print_rounded_losses)
     compressor = Compressor(method, run, args.options, lmbda, threads, codec, watchers,
                             args.save_opt_record, args.script)
+    results = results_of(compressor, plan, mine, settings, initial_bits)
+    if mine[0].output:
+        print("compressed: %s" % output)
+    return store.join(plan, [results.get(file) or store.reusable_part(file, settings)
+                             for file in plan.files])
+
+
+def results_of(compressor, plan, files, settings, initial_bits):
+    """Dict of the results on some files of a Plan, computed where there is no part yet."""
     results = {}
-    for k, file in enumerate(mine):
+    for k, file in enumerate(files):
         results[file] = store.reusable_part(file, settings)
         if plan.many:
             origin = ": from %s" % file.part if results[file] else ""
-            print("%s (%d of %d)%s" % (file.path, k + 1, len(mine), origin), flush=True)
+            print("%s (%d of %d)%s" % (file.path, k + 1, len(files), origin), flush=True)
         if not results[file]:
+            num_threads = machine.num_threads(compressor.threads)
             results[file] = dict(compress_file(compressor, file, initial_bits), image=file.image,
-                                 num_threads=machine.num_threads(threads), **settings)
+                                 num_threads=num_threads, **settings)
             if file.part:
                 store.write_results(file.part, results[file])
-    if mine[0].output:
-        print("compressed: %s" % command_line.output_of(args, source, codec))
-    return store.join(plan, [results.get(file) or store.reusable_part(file, settings)
-                             for file in plan.files])
+    return results
 
 
 def compress_file(compressor, file, initial_bits):
