@@ -16,10 +16,11 @@ RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
 from plumbing import basics, command_line, image_files
 import numpy as np
+import pillow_avif  # with it, Pillow writes AVIF
 import PIL.Image
 import tqdm
 
-import table1
+import rd_curves
 
 # name of Pillow's format; its option that sets the rate, and values of that; all other options
 Codec = collections.namedtuple("Codec", "format option values options")
@@ -48,17 +49,17 @@ def run(args):
     source, paths, many = image_files.find_images(args.images)
     folder = os.path.join(args.output, source if many else os.path.splitext(source)[0], "codecs")
     basics.require_writable(os.path.join(folder, "x.csv"), missing=3)
-    digests = table1.digests(paths)
-    if not table1.is_of_images(folder, digests):
+    digests = rd_curves.digests(paths)
+    if not rd_curves.is_of_images(folder, digests):
         raise basics.UserError("%s: is of other images; --output writes elsewhere" % folder)
-    table1.write_settings(folder, dict(images=digests))
+    rd_curves.write_settings(folder, dict(images=digests))
     images = [image for path in paths for image in image_files.read_images(path)]
     for name in args.codecs:
         codec, rows = CODECS[name], []
         for value in tqdm.tqdm(codec.values, name, disable=None, leave=False):
             means = np.mean([point(image, codec, value) for image in images], axis=0)
             rows.append([np.ravel(value)[0]] + ["%.6f" % mean for mean in means])
-        table1.write_csv(os.path.join(folder, name + ".csv"),
+        rd_curves.write_csv(os.path.join(folder, name + ".csv"),
                          [codec.option, "bpp", "psnr", "mse"], rows)
         print(os.path.join(folder, name + ".csv"))
 

@@ -21,7 +21,8 @@ from plumbing import basics, command_line, image_files
 import numpy as np
 import PIL.Image
 
-import table1
+import plots
+import rd_curves
 from convergence import RUNS
 from landscape import centre_crop, read_large_image
 
@@ -64,13 +65,13 @@ def draw(original, compressed, path):
         axis.imshow(centre_crop(picture, SIDE), interpolation="nearest")
         axis.set_xlabel(caption, fontsize=12)
         axis.set(xticks=[], yticks=[])
-    table1.save(figure, path)
+    plots.save(figure, path)
 
 
 def run(args):
     image = read_large_image(args.image, SIDE)
     basics.require_writable(args.output)
-    labels = {method.script: method.label for method in table1.METHODS}
+    labels = {method.script: method.label for method in rd_curves.METHODS}
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as null, \
             contextlib.redirect_stdout(null):
         compressed = {labels[script]: by_method(

@@ -19,7 +19,8 @@ import tf_boilerplate as nic
 from plumbing import basics, command_line, image_files, runs
 import numpy as np
 import sga
-import table1
+import plots
+import rd_curves
 
 RUNS = ["mbt2018-num_filters=64-lmbda=0.01", "mbt2018-num_filters=64-lmbda=0.0025"]
 SETTINGS = {"paper": [], "fast": ["--fast"], "thorough": ["--thorough"]}
@@ -61,14 +62,14 @@ def measure(image, path):
             print(run_name, setting, "%.4f after %.1f s" % (rows[-1][2], rows[-1][1]))
             table += [[run_name, setting, t, "%.2f" % elapsed, "%.5f" % cost, "%.5f" % start]
                       for t, elapsed, cost, start in rows]
-    table1.write_csv(path, FIELDS, table)
+    rd_curves.write_csv(path, FIELDS, table)
 
 
 def draw(path, picture):
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    table = table1.csv_rows(path)
+    table = rd_curves.csv_rows(path)
     figure, axes = plt.subplots(len(RUNS), 2, figsize=(9, 6.4), sharey="row")
     for row, run_name in zip(axes, RUNS):
         for axis, field, unit in zip(row, ("iteration", "seconds"),
@@ -88,7 +89,7 @@ def draw(path, picture):
             axis.set_title("λ = %g" % runs.run_lmbda(run_name))
         row[0].set_ylabel("λ·MSE + bits per pixel, rounded")
     axes[0, 0].legend(title="setting of sga.py")
-    table1.save(figure, picture)
+    plots.save(figure, picture)
 
 
 def run(args):

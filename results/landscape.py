@@ -20,7 +20,7 @@ import tf_boilerplate as nic
 from plumbing import basics, command_line, image_files
 import numpy as np
 import sga
-import table1
+import plots
 from convergence import RUNS, sga_graph
 
 SIDE = 64
@@ -112,7 +112,7 @@ def draw(path, temperatures, marked, axes_values, costs, names, picture):
              ylabel="element %s of y" % (names[1],),
              title="R-D cost over two latents of one image, % above SGA's")
     axis.legend(loc="best", fontsize=9)
-    table1.save(figure, picture)
+    plots.save(figure, picture)
 
 
 def run(args):

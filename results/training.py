@@ -15,7 +15,8 @@ sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
 from plumbing import basics, command_line, runs
 import numpy as np
 
-import table1
+import plots
+import rd_curves
 
 
 def read_curves(folder):
@@ -23,7 +24,7 @@ def read_curves(folder):
     paths = glob.glob(os.path.join(glob.escape(folder), "*", "validation.csv"))
     curves = []
     for path in paths:
-        run_name, rows = os.path.basename(os.path.dirname(path)), table1.csv_rows(path)
+        run_name, rows = os.path.basename(os.path.dirname(path)), rd_curves.csv_rows(path)
         try:
             lmbda = runs.run_lmbda(run_name)
             step, rd_cost = np.transpose([(float(row["step"]), float(row["rd_cost"]))
@@ -53,7 +54,7 @@ def run(args):
     axis.yaxis.set_minor_formatter("{x:.2g}")
     axis.grid(alpha=.25, which="both")
     axis.legend(fontsize=9)
-    table1.save(figure, args.output)
+    plots.save(figure, args.output)
 
 
 def main(argv=None):
