@@ -12,6 +12,7 @@ import functools
 import os
 import sys
 import time
+import typing
 
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(RESULTS))
@@ -19,7 +20,9 @@ import tf_boilerplate as nic
 from plumbing import basics, command_line, image_files, runs
 import numpy as np
 import sga
-import table1
+
+import plots
+import rd_curves
 
 RUNS = ["mbt2018-num_filters=64-lmbda=0.01", "mbt2018-num_filters=64-lmbda=0.0025"]
 SETTINGS = {"paper": [], "fast": ["--fast"], "thorough": ["--thorough"]}
@@ -27,85 +30,109 @@ COLOURS = {"paper": "#555555", "fast": "#d95f02", "thorough": "#1b6ca8"}
 FIELDS = ["run_name", "setting", "iteration", "seconds", "cost", "encoder_cost"]
 
 
+class Moment(typing.NamedTuple):
+    """What is measured of SGA after some iterations."""
+    iteration: int  # how many
+    seconds: float  # of CPU time that they took
+    cost: float  # R-D cost of the rounded latents
+    encoder_cost: float  # the same of the encoder's latents, where SGA began
+
+
 def sga_graph(run_name, options, shape):
-    """Arguments of sga.py, as its command line gives them, and its graph for x [B, H, W, 3]."""
+    """Return the arguments of sga.py, as its command line gives them, and its graph for x.
+
+    shape: [B, H, W, 3] of x.
+    """
     args = command_line.parse_arguments(nic.make_parser("sga", None, sga.METHOD), sga.METHOD,
-                               ["compress", run_name, ""] + options)
-    run = runs.find_run(os.path.join(RESULTS, "models"), run_name)
+                                        ["compress", run_name, ""] + options)
+    model = runs.find_run(os.path.join(RESULTS, "models"), run_name)
     args.lmbda = runs.run_lmbda(run_name)
-    return args, nic.inference_graph(sga.METHOD, run, shape, args)
+    return args, nic.inference_graph(sga.METHOD, model, shape, args)
+
+
+def rounded_cost(graph, x):
+    """Return the mean R-D cost of the graph's latents at this moment, rounded."""
+    y_hat, z_hat = nic.integers(graph, *graph.sess.run(graph.free))
+    return float(np.mean(nic.discrete_losses(graph, x, y_hat, z_hat)["rd_loss"]))
 
 
 def descent(run_name, options, x):
-    """Rows (iteration, seconds, cost after rounding, cost of the encoder's latents, rounded)."""
+    """Return a list of Moments of SGA on x, some hundred of them and the last."""
     args, graph = sga_graph(run_name, options, x.shape)
-    cost = lambda: float(np.mean(nic.discrete_losses(
-        graph, x, *nic.integers(graph, *graph.sess.run(graph.free)))["rd_loss"]))
     nic.encode(graph, x)
-    start, rows, elapsed, since = cost(), [], 0, time.process_time()
+    start = rounded_cost(graph, x)
+    moments, elapsed, since = [], 0, time.process_time()
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         for t, _, _ in nic.descend(graph, {graph.x: x}, args.sga_its,
                                    functools.partial(sga.temperature, args), args.sga_its):
             if t % max(5, args.sga_its // 100) == 0 or t == args.sga_its - 1:
                 elapsed += time.process_time() - since  # scoring does not count
-                rows.append((t + 1, elapsed, cost(), start))
+                moments.append(Moment(t + 1, elapsed, rounded_cost(graph, x), start))
                 since = time.process_time()
-    return rows
+    return moments
 
 
 def measure(image, path):
-    table = []
+    """Write the CSV of all runs and settings on an image."""
+    rows = []
     for run_name in RUNS:
         for setting, options in SETTINGS.items():
-            rows = descent(run_name, options, image_files.read_images(image))
-            print(run_name, setting, "%.4f after %.1f s" % (rows[-1][2], rows[-1][1]))
-            table += [[run_name, setting, t, "%.2f" % elapsed, "%.5f" % cost, "%.5f" % start]
-                      for t, elapsed, cost, start in rows]
-    table1.write_csv(path, FIELDS, table)
+            moments = descent(run_name, options, image_files.read_images(image))
+            print(run_name, setting,
+                  "%.4f after %.1f s" % (moments[-1].cost, moments[-1].seconds))
+            for moment in moments:
+                rows.append([run_name, setting, moment.iteration, "%.2f" % moment.seconds,
+                             "%.5f" % moment.cost, "%.5f" % moment.encoder_cost])
+    rd_curves.write_csv(path, FIELDS, rows)
+
+
+def draw_costs(axis, rows, run_name, field):
+    """Draw a run's cost over a field of rows of the CSV, a line per setting."""
+    for setting in SETTINGS:
+        points = [row for row in rows
+                  if (row["run_name"], row["setting"]) == (run_name, setting)]
+        costs = [float(point["cost"]) for point in points]
+        axis.plot([float(point[field]) for point in points], costs,
+                  color=COLOURS[setting], label=setting, linewidth=1.6)
+        if setting == "paper":
+            axis.axhline(costs[-1], color=COLOURS[setting], linewidth=.7, linestyle=":")
+            axis.set_ylim(.98 * costs[-1], 1.02 * float(points[0]["encoder_cost"]))
 
 
 def draw(path, picture):
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    table = table1.csv_rows(path)
-    figure, axes = plt.subplots(len(RUNS), 2, figsize=(9, 6.4), sharey="row")
-    for row, run_name in zip(axes, RUNS):
-        for axis, field, unit in zip(row, ("iteration", "seconds"),
+    """Write the plot of a CSV: a row of two plots per run."""
+    rows = rd_curves.csv_rows(path)
+    figure, axes = plots.pyplot().subplots(len(RUNS), 2, figsize=(9, 6.4), sharey="row")
+    for of_run, run_name in zip(axes, RUNS):
+        for axis, field, unit in zip(of_run, ("iteration", "seconds"),
                                      ("iterations", "seconds of CPU time")):
-            for setting in SETTINGS:
-                points = [entry for entry in table
-                          if (entry["run_name"], entry["setting"]) == (run_name, setting)]
-                costs = [float(point["cost"]) for point in points]
-                axis.plot([float(point[field]) for point in points], costs,
-                          color=COLOURS[setting], label=setting, linewidth=1.6)
-                if setting == "paper":
-                    axis.axhline(costs[-1], color=COLOURS[setting], linewidth=.7, linestyle=":")
-                    axis.set_ylim(.98 * costs[-1], 1.02 * float(points[0]["encoder_cost"]))
+            draw_costs(axis, rows, run_name, field)
             axis.set_xscale("log")
             axis.set_xlabel(unit)
             axis.grid(alpha=.25, which="both")
             axis.set_title("λ = %g" % runs.run_lmbda(run_name))
-        row[0].set_ylabel("λ·MSE + bits per pixel, rounded")
+        of_run[0].set_ylabel("λ·MSE + bits per pixel, rounded")
     axes[0, 0].legend(title="setting of sga.py")
-    table1.save(figure, picture)
+    plots.save(figure, picture)
 
 
 def run(args):
+    """Measure, unless it is only to draw, and draw."""
     path = os.path.join(args.output, "convergence.csv")
-    for written in (path, path[:-len("csv")] + "png"):
+    picture = os.path.join(args.output, "convergence.png")
+    for written in (path, picture):
         basics.require_writable(written)
     if not args.from_csv:
         measure(args.image, path)
     try:
-        draw(path, path[:-len("csv")] + "png")
+        draw(path, picture)
     except (LookupError, TypeError) as error:
         raise basics.UserError("%s: a row or a column is missing (%s)" % (path, error))
 
 
 def main(argv=None):
     parser = command_line.Parser(prog="convergence.py", description=__doc__,
-                        formatter_class=argparse.RawDescriptionHelpFormatter)
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?",
                         default=os.path.join(RESULTS, "images", "face-384x384.png"))
     parser.add_argument("--from-csv", action="store_true", help="only draw")

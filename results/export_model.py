@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 
 
 def export(run, target):
-    """Write run's model variables to <target>/<run name>; returns that folder."""
+    """Write a run's model variables to <target>/<run name>; return that folder."""
     checkpoint = runs.newest_checkpoint(run)
     folder = os.path.join(target, os.path.basename(os.path.abspath(run)))
     arguments = os.path.join(run, "args.json")
@@ -41,7 +41,7 @@ def main(argv=None):
     parser.add_argument("run", help="folder with the run's checkpoints")
     parser.add_argument("target", help="folder to create the copy in")
     command_line.run_or_exit(parser, lambda args: print(export(args.run, args.target)),
-                    parser.parse_args(argv))
+                             parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import os
 import sys
+import typing
 
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(RESULTS))
@@ -20,31 +21,50 @@ import tf_boilerplate as nic
 from plumbing import basics, command_line, image_files
 import numpy as np
 import sga
-import table1
-from convergence import RUNS, sga_graph
+
+import convergence
+import plots
 
 SIDE = 64
 RESOLUTION = 81
 
 
+class Mark(typing.NamedTuple):
+    """A point that is marked in the plot."""
+    point: np.ndarray  # [2] values of the two elements
+    marker: str  # its shape, as matplotlib names it
+    colour: str  # as matplotlib takes it
+
+
+class Landscape(typing.NamedTuple):
+    """R-D costs over two elements of y, and SGA's path there."""
+    path: np.ndarray  # [its + 1, 2] of y
+    temperatures: list  # [its]
+    marks: dict  # Mark by label
+    axes_values: list  # of the two elements
+    costs: np.ndarray  # over axes_values, in % above SGA's
+    elements: list  # (row, column, channel) of the two
+
+
 def read_large_image(path, side):
-    """uint8 [H, W, 3] of an image file; UserError if it has less than side x side pixels."""
+    """Return uint8 [H, W, 3] of a file; UserError if it has less than side x side pixels."""
     image = image_files.read_image(path)
-    if min(image.shape[:2]) < side:
+    height, width = image.shape[:2]
+    if min(height, width) < side:
         raise basics.UserError("%s: %d x %d pixels, needs %d x %d"
-                         % ((path,) + image.shape[:2] + (side, side)))
+                               % (path, height, width, side, side))
     return image
 
 
 def centre_crop(image, side):
-    """The middle [side, side, 3] of uint8 [H, W, 3]."""
+    """Return the middle [side, side, 3] of uint8 [H, W, 3]."""
     top, left = ((length - side) // 2 for length in image.shape[:2])
     return image[top:top + side, left:left + side]
 
 
 def sga_path(x):
-    """y [its + 1, h, w, N] from the encoder's on, temperatures [its], and (y_hat, z_hat)."""
-    args, graph = sga_graph(RUNS[0], [], x.shape)
+    """Return y [its + 1, h, w, N] from the encoder's on, temperatures [its], (y_hat, z_hat)."""
+    args, graph = convergence.sga_graph(convergence.RUNS[0], [], x.shape)
     path, temperatures = [nic.encode(graph, x)[0]], []
     for _, T, _ in nic.descend(graph, {graph.x: x}, args.sga_its,
                                functools.partial(sga.temperature, args)):
@@ -54,9 +74,12 @@ def sga_path(x):
 
 
 def cost_function(x):
-    """Function: R-D cost [K] of y [K, h, w, N] and z [1, h, w, N]; RESOLUTION at a time."""
+    """Return a function: R-D cost [K] of y [K, h, w, N] and z [1, h, w, N].
+
+    It computes RESOLUTION of them at a time.
+    """
     shape = (RESOLUTION,) + x.shape[1:]
-    _, graph = sga_graph(RUNS[0], [], shape)
+    _, graph = convergence.sga_graph(convergence.RUNS[0], [], shape)
     images = np.broadcast_to(x, shape)
 
     def cost(y, z):
@@ -68,10 +91,10 @@ def cost_function(x):
 
 
 def decisive(cost, y_hat, rounded, z):
-    """Flat indices of two elements of y_hat [h, w, N], where `rounded` differs.
+    """Return the flat indices of two elements of y_hat [h, w, N], where `rounded` differs.
 
-    Those of the highest cost if one element of y_hat is as in `rounded`; UserError if only one
-    differs.
+    They are those of the highest cost if one element of y_hat is as in `rounded`; UserError if
+    only one differs.
     """
     differ = np.flatnonzero(y_hat != rounded)
     if len(differ) < 2:
@@ -82,64 +105,92 @@ def decisive(cost, y_hat, rounded, z):
 
 
 def plane(y, i, j, first, second):
-    """Copies of y [h, w, N] with all pairs of values of its elements i and j."""
+    """Return copies of y [h, w, N] with all pairs of values of its elements i and j."""
     values = np.array([(a, b) for b in second for a in first])
     copies = np.tile(y.ravel(), (len(values), 1))
     copies[:, [i, j]] = values
     return copies.reshape((-1,) + y.shape)
 
 
-def draw(path, temperatures, marked, axes_values, costs, names, picture):
-    """path [its + 1, 2]; marked: label to (point, marker, colour); costs over axes_values."""
-    import matplotlib.pyplot as plt
+def draw_costs(axis, axes_values, costs):
+    """Draw costs [RESOLUTION, RESOLUTION] over two axes, and lines at the integers."""
     import matplotlib.ticker
-    plt.switch_backend("Agg")
-    figure, axis = plt.subplots(figsize=(8.4, 6.4))
     levels = np.quantile(costs, np.linspace(0, 1, 15))
     axis.contourf(*axes_values, costs, levels, cmap="Greys")
     axis.clabel(axis.contour(*axes_values, costs, levels[1:-1:2], colors="#555555", linewidths=.7),
                 fmt="%.2f", fontsize=8)
-    for which in (axis.xaxis, axis.yaxis):
-        which.set_major_locator(matplotlib.ticker.MultipleLocator(1))
+    axis.xaxis.set_major_locator(matplotlib.ticker.MultipleLocator(1))
+    axis.yaxis.set_major_locator(matplotlib.ticker.MultipleLocator(1))
     axis.grid(color="#1b6ca8", alpha=.5, linewidth=.8)
+
+
+def draw_path(figure, axis, path, temperatures):
+    """Draw SGA's path [its + 1, 2], coloured by its temperatures [its]."""
     points = axis.scatter(*path.T, c=[temperatures[0]] + temperatures, cmap="plasma", s=9,
                           linewidths=0, zorder=3)
     figure.colorbar(points, ax=axis, label="temperature T of SGA")
-    for label, (point, marker, colour) in marked.items():
-        axis.plot(*point, marker, color=colour, markersize=18 if marker == "*" else 11,
+
+
+def draw_marks(axis, marks):
+    """Draw a dict of Marks by label."""
+    for label, mark in marks.items():
+        size = 18 if mark.marker == "*" else 11
+        axis.plot(*mark.point, mark.marker, color=mark.colour, markersize=size,
                   markeredgecolor="white", linestyle="none", label=label, zorder=4)
-    axis.set(xlabel="element (row, column, channel) = %s of y" % (names[0],),
-             ylabel="element %s of y" % (names[1],),
+
+
+def draw(landscape, picture):
+    """Write the plot of a Landscape."""
+    figure, axis = plots.pyplot().subplots(figsize=(8.4, 6.4))
+    draw_costs(axis, landscape.axes_values, landscape.costs)
+    draw_path(figure, axis, landscape.path, landscape.temperatures)
+    draw_marks(axis, landscape.marks)
+    axis.set(xlabel="element (row, column, channel) = %s of y" % (landscape.elements[0],),
+             ylabel="element %s of y" % (landscape.elements[1],),
              title="R-D cost over two latents of one image, % above SGA's")
     axis.legend(loc="best", fontsize=9)
-    table1.save(figure, picture)
+    plots.save(figure, picture)
 
 
-def run(args):
-    x = centre_crop(read_large_image(args.image, SIDE), SIDE)[None]
+def axes_around(points):
+    """Return values for two axes, RESOLUTION each, around points [n, 2]."""
+    return [np.linspace(low - .4, high + .4, RESOLUTION)
+            for low, high in zip(points.min(0), points.max(0))]
+
+
+def measure(x):
+    """Return the Landscape of x [1, H, W, 3]."""
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         path, temperatures, (y_hat, z_hat) = sga_path(x)
     cost = cost_function(x)
-    chosen = i, j = decisive(cost, y_hat[0], np.round(path[0]), z_hat)
-    path, end = path.reshape(len(path), -1)[:, chosen], y_hat.ravel()[[i, j]]
-    above = lambda points: 100 * (cost(points, z_hat) / cost(y_hat, z_hat)[0] - 1)
-    marked = {name: (point, marker, colour) for name, point, marker, colour in [
-        ("encoder", path[0], "s", "#1b6ca8"), ("rounded", np.round(path[0]), "D", "#222222"),
-        ("SGA", end, "*", "#d62728")]}
-    marked = {"%s: %+.2f %%" % (name, above(plane(y_hat[0], i, j, *of[0][:, None]))[0]): of
-              for name, of in marked.items()}
-    seen = np.concatenate([path] + [point[None] for point, _, _ in marked.values()])
-    axes_values = [np.linspace(low - .4, high + .4, RESOLUTION)
-                   for low, high in zip(seen.min(0), seen.max(0))]
-    costs = above(plane(y_hat[0], i, j, *axes_values)).reshape(RESOLUTION, RESOLUTION)
-    draw(path, temperatures, marked, axes_values, costs,
-         [tuple(map(int, np.unravel_index(k, y_hat.shape[1:]))) for k in chosen],
-         args.output)
+    chosen = decisive(cost, y_hat[0], np.round(path[0]), z_hat)
+    lowest = cost(y_hat, z_hat)[0]
+
+    def costs_above(first, second):
+        points = plane(y_hat[0], *chosen, first, second)
+        return 100 * (cost(points, z_hat) / lowest - 1)
+
+    path = path.reshape(len(path), -1)[:, chosen]
+    marks = {"encoder": Mark(path[0], "s", "#1b6ca8"),
+             "rounded": Mark(np.round(path[0]), "D", "#222222"),
+             "SGA": Mark(y_hat.ravel()[chosen], "*", "#d62728")}
+    axes_values = axes_around(np.array([*path, *(mark.point for mark in marks.values())]))
+    costs = costs_above(*axes_values).reshape(RESOLUTION, RESOLUTION)
+    labelled = {"%s: %+.2f %%" % (name, costs_above(*mark.point[:, None])[0]): mark
+                for name, mark in marks.items()}
+    elements = [tuple(map(int, np.unravel_index(i, y_hat.shape[1:]))) for i in chosen]
+    return Landscape(path, temperatures, labelled, axes_values, costs, elements)
+
+
+def run(args):
+    """Measure the landscape of the image's middle and draw it."""
+    x = centre_crop(read_large_image(args.image, SIDE), SIDE)[None]
+    draw(measure(x), args.output)
 
 
 def main(argv=None):
     parser = command_line.Parser(prog="landscape.py", description=__doc__,
-                        formatter_class=argparse.RawDescriptionHelpFormatter)
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?",
                         default=os.path.join(RESULTS, "images", "face-384x384.png"))
     parser.add_argument("--output", default="landscape.png",

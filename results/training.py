@@ -15,34 +15,33 @@ sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
 from plumbing import basics, command_line, runs
 import numpy as np
 
-import table1
+import plots
+import rd_curves
 
 
 def read_curves(folder):
-    """List of dicts by lambda: name of the script, lmbda, and step and rd_cost of a run's CSV."""
-    paths = glob.glob(os.path.join(glob.escape(folder), "*", "validation.csv"))
+    """Return a list of dicts by lambda and script of the runs' validation curves.
+
+    Each has the name of the script, lmbda, and the columns step and rd_cost.
+    """
     curves = []
-    for path in paths:
-        run_name, rows = os.path.basename(os.path.dirname(path)), table1.csv_rows(path)
+    for path in glob.glob(os.path.join(glob.escape(folder), "*", "validation.csv")):
+        run_name, rows = os.path.basename(os.path.dirname(path)), rd_curves.csv_rows(path)
         try:
             lmbda = runs.run_lmbda(run_name)
             step, rd_cost = np.transpose([(float(row["step"]), float(row["rd_cost"]))
                                           for row in rows])
         except (LookupError, TypeError, ValueError):
-            basics.note("%s: without step and rd_cost, or lmbda=<number> in the run's name, is not "
-                     "drawn" % path)
+            basics.note("%s: without step and rd_cost, or lmbda=<number> in the run's name, is "
+                        "not drawn" % path)
             continue
         curves.append(dict(name=run_name.split("-")[0], lmbda=lmbda, step=step, rd_cost=rd_cost))
     return sorted(curves, key=lambda curve: (curve["lmbda"], curve["name"]))
 
 
-def run(args):
-    curves = read_curves(args.checkpoint_dir)
-    if not curves:
-        raise basics.UserError("%s: no run with a validation.csv there" % args.checkpoint_dir)
-    import matplotlib.pyplot as plt
-    plt.switch_backend("Agg")
-    figure, axis = plt.subplots(figsize=(8, 5.2))
+def draw(curves, path):
+    """Write the plot of the curves of read_curves: a colour per lambda, bits-back dashed."""
+    figure, axis = plots.pyplot().subplots(figsize=(8, 5.2))
     lmbdas = sorted({curve["lmbda"] for curve in curves})
     for curve in curves:
         axis.plot(curve["step"], curve["rd_cost"], "--" if curve["name"].endswith("bb") else "-",
@@ -53,12 +52,20 @@ def run(args):
     axis.yaxis.set_minor_formatter("{x:.2g}")
     axis.grid(alpha=.25, which="both")
     axis.legend(fontsize=9)
-    table1.save(figure, args.output)
+    plots.save(figure, path)
+
+
+def run(args):
+    """Draw the curves of the runs in a folder; UserError if there is none."""
+    curves = read_curves(args.checkpoint_dir)
+    if not curves:
+        raise basics.UserError("%s: no run with a validation.csv there" % args.checkpoint_dir)
+    draw(curves, args.output)
 
 
 def main(argv=None):
     parser = command_line.Parser(prog="training.py", description=__doc__,
-                        formatter_class=argparse.RawDescriptionHelpFormatter)
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint_dir", default=os.path.join(RESULTS, "models"),
                         help="folder of the runs (default: %(default)s)")
     parser.add_argument("--output", default="training.png",

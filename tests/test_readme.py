@@ -1,5 +1,6 @@
 """The README's commands and examples, run as they stand, offline, in a copy of the repository."""
 
+import glob
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ import pytest
 
 from conftest import CHECKPOINTS, ROOT, load_module, run_of, write_image
 
-table1 = load_module(os.path.join(ROOT, "results", "table1.py"), "table1")
+rd_curves = load_module(os.path.join(ROOT, "results", "rd_curves.py"), "rd_curves")
 
 # What a block has that needs more than the repository, or a network.
 ELSEWHERE = ("<", "…", "checkpoints/", "--checkpoint_dir checkpoints", "pip install")
@@ -33,7 +34,7 @@ def tables():
 
 @pytest.fixture
 def copy(tmp_path):
-    """Of the repository, without tests and results, and a function that runs a command there."""
+    """Of the repository, without tests and tables, and a function that runs a command there."""
     for name in os.listdir(ROOT):
         if name.endswith((".py", ".python-version")):
             shutil.copy(os.path.join(ROOT, name), str(tmp_path / name))
@@ -41,7 +42,8 @@ def copy(tmp_path):
     (tmp_path / "results").mkdir()
     for name in ("models", "images", "published"):
         (tmp_path / "results" / name).symlink_to(os.path.join(ROOT, "results", name))
-    shutil.copy(os.path.join(ROOT, "results", "table1.py"), str(tmp_path / "results"))
+    for path in glob.glob(os.path.join(ROOT, "results", "*.py")):
+        shutil.copy(path, str(tmp_path / "results"))
 
     def execute(*command):
         done = subprocess.run(command, cwd=str(tmp_path), stdout=subprocess.PIPE,
@@ -108,10 +110,10 @@ def test_a_method_is_one_file(copy):
 
 def test_table_1_is_that_of_the_results():
     folder = os.path.join(ROOT, "results", "reduced", "kodak-crops")
-    read = lambda name: table1.csv_rows(os.path.join(folder, name + ".csv"))
+    read = lambda name: rd_curves.csv_rows(os.path.join(folder, name + ".csv"))
     saved = {row["script"]: row for row in read("table1") if row["table1"]}
     base = {row["lmbda"]: float(row["rd_cost"]) for row in read("mbt2018")}
-    rows = [row for row in tables() if row[0] in {method.row for method in table1.METHODS}]
+    rows = [row for row in tables() if row[0] in {method.row for method in rd_curves.METHODS}]
     assert len(rows) == 9
     assert {row[1].strip("`") for row in rows} == {
         script for script, row in saved.items() if row["points"] == "4"}

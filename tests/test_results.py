@@ -23,11 +23,12 @@ from conftest import (BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, TINY, compress,
 
 sys.path.insert(0, os.path.join(ROOT, "results"))
 import compare
+import compress_jobs
 import convergence
 import landscape
+import rd_curves
 import table1
 import training as training_plot
-import tf_boilerplate as nic
 from plumbing import basics, image_files, runs, workers
 
 
@@ -35,13 +36,13 @@ from plumbing import basics, image_files, runs, workers
     ("kodak", "sga", -15.22, -7.35), ("kodak", "bb_sga", -16.87, -8.31),
     ("tecnick", "sga", -18.70, -8.72), ("tecnick", "bb_sga", -20.14, -9.63)])
 def test_savings_of_the_published_curves(dataset, script, expected, cost):
-    curves = table1.published(dataset)
-    saving = table1.savings(curves, "psnr")[script]
+    curves = rd_curves.published(dataset)
+    saving = rd_curves.savings(curves, "psnr")[script]
     assert saving.rate == pytest.approx(expected, abs=.005) and saving.caveats == []
     base, qualities = curves["mbt2018"]["psnr"], curves[script]["psnr"]
     assert saving.overlap == pytest.approx(
         min(base.max(), qualities.max()) - max(base.min(), qualities.min()))
-    by_image, by_mean, of_rate = table1.cost_savings(curves[script], curves["mbt2018"])
+    by_image, by_mean, of_rate = rd_curves.cost_savings(curves[script], curves["mbt2018"])
     assert np.isnan(by_image) and by_mean == pytest.approx(cost, abs=.005)
     assert of_rate == pytest.approx(expected, abs=1)  # the first order
 
@@ -54,19 +55,19 @@ def test_cost_savings():
                  rd_cost=np.array([1, 2.7]))
     cost = .02 * 255 ** 2 * np.array([10 ** -3.3, 10 ** -3.2])
     saved = cost[0] - cost[1]
-    assert table1.cost_savings(curve, base) == pytest.approx(
+    assert rd_curves.cost_savings(curve, base) == pytest.approx(
         [-10, 100 * saved / (.8 + cost[1]), 100 * saved / .8])
-    assert np.isnan(table1.cost_savings(dict(psnr=base["psnr"], est_bpp=base["est_bpp"]),
-                                        base)).all()
-    assert np.isnan(table1.cost_savings(curve, {})).all()
+    assert np.isnan(rd_curves.cost_savings(dict(psnr=base["psnr"], est_bpp=base["est_bpp"]),
+                                           base)).all()
+    assert np.isnan(rd_curves.cost_savings(curve, {})).all()
     del curve["psnr"]
-    assert table1.cost_savings(curve, base) == pytest.approx([-10, np.nan, np.nan], nan_ok=True)
+    assert rd_curves.cost_savings(curve, base) == pytest.approx([-10, np.nan, np.nan], nan_ok=True)
 
 
 def test_bd_rate():
     rate, quality = np.array([.1, .2, .4, .8]), np.array([28., 31, 34, 37])
-    assert table1.bd_rate(.8 * rate, quality, rate, quality) == (pytest.approx(-20), 9, [])
-    assert table1.bd_rate(rate[::-1], quality[::-1], rate, quality) == (pytest.approx(0), 9, [])
+    assert rd_curves.bd_rate(.8 * rate, quality, rate, quality) == (pytest.approx(-20), 9, [])
+    assert rd_curves.bd_rate(rate[::-1], quality[::-1], rate, quality) == (pytest.approx(0), 9, [])
 
 
 @pytest.mark.parametrize("points, overlap, expected, caveats", [
@@ -79,7 +80,7 @@ def test_bd_rate():
     ([(.1, 48), (.2, 51), (.4, 54), (.8, 57)], 0, np.nan, ["overlap under half of base"]),
     ([(.08, 28), (.16, np.nan), (.32, 34), (.64, 37)], np.nan, np.nan, [])])
 def test_bd_rates_that_are_not_to_be_trusted(points, overlap, expected, caveats):
-    saving = table1.bd_rate(*zip(*points), [.1, .2, .4, .8], [28, 31, 34, 37])
+    saving = rd_curves.bd_rate(*zip(*points), [.1, .2, .4, .8], [28, 31, 34, 37])
     assert saving.caveats == caveats
     assert saving.overlap == pytest.approx(overlap, nan_ok=True)
     if expected is None:
@@ -90,9 +91,10 @@ def test_bd_rates_that_are_not_to_be_trusted(points, overlap, expected, caveats)
 
 def write_curve(folder, script, rates, qualities):
     """A CSV of a method with these bits per pixel and PSNRs."""
-    table1.write_csv(str(folder / (script + ".csv")), ["lmbda", "run_name"] + table1.COLUMNS,
-                     [[i, "run", rate, quality, "nan", rate, 1]
-                      for i, (rate, quality) in enumerate(zip(rates, qualities))])
+    rows = [[i, "run", rate, quality, "nan", rate, 1]
+            for i, (rate, quality) in enumerate(zip(rates, qualities))]
+    rd_curves.write_csv(str(folder / (script + ".csv")),
+                        ["lmbda", "run_name"] + rd_curves.COLUMNS, rows)
 
 
 def test_one_bad_curve_is_marked_and_leaves_the_others(tmp_path):
@@ -141,7 +143,7 @@ def test_table1_of_the_golden_models(tmp_path, capfd):
     (npz,) = (output / "pair" / "npz").glob("rd-mbt2018*.npz")
     with np.load(str(npz), allow_pickle=False) as result:
         row = dict(zip(*read(output / "pair" / "mbt2018.csv")))
-        for name in table1.COLUMNS:
+        for name in rd_curves.COLUMNS:
             assert float(row[name]) == pytest.approx(result[name].mean(), abs=1e-6)
     for name in ("rd-psnr.png", "rd-msssim.png"):
         assert PIL.Image.open(output / "pair" / name).size[0] > 600
@@ -192,7 +194,7 @@ def existing(tmp_path, monkeypatch, capfd):
 
     def stop(*_):
         raise basics.UserError("missing")
-    monkeypatch.setattr(table1, "run_job", stop)
+    monkeypatch.setattr(compress_jobs, "run_job", stop)
 
     def check(script, *options):
         capfd.readouterr()
@@ -233,11 +235,11 @@ def test_every_job_has_its_part_of_the_cores(tmp_path, monkeypatch, code):
     monkeypatch.setattr(subprocess, "run", start)
     monkeypatch.setattr(workers, "for_child", lambda i, num_children: (i, num_children))
     args = table1.make_parser().parse_args(["--images", TINY, "--jobs", "2"])
-    job = table1.make_job(args, "image", [], str(tmp_path), "sga", runs.find_run(
-        SHIPPED, run_of("sga", 64)))
+    setup = table1.setup_of(args, str(tmp_path), "image", [])
+    job = compress_jobs.make_job(setup, "sga", runs.find_run(SHIPPED, run_of("sga", 64)))
     assert "--threads" not in job.argv
     with contextlib.nullcontext() if code == 0 else pytest.raises(basics.UserError, match="code 1"):
-        table1.run_all(args, [job] * 4)
+        compress_jobs.run_all([job] * 4, args.jobs)
     assert code or len(started) == 4
     assert all(set(started[k:k + 2]) == {(0, 2), (1, 2)} for k in range(0, 4 - 4 * code, 2))
 
@@ -263,16 +265,16 @@ CROPS = os.path.join(ROOT, "results", "reduced", "kodak-crops")
 
 
 @pytest.mark.parametrize("script", [
-    method.script for method in table1.METHODS
+    method.script for method in rd_curves.METHODS
     if os.path.exists(os.path.join(CROPS, method.script + ".csv"))])
 def test_settings_are_those_of_the_shipped_results(script):
     run_name = run_of(script, 64)
     result = load(next(path for path in glob.glob(os.path.join(CROPS, "npz", "*.npz"))
                        if run_name in path and load(path)["script"] == script))
     args = table1.make_parser().parse_args(["--images", "kodak-crops.npy", "--threads", "1"])
-    job = table1.make_job(args, "kodak-crops.npy", list(result["image"]),
-                          os.path.join(CROPS, "npz"), script, runs.find_run(SHIPPED, run_name))
-    assert table1.is_done(job)
+    setup = table1.setup_of(args, CROPS, "kodak-crops.npy", list(result["image"]))
+    job = compress_jobs.make_job(setup, script, runs.find_run(SHIPPED, run_name))
+    assert compress_jobs.is_done(job)
     saved = {name for name, value in result.items() if not value.ndim}
     assert saved | {"image"} == job.settings.keys() | saved & {"avg_batch_actual_bpp"}
 
@@ -454,13 +456,13 @@ def test_published_curves_are_drawn(tmp_path, monkeypatch):
     folder = tmp_path / "kodak-fast"
     folder.mkdir()
     (folder / "settings.json").write_text('{"label": "fast"}')
-    for script, curve in table1.published("kodak").items():
+    for script, curve in rd_curves.published("kodak").items():
         columns = dict(curve, run_name=[script] * 7, msssim=[.9] * 7,
                        actual_bpp=curve["est_bpp"], rd_cost=[1] * 7)
-        table1.write_csv(str(folder / (script + ".csv")), columns, list(zip(*columns.values())))
+        rd_curves.write_csv(str(folder / (script + ".csv")), columns, list(zip(*columns.values())))
     pictures, tables = [], []
-    for known in (table1.published, lambda dataset: {}):
-        monkeypatch.setattr(table1, "published", known)
+    for known in (rd_curves.published, lambda dataset: {}):
+        monkeypatch.setattr(rd_curves, "published", known)
         table1.main(["--from-csv", "--output", str(folder) + os.sep])
         pictures.append([(folder / name).read_bytes() for name in ("rd-psnr.png", "bd-rate.png")])
         tables.append({row[1]: row[4] for row in read(folder / "table1.csv")})
@@ -522,7 +524,7 @@ def test_curves_as_spreadsheets_write_them(tmp_path, capfd):
                        ("spaces", "bpp, psnr , codec\n0.3, 30, x\n")):
         (tmp_path / (name + ".csv")).write_bytes(text.encode())
     table1.main(["--from-csv", "--output", str(tmp_path)])
-    curves = table1.read_curves(str(tmp_path))
+    curves = rd_curves.read_curves(str(tmp_path))
     assert sorted(curves) == ["bom", "mbt2018", "semicolon", "spaces"]
     assert all(curves[name]["psnr"] == [30] and curves[name]["est_bpp"] == [.3]
                for name in ("bom", "semicolon", "spaces"))
