@@ -848,7 +848,7 @@ def train_replica(args, N, folder, objective, method, cluster):
             with basics.errors_of("--eval_glob %s" % args.eval_glob):
                 shape = image_files.read_images(path).shape[:3]
                 with basics.errors_of(path):
-                    require_compressible(shape, N, method)
+                    store.require_compressible(shape, N, method.is_iterative)
         if run:
             settings = training.require_same_training(settings, folder, args.force)
         elif args.init_from:
@@ -915,12 +915,6 @@ def named_run(args, method):
     return run
 
 
-def require_compressible(shape, N, method, jobs=1):
-    """UserError unless so many processes can compress images of (num_imgs, H, W)."""
-    first_batch = split_batches(range(fileformat.check_shape(shape)[0]), shape)[0]
-    machine.require_memory(N, shape, len(first_batch), method.is_iterative, jobs)
-
-
 def compress_command(method, args):
     """Compress and evaluate every image of args.imgs; print averages and save the results.
 
@@ -947,7 +941,7 @@ def compress_command(method, args):
         mine = plan.files[args.shard[0] - 1::args.shard[1]]
     for file in mine:
         with basics.errors_of(file.path):
-            require_compressible(file.shape, run.num_filters, method, jobs)
+            store.require_compressible(file.shape, run.num_filters, method.is_iterative, jobs)
         store.require_targets(file, plan, initial_bits)
     if jobs > 1 and not all(store.reusable_part(file, settings) for file in plan.files):
         workers.run_shards(args.command_line, threads, jobs)

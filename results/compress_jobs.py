@@ -131,12 +131,11 @@ def make_job(setup, script, run):
     if resolved.output_file:
         raise basics.UserError("-- %s: %s is not an option"
                                % (" ".join(setup.options), resolved.output_file))
-    resolved.lmbda = runs.run_lmbda(run.name)
-    settings = store.settings_of(command_line.options_of(method, resolved), resolved.lmbda, script,
-                                 run, resolved.threads, method.codecs[0])
+    settings = store.settings_of(vars(resolved.options), runs.run_lmbda(run.name), script, run,
+                                 resolved.threads, method.codecs[0])
     settings["image"] = setup.checksums
     target = store.path_for(settings, store.result_path(
-        setup.folder, script, run, setup.source, resolved.lmbda, resolved.changed))
+        setup.folder, method.result_name, settings, setup.source, resolved.changed))
     return Job(script, run.name, target, settings, argv)
 
 
@@ -244,7 +243,7 @@ def collect(jobs, folder):
         for job in sorted(jobs, key=lambda each: each.settings["lmbda"]):
             if job.script == script:
                 result = store.read_results(job.target)
-                means = ["%.6f" % store.mean(result[name]) for name in rd_curves.COLUMNS]
+                means = ["%.6f" % store.finite_mean(result[name]) for name in rd_curves.COLUMNS]
                 rows.append([job.settings["lmbda"], job.run_name] + means)
         rd_curves.write_csv(os.path.join(folder, script + ".csv"),
                             ["lmbda", "run_name"] + rd_curves.COLUMNS, rows)

@@ -7,8 +7,6 @@ convergence.csv and convergence.png in --output; --from-csv only draws.
 """
 
 import argparse
-import contextlib
-import functools
 import os
 import sys
 import time
@@ -25,7 +23,7 @@ import plots
 import rd_curves
 
 RUNS = ["mbt2018-num_filters=64-lmbda=0.01", "mbt2018-num_filters=64-lmbda=0.0025"]
-SETTINGS = {"paper": [], "fast": ["--fast"], "thorough": ["--thorough"]}
+PRESETS = {"paper": None, "fast": "fast", "thorough": "thorough"}  # by setting
 COLOURS = {"paper": "#555555", "fast": "#d95f02", "thorough": "#1b6ca8"}
 FIELDS = ["run_name", "setting", "iteration", "seconds", "cost", "encoder_cost"]
 
@@ -35,60 +33,57 @@ class Moment(typing.NamedTuple):
     iteration: int  # how many
     seconds: float  # of CPU time that they took
     cost: float  # R-D cost of the rounded latents
-    encoder_cost: float  # the same of the encoder's latents, where SGA began
 
 
-def sga_graph(run_name, options, shape):
-    """Return the arguments of sga.py, as its command line gives them, and its graph for x.
-
-    shape: [B, H, W, 3] of x.
-    """
-    args = command_line.parse_arguments(nic.make_parser("sga", None, sga.METHOD), sga.METHOD,
-                                        ["compress", run_name, ""] + options)
-    model = runs.find_run(os.path.join(RESULTS, "models"), run_name)
-    args.lmbda = runs.run_lmbda(run_name)
-    return args, nic.inference_graph(sga.METHOD, model, shape, args)
+def sga_compressor(run_name, preset=None, watchers=()):
+    """Return the Compressor of SGA on a shipped base model."""
+    model = nic.load(os.path.join(RESULTS, "models", run_name))
+    return nic.make_compressor(model, sga.METHOD, preset, watchers=watchers)
 
 
-def rounded_cost(graph, x):
-    """Return the mean R-D cost of the graph's latents at this moment, rounded."""
-    y_hat, z_hat = nic.integers(graph, *graph.sess.run(graph.free))
-    return float(np.mean(nic.discrete_losses(graph, x, y_hat, z_hat)["rd_loss"]))
+class Stopwatch:
+    """A watcher that keeps some hundred Moments of an optimisation and the last."""
+
+    def __init__(self):
+        self.moments, self.elapsed, self.since = [], 0, time.process_time()
+
+    def __call__(self, iteration):
+        is_last = iteration.t == iteration.its - 1
+        if iteration.t % max(5, iteration.its // 100) == 0 or is_last:
+            self.elapsed += time.process_time() - self.since  # scoring does not count
+            cost = float(np.mean(iteration.after_rounding()["rd_loss"]))
+            self.moments.append(Moment(iteration.t + 1, self.elapsed, cost))
+            self.since = time.process_time()
 
 
-def descent(run_name, options, x):
-    """Return a list of Moments of SGA on x, some hundred of them and the last."""
-    args, graph = sga_graph(run_name, options, x.shape)
-    nic.encode(graph, x)
-    start = rounded_cost(graph, x)
-    moments, elapsed, since = [], 0, time.process_time()
-    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
-        for t, _, _ in nic.descend(graph, {graph.x: x}, args.sga_its,
-                                   functools.partial(sga.temperature, args), args.sga_its):
-            if t % max(5, args.sga_its // 100) == 0 or t == args.sga_its - 1:
-                elapsed += time.process_time() - since  # scoring does not count
-                moments.append(Moment(t + 1, elapsed, rounded_cost(graph, x), start))
-                since = time.process_time()
-    return moments
+def descent(run_name, preset, x):
+    """Return the Moments of SGA on x, and the R-D cost of the encoder's latents, rounded."""
+    stopwatch = Stopwatch()
+    compressor = sga_compressor(run_name, preset, [stopwatch])
+    graph = compressor.graph_for(x.shape)
+    start = nic.score(graph, x, nic.integers(graph, nic.encode(graph, x)))["rd_loss"]
+    stopwatch.since = time.process_time()
+    sga.infer(graph, x, compressor.options)
+    return stopwatch.moments, float(np.mean(start))
 
 
 def measure(image, path):
     """Write the CSV of all runs and settings on an image."""
     rows = []
     for run_name in RUNS:
-        for setting, options in SETTINGS.items():
-            moments = descent(run_name, options, image_files.read_images(image))
+        for setting, preset in PRESETS.items():
+            moments, start = descent(run_name, preset, image_files.read_images(image))
             print(run_name, setting,
                   "%.4f after %.1f s" % (moments[-1].cost, moments[-1].seconds))
             for moment in moments:
                 rows.append([run_name, setting, moment.iteration, "%.2f" % moment.seconds,
-                             "%.5f" % moment.cost, "%.5f" % moment.encoder_cost])
+                             "%.5f" % moment.cost, "%.5f" % start])
     rd_curves.write_csv(path, FIELDS, rows)
 
 
 def draw_costs(axis, rows, run_name, field):
     """Draw a run's cost over a field of rows of the CSV, a line per setting."""
-    for setting in SETTINGS:
+    for setting in PRESETS:
         points = [row for row in rows
                   if (row["run_name"], row["setting"]) == (run_name, setting)]
         costs = [float(point["cost"]) for point in points]

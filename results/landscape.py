@@ -10,7 +10,6 @@ saves most. The path is that of the two alone: while SGA moves, so do all others
 
 import argparse
 import contextlib
-import functools
 import os
 import sys
 import typing
@@ -63,14 +62,17 @@ def centre_crop(image, side):
 
 
 def sga_path(x):
-    """Return y [its + 1, h, w, N] from the encoder's on, temperatures [its], (y_hat, z_hat)."""
-    args, graph = convergence.sga_graph(convergence.RUNS[0], [], x.shape)
-    path, temperatures = [nic.encode(graph, x)[0]], []
-    for _, T, _ in nic.descend(graph, {graph.x: x}, args.sga_its,
-                               functools.partial(sga.temperature, args)):
-        path.append(graph.sess.run(graph.free[0]))
-        temperatures.append(T)
-    return np.concatenate(path), temperatures, nic.integers(graph, *graph.sess.run(graph.free))
+    """Return y [its + 1, h, w, N] from the encoder's on, temperatures [its], and rounded Latents."""
+    path, temperatures = [], []
+
+    def watch(iteration):
+        path.append(graph.sess.run(graph.free.y))
+        temperatures.append(iteration.T)
+    compressor = convergence.sga_compressor(convergence.RUNS[0], watchers=[watch])
+    graph = compressor.graph_for(x.shape)
+    path.append(nic.encode(graph, x).y)
+    rounded = sga.infer(graph, x, compressor.options)
+    return np.concatenate(path), temperatures, rounded
 
 
 def cost_function(x):
@@ -79,13 +81,13 @@ def cost_function(x):
     It computes RESOLUTION of them at a time.
     """
     shape = (RESOLUTION,) + x.shape[1:]
-    _, graph = convergence.sga_graph(convergence.RUNS[0], [], shape)
+    graph = convergence.sga_compressor(convergence.RUNS[0]).graph_for(shape)
     images = np.broadcast_to(x, shape)
 
     def cost(y, z):
         z = np.broadcast_to(z, (RESOLUTION,) + z.shape[1:])
         padded = np.resize(y, (-(-len(y) // RESOLUTION), RESOLUTION) + y.shape[1:])
-        return np.concatenate([nic.discrete_losses(graph, images, part, z)["rd_loss"]
+        return np.concatenate([nic.score(graph, images, nic.Latents(part, z))["rd_loss"]
                                for part in padded])[:len(y)]
     return cost
 

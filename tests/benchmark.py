@@ -11,7 +11,6 @@ they take turns, so that a slow phase of the machine hits both.
 import argparse
 import contextlib
 import datetime
-import functools
 import itertools
 import json
 import os
@@ -76,7 +75,7 @@ def random_run(N):
 def options(*argv):
     """Arguments as sga.py parses them for `compress`, at lambda = 0.01."""
     return command_line.parse_arguments(nic.make_parser("sga", "", sga.METHOD), sga.METHOD,
-                               ["compress", "", "", "--lambda", "0.01"] + list(argv))
+                                        ["compress", "", "", "--lambda", "0.01"] + list(argv))
 
 
 class Baseline:
@@ -84,14 +83,14 @@ class Baseline:
 
     def __init__(self, args, run, x):
         N, shape = run.num_filters, x.shape
-        self.args, self.graph = args, tf.Graph()
+        self.options, self.graph = args.options, tf.Graph()
         with self.graph.as_default():
             image = tf.to_float(x) / 255
             encoded_y = nic.analysis_transform(N)(image)
             encoded_z = nic.hyper_analysis_transform(N, N)(encoded_y)
             self.latents = [tf.placeholder(tf.float32, v.shape) for v in (encoded_y, encoded_z)]
             self.T, self.t = tf.placeholder(tf.float32, []), tf.placeholder(tf.int64, [])
-            y, z = (sga.relax(v, self.T, nic.noise_key(args.seed, self.t, i), args)
+            y, z = (sga.relax(v, self.T, nic.noise_key(args.options.seed, self.t, i), args.options)
                     for i, v in enumerate(self.latents))
             mu, log_sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z, y.shape)
             prior_z = tfc.EntropyBottleneck(name="entropy_bottleneck")
@@ -115,9 +114,9 @@ class Baseline:
 
     def step(self, t):
         feed = dict(zip(self.latents, self.values))
-        feed.update({self.T: sga.temperature(self.args, t), self.t: t})
+        feed.update({self.T: sga.temperature(self.options, t), self.t: t})
         _, _, gradients = self.sess.run([self.losses, self.psnr, self.gradients], feed)
-        rate = self.args.lr * np.sqrt(1 - .999 ** (t + 1)) / (1 - .9 ** (t + 1))
+        rate = self.options.lr * np.sqrt(1 - .999 ** (t + 1)) / (1 - .9 ** (t + 1))
         for value, m, v, g in zip(self.values, *self.moments, gradients):
             m += .1 * (g - m)
             v += .001 * (g * g - v)
@@ -143,21 +142,27 @@ class Ours:
     """SGA as sga.py runs it."""
 
     def __init__(self, args, run, x):
-        self.args, self.x = args, x
-        self.graph = nic.inference_graph(sga.METHOD, run, x.shape, args)
+        self.options, self.x = args.options, x
+        self.graph = nic.inference_graph(sga.METHOD, run, x.shape, args.options, args.lmbda,
+                                         args.threads)
         self.restart()
 
+    def feed(self, t):
+        rate = nic.learning_rate(t, self.options.sga_its, self.options.lr, self.options.lr_decay)
+        return {self.graph.x: self.x, self.graph.t: t, self.graph.rate: rate,
+                self.graph.T: sga.temperature(self.options, t)}
+
     def restart(self):
-        its = self.args.sga_its
-        self.descent = nic.descend(self.graph, {self.graph.x: self.x}, its,
-                                   functools.partial(sga.temperature, self.args), its)
+        self.graph.sess.run(self.graph.restart, {self.graph.x: self.x})
+        self.descent = nic.descend(self.graph.sess, self.graph.step, self.graph.losses,
+                                   self.options.sga_its, self.feed, has_bar=False)
 
     def step(self, t):
         next(self.descent)
 
     def cost(self):
-        latents = nic.integers(self.graph, *self.graph.sess.run(self.graph.free))
-        return nic.discrete_losses(self.graph, self.x, *latents)["rd_loss"]
+        latents = nic.integers(self.graph, self.graph.sess.run(self.graph.free))
+        return nic.score(self.graph, self.x, latents)["rd_loss"]
 
     def facts(self):
         self.descent.close()
@@ -207,15 +212,16 @@ def train_input(side, N, batchsize, patchsize):
 def sga_cost(side, lmbda, *argv):
     """All of SGA on the shipped image: at the paper's setting, or with --fast; options argv."""
     run_name = "mbt2018-num_filters=64-lmbda=%s" % lmbda
-    args = options("--lambda", lmbda, *map(str, argv), *([] if side == "baseline" else ["--fast"]))
+    presets = [] if side == "baseline" else ["--fast"]
+    args = options("--lambda", lmbda, *map(str, argv), *presets)
     x, costs = image_files.read_images(IMAGE), []
     it = (Baseline if side == "baseline" else Ours)(args, runs.find_run(MODELS, run_name), x)
     def whole():
         it.restart()
-        for t in range(args.sga_its):
+        for t in range(args.options.sga_its):
             it.step(t)
         costs.append(float(np.mean(it.cost())))
-    return whole, lambda: dict(it.facts(), cost=np.mean(costs), its=args.sga_its)
+    return whole, lambda: dict(it.facts(), cost=np.mean(costs), its=args.options.sga_its)
 
 
 def convolution(side, N, height, width):
