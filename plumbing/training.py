@@ -244,7 +244,8 @@ def training_errors(folder):
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        unreadable = re.search("^UserError: (.*)$", error.message, re.MULTILINE)
+        # TensorFlow may put the node's name before it, a traceback its module.
+        unreadable = re.search(r"(?:^|}} )UserError: (.*)$", error.message, re.MULTILINE)
         if unreadable:
             raise basics.UserError(unreadable.group(1))
         if "gradient of" not in error.message:

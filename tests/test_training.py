@@ -15,7 +15,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import tf_boilerplate as nic
-from plumbing import runs, training
+from plumbing import basics, runs, training
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, GOLDEN, NPY, ROOT, TINY, command, compress,
                       run, run_of, write_image)
 
@@ -442,6 +442,23 @@ def test_bad_input(tmp_path, images, fails):
     content = (images / "a.png").read_bytes()
     (images / "a.png").write_bytes(content[:len(content) // 2])
     assert "a.png" in refused("--last_step", 3)
+
+
+def test_errors_of_readers_are_the_users(images):
+    """Of whatever TensorFlow makes of them; a NaN is one, too, and nothing else."""
+    content = (images / "a.png").read_bytes()
+    (images / "a.png").write_bytes(content[:len(content) // 2])
+    with tf.Graph().as_default(), tf.Session() as sess:
+        patch = tf.data.make_one_shot_iterator(training.training_patches(
+            [str(images / "a.png")], 1, 64, seed=0)).get_next()
+        with pytest.raises(basics.UserError, match="^%s: not a readable" % (images / "a.png")):
+            with training.training_errors("folder"):
+                sess.run(patch)
+    for message, kind in (("gradient of x", basics.UserError),
+                          ("of the code", tf.errors.InvalidArgumentError)):
+        with pytest.raises(kind):
+            with training.training_errors("folder"):
+                raise tf.errors.InvalidArgumentError(None, None, message)
 
 
 def test_checkpoints_that_cannot_be_trained_on(tmp_path, images, fails):
