@@ -838,17 +838,12 @@ def train_replica(args, N, folder, objective, method, cluster):
     if run and not run.resumable:
         raise UserError("%s is stored without optimiser slots and can't be trained on"
                         % run.checkpoint)
-    held_out = training.matching(args.eval_glob)
-    if args.eval_glob and not held_out:
-        raise UserError("--eval_glob %s: no file matches" % args.eval_glob)
+    held_out = training.held_out_images(args.eval_glob)
     paths, in_memory = training.training_files(args.train_glob, args.patchsize, held_out)
     is_chief, source, settings = cluster.replica == 0, None, vars(args)
     if is_chief:
-        for path in held_out:
-            with basics.errors_of("--eval_glob %s" % args.eval_glob):
-                shape = image_files.read_images(path).shape[:3]
-                with basics.errors_of(path):
-                    store.require_compressible(shape, N, method.is_iterative)
+        with basics.errors_of("--eval_glob %s" % args.eval_glob):
+            training.require_evaluable(held_out, N, method.is_iterative)
         if run:
             settings = training.require_same_training(settings, folder, args.force)
         elif args.init_from:
@@ -925,7 +920,7 @@ def compress_command(method, args):
     run = named_run(args, method)
     lmbda = runs.run_lmbda(run.name) if args.lmbda is None else args.lmbda
     initial_bits = store.read_initial_bits(args.initial_bits)
-    source = store.Source(*image_files.find_images(args.imgs))
+    source = image_files.find_images(args.imgs)
     command_line.check_images(args, source)
     jobs = min(args.jobs, len(source.paths))
     threads = args.threads and max(1, args.threads // jobs)
@@ -941,7 +936,8 @@ def compress_command(method, args):
         mine = plan.files[args.shard[0] - 1::args.shard[1]]
     for file in mine:
         with basics.errors_of(file.path):
-            store.require_compressible(file.shape, run.num_filters, method.is_iterative, jobs)
+            image_files.require_compressible(file.shape, run.num_filters, method.is_iterative,
+                                             jobs)
         store.require_targets(file, plan, initial_bits)
     if jobs > 1 and not all(store.reusable_part(file, settings) for file in plan.files):
         workers.run_shards(args.command_line, threads, jobs)

@@ -8,12 +8,13 @@ import contextlib
 import glob
 import os
 import re
+import typing
 
 import numpy as np
 import pillow_avif  # with it, Pillow reads AVIF
 import PIL.Image
 
-from plumbing import basics
+from plumbing import basics, fileformat, machine
 
 with contextlib.suppress(ImportError):  # it may be installed for HEIC
     import pillow_heif
@@ -123,8 +124,15 @@ def readable_extensions():
                  if kind in PIL.Image.OPEN)
 
 
+class Source(typing.NamedTuple):
+    """The images that a command names."""
+    name: str  # for results
+    paths: list
+    many: bool  # whether they are a folder or glob
+
+
 def find_images(imgs):
-    """(name for results, sorted paths, whether a folder or glob) of the <imgs> argument.
+    """Source of the <imgs> argument, with sorted paths.
 
     A single image or .npy is not looked into. UserError if nothing is found, or what can't be
     processed together.
@@ -132,7 +140,7 @@ def find_images(imgs):
     if os.path.isdir(imgs):
         name, paths = os.path.basename(os.path.abspath(imgs)), images_in_folder(imgs)
     elif os.path.exists(imgs):
-        return os.path.basename(imgs), [imgs], False
+        return Source(os.path.basename(imgs), [imgs], False)
     elif glob.has_magic(imgs):
         paths = [path for path in glob.glob(imgs) if os.path.isfile(path)]
         folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
@@ -147,7 +155,7 @@ def find_images(imgs):
                                % imgs)
     if any(path.endswith(".npy") for path in paths):
         raise basics.UserError("%s: matches a .npy file, which can only be given alone" % imgs)
-    return name, sorted(paths), True
+    return Source(name, sorted(paths), True)
 
 
 def images_in_folder(folder):
@@ -183,3 +191,10 @@ def write_images(path, images):
             np.save(file, images)
         else:
             PIL.Image.fromarray(images[0]).save(file, format="PNG")
+
+
+def require_compressible(shape, N, with_gradients, jobs=1):
+    """UserError unless so many processes can compress images of (num_imgs, H, W), by N filters."""
+    num_imgs = fileformat.check_shape(shape)[0]
+    first_batch = fileformat.split_batches(range(num_imgs), shape)[0]
+    machine.require_memory(N, shape, len(first_batch), with_gradients, jobs)

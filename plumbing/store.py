@@ -13,14 +13,7 @@ import typing
 
 import numpy as np
 
-from plumbing import basics, fileformat, image_files, machine, runs
-
-
-class Source(typing.NamedTuple):
-    """The images that a command names, as `image_files.find_images` finds them."""
-    name: str  # for results
-    paths: list
-    many: bool  # whether they are a folder or glob
+from plumbing import basics, fileformat, image_files, runs
 
 
 class InputFile(typing.NamedTuple):
@@ -113,7 +106,7 @@ def path_for(settings, path):
 
 
 def planned(source, settings, base, output, suffix, with_records):
-    """Plan for a Source.
+    """Plan for an image_files.Source.
 
     settings: what the results depend on but the images. base: path of the results, or None.
     output: the compressed file or, of many images, the folder for those, whose names end in
@@ -142,13 +135,6 @@ def planned(source, settings, base, output, suffix, with_records):
             file_output = os.path.join(output, name + suffix)
         files.append(InputFile(path, shape, checksum, file_output, part, record))
     return Plan(files, target, True)
-
-
-def require_compressible(shape, N, with_gradients, jobs=1):
-    """UserError unless so many processes can compress images of (num_imgs, H, W), by N filters."""
-    num_imgs = fileformat.check_shape(shape)[0]
-    first_batch = fileformat.split_batches(range(num_imgs), shape)[0]
-    machine.require_memory(N, shape, len(first_batch), with_gradients, jobs)
 
 
 def require_targets(file, plan, initial_bits):

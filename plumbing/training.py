@@ -65,6 +65,22 @@ def matching(pattern):
             if name.lower().endswith(endings) and not name.startswith(".")]
 
 
+def held_out_images(pattern):
+    """Paths that --eval_glob matches, which are not trained on; none if it is empty."""
+    paths = matching(pattern)
+    if pattern and not paths:
+        raise basics.UserError("--eval_glob %s: no file matches" % pattern)
+    return paths
+
+
+def require_evaluable(paths, N, with_gradients):
+    """UserError unless a model of N filters can compress each of the images."""
+    for path in paths:
+        shape = image_files.read_images(path).shape[:3]
+        with basics.errors_of(path):
+            image_files.require_compressible(shape, N, with_gradients)
+
+
 def training_image_size(path):
     """(height, width) from the header of an image or float32 .npy; UserError if it is neither."""
     try:

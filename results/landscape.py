@@ -62,7 +62,7 @@ def centre_crop(image, side):
 
 
 def sga_path(x):
-    """Return y [its + 1, h, w, N] from the encoder's on, temperatures [its], and rounded Latents."""
+    """Return y [its + 1, h, w, N] from the encoder's on, temperatures [its], rounded Latents."""
     path, temperatures = [], []
 
     def watch(iteration):

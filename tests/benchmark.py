@@ -190,7 +190,8 @@ def train_step(side, N, batchsize, patchsize):
     scalars, _, updates = nic.do_not_convert(mbt2018.objective)(
         x.read_value(), tf.zeros([], tf.int64), N, lmbda=0.01, seed=0)
     config = runs.session_config(options().threads)
-    train_op, _ = training.minimise(training.Adam(1e-4, updates), scalars["loss"], clusters.join_cluster(config))
+    train_op, _ = training.minimise(training.Adam(1e-4, updates), scalars["loss"],
+                                    clusters.join_cluster(config))
     sess = tf.Session(config=config)
     sess.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
     fetches = [train_op, scalars if side == "baseline" else {}]

@@ -83,7 +83,8 @@ def fit(decoder, y_hat, its):
     """q of every image, and the rates of all, means over 16 draws of z."""
     fitted = [decoder.fit(y, fileformat.Fit(its, 5e-3, 0))[0] for y in y_hat]
     rates = [decoder.sampled_rates(latents, 0, range(1000, 1016)) for latents in fitted]
-    return [latents[1:] for latents in fitted], {name: np.array([rate[name].mean() for rate in rates]) for name in rates[0]}
+    means = {name: np.array([rate[name].mean() for rate in rates]) for name in rates[0]}
+    return [latents[1:] for latents in fitted], means
 
 
 def fits_y_and_z(rates, start):

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 import tf_boilerplate as nic
-from plumbing import fileformat, runs, store
+from plumbing import fileformat, store
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, KINDS, NPY, PNG, ROOT, TINY,
                       command, compress, load, parsed_arguments, run, run_of, run_process,
                       write_image)
@@ -78,22 +78,26 @@ def test_result_names_and_settings(script, tmp_path):
 def test_defaults_are_the_papers(script):
     args = parsed_arguments(script)
     names = [option.name for option in importlib.import_module(script).METHOD.options]
-    assert {name: getattr(args.options, name) for name in names} == SETTINGS[script] and not args.changed
+    assert {name: getattr(args.options, name) for name in names} == SETTINGS[script]
+    assert not args.changed
 
 
 def test_names_say_what_the_original_would_not_have_computed(tmp_path):
     """Another lambda than the run's, or one that its name lacks, and no default that is given."""
-    run_of_name = lambda name: runs.find_run(CHECKPOINTS, BASE_RUN)._replace(name=name)
-    name = lambda run, lmbda: os.path.basename(store.result_path("x", "mbt2018", run, "i", lmbda, {}))
-    assert name(run_of_name("lmbda=0.01"), .01) == "rd-lmbda=0.01-file=i.npz"
-    assert name(run_of_name("lmbda=0.01"), .02) == "rd-lmbda=0.01-file=i-lmbda=0.02.npz"
-    assert name(run_of_name("foo"), .02) == "rd-foo-file=i-lmbda=0.02.npz"
+    def name(script, run_name, lmbda, changed={}):
+        settings = dict(script=script, run_name=run_name, lmbda=lmbda)
+        result_name = importlib.import_module(script).METHOD.result_name
+        return os.path.basename(store.result_path("x", result_name, settings, "i", changed))
+    assert name("mbt2018", "lmbda=0.01", .01) == "rd-lmbda=0.01-file=i.npz"
+    assert name("mbt2018", "lmbda=0.01", .02) == "rd-lmbda=0.01-file=i-lmbda=0.02.npz"
+    assert name("mbt2018", "foo", .02) == "rd-foo-file=i-lmbda=0.02.npz"
+    assert name("bb_plain", "lmbda=0.01", .01) == "rd-bb_plain+lmbda=0.01-input=i.npz"
+    assert name("sga", "lmbda=0.01", 1e-5) == "rd-sga-lmbda=1e-05+lmbda=0.01-input=i.npz"
     assert parsed_arguments("sga", "--its", 10, "--t0", 3.5).changed == dict(sga_its=10)
     assert parsed_arguments("sga", "--its", 10, "--t0", 4).changed == dict(sga_its=10, t0=4)
     for changed, end in ((dict(start="zero"), "-start=zero"), (dict(seed=1234567), "-seed=1234567"),
                          (dict(lr=.02), "-lr=0.02")):
-        path = store.result_path("x", "sga", run_of_name("r"), "i", 1, changed)
-        assert path.endswith(end + ".npz")
+        assert name("sga", "r", 1, changed).endswith(end + ".npz")
 
 
 @pytest.mark.slow

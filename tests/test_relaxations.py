@@ -84,7 +84,8 @@ def test_logits(name, expected):
 def test_logits_by_default_are_those_of_the_paper(T):
     values = [relaxed(RELAX[name], T)[0] for name in ("sga", "sga linear")]
     args = argparse.Namespace(logits="atanh")
-    np.testing.assert_array_equal(values[0], relaxed(functools.partial(sga.relax, options=args), T)[0])
+    relax = functools.partial(sga.relax, options=args)
+    np.testing.assert_array_equal(values[0], relaxed(relax, T)[0])
     assert np.any(values[0] != values[1])
 
 
