@@ -16,7 +16,7 @@ RESULT_NAME = "rd-%(script)s+%(run_name)s-input=%(source)s"
 
 
 def rate_samples(options):
-    """Draws of z that reported rates are means over."""
+    """Number of draws of z that reported rates are means over."""
     return options.rate_samples
 
 

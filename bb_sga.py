@@ -2,7 +2,7 @@
 
     python bb_sga.py compress <run_name> <imgs>
 
-Two phases, of which z ~ q(z|y) = N(z_mean, exp(z_logvar)) is sampled in both:
+There are two phases. Both sample z from q(z|y) = N(z_mean, exp(z_logvar)):
 
     1. y, z_mean, z_logvar: R-D cost with the net rate, y_tilde as in sga.py;  y_hat = round(y)
     2. z_mean, z_logvar, from h_a(y_hat) on: net rate alone
@@ -26,10 +26,10 @@ PRESETS = dict(fast=dict(sga.PRESETS["fast"], rate_its=200, rate_lr=0.06),
 
 
 def infer(graph, x, options):
-    """y annealed to integers, jointly with q(z|y); how q(z|y_hat) is then fitted to it alone.
+    """Return y_hat, annealed jointly with q(z|y), and the settings of the second phase.
 
-    The second phase, that fit, is not run here: a decoder has to repeat it, in double precision and
-    from y_hat alone, so it is the decoder's, which the encoder uses, too.
+    The first phase's q is discarded. The second phase is not run here, but by `Decoder.fit`, in the
+    encoder, too: a decoder must repeat it, from y_hat alone.
     """
     latents = nic.optimise(graph, x, options.sga_its, options.lr, nic.integer_y,
                            functools.partial(sga.temperature, options), options.lr_decay)
@@ -37,7 +37,7 @@ def infer(graph, x, options):
     return nic.Unfitted(y_hat, nic.Fit(options.rate_its, options.rate_lr, options.seed))
 
 
-METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS, sga.relax, sga.seed, PRESETS,
+METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS, sga.relax, seed=sga.seed, presets=PRESETS,
                     rate_samples=bb_plain.rate_samples)
 
 

@@ -6,7 +6,7 @@
 Notation: x image; g_a, g_s analysis and synthesis transform; h_a, h_s their hyper versions;
 y, z continuous latents and hyperlatents; y_tilde, z_tilde relaxed; y_hat, z_hat discrete (what
 a decoder sees); lmbda the rate-distortion trade-off; N = num_filters; B images of H x W pixels;
-h = ceil(H / 16), w = ceil(W / 16). What builds no graph is in the package `plumbing`.
+h = ceil(H / 16), w = ceil(W / 16). Layers, files, options and the like are in `plumbing`.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from plumbing.coding import BitsBackLatents, Latents, Unfitted
 from plumbing.command_line import Option, count, natural, number, one_of, positive
 from plumbing.compressed_files import BITS_BACK, CENTRED, INTEGER
 from plumbing.fileformat import MAX_ITS, Fit, split_batches
+from plumbing.layers import GaussianConditional
 
 # For what builds a graph: AutoGraph would take seconds to convert tfc's layers.
 do_not_convert = tf.autograph.experimental.do_not_convert
@@ -72,7 +73,7 @@ def hyper_analysis_transform(N, num_outputs):
 
 
 def hyper_synthesis_transform(N):
-    """h_s: z [B, h, w, N] -> mu and log sigma, together [B, 4 h, 4 w, 2 N]."""
+    """h_s: z [B, k, l, N] -> mu and log sigma, together [B, 4 k, 4 l, 2 N], which is cropped to y."""
     plain = dict(corr=False, kernel_parameterizer=None)
     return layers.Transform("mb_t2018hyper_synthesis_transform", [
         layers.conv(0, N, 5, strides_up=2, activation=tf.nn.relu, **plain),
@@ -232,18 +233,15 @@ def free_variable(encoded):
                        collections=[tf.GraphKeys.LOCAL_VARIABLES])
 
 
-def adam_ops(losses, variables, rate):
+def adam_ops(losses, variables, lr):
     """Ops: one step of Adam on the mean of `losses` [B]; a restart of the variables and of Adam."""
-    optimiser = tf.train.AdamOptimizer(rate)
+    optimiser = tf.train.AdamOptimizer(lr)
     step = optimiser.minimize(tf.reduce_mean(losses), var_list=variables)
     return step, tf.variables_initializer(variables + optimiser.variables())
 
 
 def learning_rate(t, its, lr, decay):
-    """Adam's rate at iteration t: lr, which falls to lr / 100 along a cosine at the end.
-
-    The end is the last `decay`, a fraction, of all `its`.
-    """
+    """Adam's at iteration t: lr, which a cosine takes to lr / 100 in the last fraction `decay`."""
     share = max(0, 1 - (its - t) / (decay * its)) if decay else 0
     return lr * (.01 + .99 * .5 * (1 + np.cos(np.pi * share)))
 
@@ -261,8 +259,10 @@ def descend(sess, step, losses, its, feed, has_bar):
 
 # ---------------------------------------------------------------- 4. the decoder
 #
-# What a file and a checkpoint determine, and all that must come out the same on every machine: in
-# double precision, on the CPU, rounded to a grid (see `grid`) where an entropy coder sees it.
+# What a decoder repeats: p(z), mu and sigma of p(y|z_hat), of bits-back the fit of q(z|y_hat), and
+# the pixels. All are computed here, in double precision on the CPU, and rounded to a grid, where
+# machines agree unless a number is next to an edge between two points. There, an encoder's Decoder
+# raises grid.NearEdge, and `grid.first_offset` tries the next offset of the grid.
 
 STRIP = 16  # rows of y that g_s decodes at once
 
@@ -274,19 +274,20 @@ class Decoder:
     """
 
     @do_not_convert
-    def __init__(self, run, height, width, threads, is_encoder=False, watchers=()):
+    def __init__(self, run, height, width, threads, is_encoder):
         self.edge, self.pixel_edge = (grid.EDGE, grid.PIXEL_EDGE) if is_encoder else (0, 0)
-        self.run, self.watchers, N = run, watchers, run.num_filters
+        self.run, self.watchers, N = run, (), run.num_filters
         _, y_sides, z_sides = fileformat.latent_shapes(height, width)
         self.x_shape = 1, height, width
         self.y_shape, self.z_shape = (1, *y_sides, N), (1, *z_sides, N)
         with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
             self.strip = tf.placeholder(tf.float64, (1, None) + self.y_shape[2:])
             self.points = tf.placeholder(tf.float64, [None, N])
-            self.width = tf.placeholder(tf.float64, [])
+            self.bin_width = tf.placeholder(tf.float64, [])
             self.x_hat = 255 * synthesis_transform(N)(self.strip)
             prior = self.build(N)
-            self.log2_mass = log_likelihood(bin_mass(prior, self.points, self.width)) / np.log(2)
+            self.log2_mass = log_likelihood(bin_mass(prior, self.points, self.bin_width)) / np.log(2)
+            # Before Adam, of whose slots checkpoints know nothing.
             self.sess = runs.restored_session(graph, run, runs.session_config(threads, gpu=False))
             self.build_fit()
             graph.finalize()
@@ -295,15 +296,15 @@ class Decoder:
         """Add what fits q(z|y_hat), if the model has it, to the graph."""
 
     def snap(self, values, offset):
-        """The nearest points of the grid."""
+        """Numbers rounded to multiples of grid.GRID, moved by offset / grid.OFFSETS of it."""
         points = grid.nearest(values, grid.GRID, offset, self.edge) + offset / grid.OFFSETS
         return grid.GRID * points
 
-    def prior(self, bounds, offset, width=1., origin=0.):
-        """[K, N] probabilities of origin + k * width under p(z), k from bounds[0] to bounds[1]."""
-        points = np.zeros(self.y_shape[-1]) + origin + width * np.arange(
+    def prior(self, bounds, offset, bin_width=1., origin=0.):
+        """[K, N] probabilities under p(z) of origin + k * bin_width, k from bounds[0] to bounds[1]."""
+        points = np.zeros(self.y_shape[-1]) + origin + bin_width * np.arange(
             bounds[0], bounds[1] + 1)[:, None]
-        log2_mass = self.sess.run(self.log2_mass, {self.points: points, self.width: width})
+        log2_mass = self.sess.run(self.log2_mass, {self.points: points, self.bin_width: bin_width})
         return np.asfortranarray(grid.as_single(np.exp2(self.snap(log2_mass, offset))))
 
     def conditional(self, z_hat, offset, centred=False):
@@ -315,7 +316,10 @@ class Decoder:
         return coding.Conditional(0., np.clip(self.snap(mu, offset), *grid.MEAN_RANGE), std)
 
     def picture(self, y_hat, offset):
-        """uint8 [1, H, W, 3], in strips, which take less memory: pixels see two rows around."""
+        """uint8 [1, H, W, 3] of y_hat; the offset moves the edges between two values of a pixel.
+
+        It is computed in strips, which take less memory; pixels see at most two rows around theirs.
+        """
         strips, (_, height, width) = [], self.x_shape
         for top in range(0, y_hat.shape[1], STRIP):
             above = min(top, 2)
@@ -327,7 +331,7 @@ class Decoder:
 
 
 class BaseDecoder(Decoder):
-    """Of the base model: p(z) and p(y|z_hat)."""
+    """The decoder of the base model: p(z) and p(y|z_hat)."""
 
     def build(self, N):
         """Tensors of p(y|z_hat); returns p(z)."""
@@ -346,13 +350,13 @@ class BaseDecoder(Decoder):
 
 
 class BitsBackDecoder(Decoder):
-    """Of the bits-back model: p(z), p(y|z_hat), and the fit of q(z|y_hat) to y_hat alone."""
+    """The decoder of the bits-back model: p(z), p(y|z_hat), and the fit of q(z|y_hat)."""
 
     def build(self, N):
         """Tensors of the net rate and of p(y|z_hat), where z is sampled; returns p(z)."""
         self.y_hat = tf.placeholder(tf.float64, self.y_shape)
         self.t, self.seed = (tf.placeholder(tf.int64, []) for _ in range(2))
-        self.rate = tf.placeholder(tf.float64, [])
+        self.lr = tf.placeholder(tf.float64, [])
         self.variables = [free_variable(v) for v in posterior(N, self.y_hat)]
         self.q = [v.read_value() for v in self.variables]
         model = bits_back_rates(self.y_hat, *self.q, noise_key(self.seed, self.t, 1),
@@ -362,7 +366,7 @@ class BitsBackDecoder(Decoder):
         return model.prior
 
     def build_fit(self):
-        self.step, self.restart = adam_ops(self.rates["est_bpp"], self.variables, self.rate)
+        self.step, self.restart = adam_ops(self.rates["est_bpp"], self.variables, self.lr)
 
     def fit(self, y_hat, fit):
         """BitsBackLatents of y_hat [1, h, w, N], and the record of the fit: list of (t, bpp).
@@ -370,31 +374,41 @@ class BitsBackDecoder(Decoder):
         From y_hat alone, by descent on the net rate, from h_a(y_hat).
         """
         self.sess.run(self.restart, {self.y_hat: y_hat})
-        feed = lambda t: {self.y_hat: y_hat, self.t: t, self.rate: fit.lr, self.seed: fit.seed}
+        feed = lambda t: {self.y_hat: y_hat, self.t: t, self.lr: fit.lr, self.seed: fit.seed}
         losses, record = dict(bpp=self.rates["est_bpp"]), []
-        for t, values in descend(self.sess, self.step, losses, fit.its, feed, bool(self.watchers)):
+        for t, values in descend(self.sess, self.step, losses, fit.its, feed,
+                                 progress.has_bar(self.watchers)):
             is_last = t == fit.its - 1
             if t % progress.RECORD_EVERY == 0 or is_last:
                 record.append((t, values["bpp"][0]))
-            is_check = t % 100 == 0 or is_last
+            is_check = t % CHECK_EVERY == 0 or is_last
             if is_check:
                 progress.require_finite(t, values)
             for watch in self.watchers:
-                watch(progress.Iteration(t, fit.its, np.nan, values, None, is_check))
+                watch(progress.Iteration(t, fit.its, T=np.nan, losses=values, after_rounding=None,
+                                         is_check=is_check))
         return BitsBackLatents(y_hat, *self.sess.run(self.q)), record
 
-    def sampled_rates(self, latents, seed, draws):
-        """Dict of [draws]: the rates for draws of z from q, the iterations `draws` of `seed`."""
+    def sampled_rates(self, latents, seed, iterations):
+        """The rates, a dict of arrays, for a draw of z from q per iteration, which keys its noise."""
         feed = {self.y_hat: latents.y, self.seed: seed, self.q[0]: latents.z_mean,
                 self.q[1]: latents.z_logvar}
-        rates = [self.sess.run(self.rates, {**feed, self.t: t}) for t in draws]
+        rates = [self.sess.run(self.rates, {**feed, self.t: t}) for t in iterations]
         return {name: np.array([rate[name][0] for rate in rates]) for name in self.rates}
 
 
-def decoder_of(run, *args, **kwargs):
-    """The Decoder of a run's model; arguments are those of Decoder."""
+@functools.lru_cache(maxsize=2)  # both orientations of a picture
+def kept_decoder(run, height, width, threads, is_encoder):
+    """The Decoder of a run's model; the last ones are kept, as building one takes a second."""
     make = BaseDecoder if run.model == "base" else BitsBackDecoder
-    return make(run, *args, **kwargs)
+    return make(run, height, width, threads, is_encoder)
+
+
+def decoder_of(run, height, width, threads, is_encoder=False, watchers=()):
+    """The Decoder of a run's model, whose fits of q the watchers are told."""
+    decoder = kept_decoder(run, height, width, threads, is_encoder)
+    decoder.watchers = watchers
+    return decoder
 
 
 class RangeCoder:
@@ -440,27 +454,29 @@ class RangeCoder:
 #
 # A method: the graph of a model with free latents, their optimisation, and their rounding.
 
+CHECK_EVERY = 100  # iterations
+
 class Method(typing.NamedTuple):
     """What a method's script defines; a model's family follows from its codecs.
 
     `options` below is a namespace with the values of the method's options.
     """
-    # (graph, x, options) -> what the codec encodes of x, uint8 [B, H, W, 3]: discrete Latents, or
-    # of bits-back Unfitted
+    # (graph, x, options) -> what the codec encodes of x, uint8 [B, H, W, 3]: of CENTRED what
+    # `centred` gives, of INTEGER what `integers` gives, of BITS_BACK Unfitted with y_hat integers
     infer: typing.Callable
     codecs: tuple  # CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
     options: list = []  # of Option
     # (v, T, key, options) -> free latents v relaxed at temperature T, with noise, if any, of
-    # stateless seed `key`, an int [2]; of bits-back for y alone. None: `optimise` is not for it
+    # stateless seed `key`, an int [2]; of bits-back for y alone. None if it does not call `optimise`
     relax: typing.Optional[typing.Callable] = None
     seed: typing.Callable = lambda options: 0  # (options) -> seed of all noise
     presets: dict = {}  # flag -> dict of the options that it sets
     # whether anything is optimised, also if by the decoder alone: a loss can be recorded
     is_iterative: bool = True
-    scale_bound: float = 0.  # from below, of sigma of p(y|z)
+    scale_bound: float = 0.  # of sigma of p(y|z), from below; of the base model alone
     # (options) -> number of draws of z that reported rates of bits-back are means over
     rate_samples: typing.Callable = lambda options: 16
-    # of its results, as the original names them
+    # pattern of the name of its results, as in the authors' code
     result_name: str = "rd-%(script)s-lmbda=%(lmbda)g+%(run_name)s-input=%(source)s"
 
     @property
@@ -475,7 +491,7 @@ class Graph(typing.NamedTuple):
     x: tf.Tensor  # placeholder, uint8 [B, H, W, 3]; only needed by `restart` and losses
     t: tf.Tensor  # placeholder, iteration
     T: tf.Tensor  # placeholder, temperature
-    rate: tf.Tensor  # placeholder, Adam's rate
+    lr: tf.Tensor  # placeholder, learning rate of Adam
     # Latents or BitsBackLatents: what is optimised, which starts from the encoder's output; and
     # relaxed, y_tilde and z_tilde (or z_mean, z_logvar). Feed discrete latents to the latter to
     # score those.
@@ -502,7 +518,7 @@ def inference_graph(method, run, shape, options, lmbda, threads=None, watchers=(
     relax = method.relax or (lambda v, T, key, options: tf.identity(v))
     with tf.Graph().as_default() as graph:
         x, t = tf.placeholder(tf.uint8, shape), tf.placeholder(tf.int64, [])
-        T, rate = tf.placeholder(tf.float32, []), tf.placeholder(tf.float32, [])
+        T, lr = tf.placeholder(tf.float32, []), tf.placeholder(tf.float32, [])
         x_float = tf.to_float(x) / 255
         y = analysis_transform(N)(x_float)
         if is_base:
@@ -523,10 +539,10 @@ def inference_graph(method, run, shape, options, lmbda, threads=None, watchers=(
         sess = runs.restored_session(graph, run, runs.session_config(threads))
         step, restart = None, tf.variables_initializer(variables)
         if method.relax:
-            step, restart = adam_ops(losses["rd_loss"], variables, rate)
+            step, restart = adam_ops(losses["rd_loss"], variables, lr)
         graph.finalize()
     centres = (mu, runs.medians(run)) if is_base else None
-    return Graph(sess, x, t, T, rate, free, relaxed, losses, restart, step, centres,
+    return Graph(sess, x, t, T, lr, free, relaxed, losses, restart, step, centres,
                  tuple(watchers))
 
 
@@ -537,19 +553,19 @@ def encode(graph, x):
 
 
 def score(graph, x, latents):
-    """graph.losses of discrete latents."""
+    """graph.losses of rounded latents; of bits-back for one draw of z, that of iteration 0."""
     feed = dict(zip(graph.relaxed, latents))
     return graph.sess.run(graph.losses, {graph.x: x, graph.t: 0, **feed})
 
 
 def optimise(graph, x, its, lr, rounding, temperature=None, lr_decay=0, stop=None,
-             check_every=100):
+             check_every=CHECK_EVERY):
     """The free latents after `its` iterations of Adam at rate lr, or where `stop` ends them.
 
-    rounding(graph, latents) gives discrete latents; temperature(t) is T; lr_decay, see
+    rounding(graph, latents) gives rounded latents; temperature(t) is T; lr_decay, see
     `learning_rate`. Every check_every iterations, and after the last, is a check: stop(cost,
     previous cost) is asked of the mean cost after rounding; if it holds, the latents are those of
-    the check before. graph.watchers are told each iteration.
+    the check before. graph.watchers are told each iteration, with the losses before its update.
     """
     if graph.step is None:
         raise TypeError("nothing to optimise: the method has no relax")
@@ -557,7 +573,7 @@ def optimise(graph, x, its, lr, rounding, temperature=None, lr_decay=0, stop=Non
     def feed(t):
         T = temperature(t) if temperature else np.nan
         return {graph.x: x, graph.t: t, graph.T: T,
-                graph.rate: learning_rate(t, its, lr, lr_decay)}
+                graph.lr: learning_rate(t, its, lr, lr_decay)}
 
     def after_rounding():
         return score(graph, x, rounding(graph, graph.sess.run(graph.free)))
@@ -565,12 +581,13 @@ def optimise(graph, x, its, lr, rounding, temperature=None, lr_decay=0, stop=Non
     previous, kept = np.inf, None
     graph.sess.run(graph.restart, {graph.x: x})
     for t, losses in descend(graph.sess, graph.step, graph.losses, its, feed,
-                             bool(graph.watchers)):
+                             progress.has_bar(graph.watchers)):
         is_check = t % check_every == 0 or t == its - 1
         if is_check:
             progress.require_finite(t, losses)
         for watch in graph.watchers:
-            watch(progress.Iteration(t, its, feed(t)[graph.T], losses, after_rounding, is_check))
+            watch(progress.Iteration(t, its, T=feed(t)[graph.T], losses=losses,
+                                     after_rounding=after_rounding, is_check=is_check))
         if stop and is_check:
             cost = np.mean(after_rounding()["rd_loss"])
             if stop(cost, previous):
@@ -585,7 +602,7 @@ def atanh_logits(distance):
 
 
 def sigmoid_logits(a):
-    """Like atanh_logits, log sigmoid(-a logit(distance)); of a = 1 log(1 - distance)."""
+    """Function like atanh_logits: log sigmoid(-a logit(distance)), or log(1 - distance) if a = 1."""
     def logits(distance):
         distance = tf.clip_by_value(distance, 1e-5, 1 - 1e-5)
         return tf.log_sigmoid(a * (tf.log(1 - distance) - tf.log(distance)))
@@ -595,7 +612,8 @@ def sigmoid_logits(a):
 def two_way(v, T, weigh=tf.nn.softmax, logits=atanh_logits):
     """Average of floor(v) and ceil(v) with weights weigh(logits(distances) / T), both [..., 2].
 
-    As T -> 0, softmax rounds v.
+    As T -> 0, softmax rounds v. floor and ceil have no gradient: that of v flows through the
+    distances, and so the weights, alone.
     """
     neighbours = tf.stack([tf.floor(v), tf.ceil(v)], -1)
     distances = tf.abs(tf.expand_dims(v, -1) - neighbours)
@@ -649,7 +667,8 @@ class Compressor:
     options: namespace with all of the method's. lmbda: weight of the distortion, by default that of
     the run. threads: of an operation, by default one per core. codec: one of method.codecs, by
     default the first. watchers: functions that are told each Iteration. script: name of the script
-    that the file gets, by default the module of the method.
+    that the file gets, by default the module of the method. keeps_records: whether the losses over
+    the iterations are kept.
     """
 
     def __init__(self, method, run, options, lmbda=None, threads=None, codec=None, watchers=(),
@@ -660,7 +679,7 @@ class Compressor:
         self.codec = codec or method.codecs[0]
         self.record, self.watchers = progress.Record(keeps_records), tuple(watchers)
         self.script = script or method.infer.__module__
-        self.graph = self.measure = self.decoder = None
+        self.graph = self.measure = None
 
     def graph_for(self, shape):
         """The Graph for a batch [B, H, W, 3]; the last one is kept, and its meter of quality."""
@@ -672,26 +691,23 @@ class Compressor:
             self.measure = quality.meter(shape, self.threads)
         return self.graph
 
-    def decoder_for(self, height, width):
-        """The Decoder for images of a size; the last one is kept."""
-        if not self.decoder or self.decoder.x_shape != (1, height, width):
-            self.decoder = decoder_of(self.run, height, width, self.threads, is_encoder=True,
-                                      watchers=self.watchers)
-        return self.decoder
-
     def compress(self, images, initial_bits=b""):
-        """Compressed of uint8 [num_imgs, H, W, 3]; initial_bits, see `bits_back`."""
+        """Compressed of uint8 [num_imgs, H, W, 3].
+
+        initial_bits: bytes of which bits-back takes the first image's z, in the place of random
+        ones; decoding gives them back.
+        """
         num_imgs, height, width, _ = images.shape
         latents, entries = [], []
         for x in split_batches(images, images.shape):
             latents.append(self.method.infer(self.graph_for(x.shape), x, self.options))
             entries.append(self.record.entries)
-        latents = joined(latents)
-        encoded = self.codec.encode(self.decoder_for(height, width), latents, self.script,
-                                    initial_bits)
+        latents = coding.joined(latents)
+        decoder = decoder_of(self.run, height, width, self.threads, True, self.watchers)
+        encoded = self.codec.encode(decoder, latents, self.script, initial_bits)
         batches = list(zip(split_batches(images, images.shape),
                            split_batches(encoded.images, images.shape)))
-        metrics = [self.metrics_of(x, coded, latents) for x, coded in batches]
+        metrics = [self.metrics_of(decoder, x, coded, latents) for x, coded in batches]
         results = {name: np.concatenate([values[name] for values in metrics])
                    for name in metrics[0]}
         bits_per_image = 8 * len(encoded.content) / num_imgs
@@ -703,32 +719,32 @@ class Compressor:
             fits = split_batches(encoded.fits or [()] * num_imgs, images.shape)
             records = [self.record_of(*batch, *told)
                        for batch, told in zip(batches, zip(entries, fits))]
-        y_hat = joined([image.latents for image in encoded.images]).y
-        whole = joined(encoded.images)
+        y_hat = coding.joined([image.latents for image in encoded.images]).y
+        whole = coding.joined(encoded.images)
         return Compressed(encoded.content, whole.x_hat, y_hat, whole.z_hat, results, records)
 
-    def metrics_of(self, x, images, latents):
+    def metrics_of(self, decoder, x, images, latents):
         """Dict of [B]: what is reported of a list of CodedImage, the batch x, made of latents."""
         self.graph_for(x.shape)
-        quality_of_pictures = self.measure(x, joined(images).x_hat)
+        quality_of_pictures = self.measure(x, coding.joined(images).x_hat)
         if self.run.model == "base":
             return dict(quality_of_pictures, **self.rates_of(x, images))
-        return dict(quality_of_pictures, **self.net_rates_of(images, latents.fit))
+        return dict(quality_of_pictures, **self.net_rates_of(decoder, images, latents.fit))
 
     def rates_of(self, x, images):
         """Dict of [B]: rates of the base model."""
         graph = self.graph_for(x.shape)
         rates = {name: graph.losses[name] for name in ("est_bpp", "est_y_bpp", "est_z_bpp")}
-        feed = dict(zip(graph.relaxed, joined([image.latents for image in images])))
+        feed = dict(zip(graph.relaxed, coding.joined([image.latents for image in images])))
         return graph.sess.run(rates, feed)
 
-    def net_rates_of(self, images, fit):
+    def net_rates_of(self, decoder, images, fit):
         """Dict of [B]: rates of bits-back, means over draws of z from q; their standard error.
 
         The draws are of iterations that neither phase was optimised for.
         """
         first, samples = max(self.record.its, fit.its), self.method.rate_samples(self.options)
-        draws = [self.decoder.sampled_rates(image.latents, fit.seed, range(first, first + samples))
+        draws = [decoder.sampled_rates(image.latents, fit.seed, range(first, first + samples))
                  for image in images]
         rates = {name: np.array([draw[name].mean() for draw in draws]) for name in draws[0]}
         rates["est_bpp_stderr"] = np.array(
@@ -742,20 +758,13 @@ class Compressor:
         """
         arrays = {}
         if entries:
-            latents = joined([image.latents for image in images])
+            latents = coding.joined([image.latents for image in images])
             reported = score(self.graph_for(x.shape), x, latents)["rd_loss"]
             arrays.update(progress.arrays_of(entries, reported))
         if fits[0]:
             t, bpp = np.transpose(fits)
             arrays.update(rate_its=t[:, 0], rate=bpp)
         return arrays
-
-
-def joined(parts):
-    """The first of a list of namedtuples, with the arrays of all, concatenated over images."""
-    arrays = {name: np.concatenate([getattr(one, name) for one in parts])
-              for name, value in parts[0]._asdict().items() if isinstance(value, np.ndarray)}
-    return parts[0]._replace(**arrays)
 
 
 def make_compressor(run, method, preset=None, lmbda=None, threads=None, watchers=(), **options):
@@ -789,14 +798,6 @@ def likelihood_in_training(prior, latents):
     the latents or add other noise to them.
     """
     return log_likelihood(prior._likelihood(latents))
-
-
-class GaussianConditional(tfc.GaussianConditional):
-    """tfc's p(y|z), whose variables may be on another device than its other ops."""
-
-    def _pmf_to_cdf(self, pmf, tail_mass, *args):
-        # Copied to the variable's device, where tfc puts a loop over slices of the two.
-        return super()._pmf_to_cdf(tf.identity(pmf), tf.identity(tail_mass), *args)
 
 
 def training_scalars(lmbda, x, x_tilde, bpp, **parts):

@@ -18,7 +18,7 @@ def relax(v, T, key, options):
 
 
 def seed(options):
-    """Of the noise."""
+    """Seed of the noise."""
     return options.seed
 
 
@@ -27,7 +27,7 @@ def infer(graph, x, options):
     return nic.centred(graph, nic.optimise(graph, x, options.its, options.lr, nic.centred))
 
 
-METHOD = nic.Method(infer, nic.CENTRED, OPTIONS, relax, seed)
+METHOD = nic.Method(infer, nic.CENTRED, OPTIONS, relax, seed=seed)
 
 
 def main(argv=None):

@@ -78,6 +78,13 @@ class Codec(typing.NamedTuple):
         return "bits-back" if self.kind == "bits-back" else "base"
 
 
+def joined(parts):
+    """The first of a list of namedtuples, with the arrays of all, concatenated over images."""
+    arrays = {name: np.concatenate([getattr(one, name) for one in parts])
+              for name, value in parts[0]._asdict().items() if isinstance(value, np.ndarray)}
+    return parts[0]._replace(**arrays)
+
+
 # ---------------------------------------------------------------- symbols to an ANS coder, a stack
 
 def push_y(coder, y, y_range, conditional):

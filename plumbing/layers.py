@@ -132,3 +132,11 @@ def strided_convolution_kernel_gradient(x, g):
                          tf.reshape(moved, [-1, 9 * F]), transpose_a=True)
     taps = tf.transpose(tf.reshape(products, [2, 2, C, 3, 3, F]), [3, 0, 4, 1, 2, 5])
     return tf.reshape(taps, [6, 6, C, F])[:5, :5]
+
+
+class GaussianConditional(tfc.GaussianConditional):
+    """tfc's p(y|z), whose variables may be on another device than its other ops."""
+
+    def _pmf_to_cdf(self, pmf, tail_mass, *args):
+        # Copied to the variable's device, where tfc puts a loop over slices of the two.
+        return super()._pmf_to_cdf(tf.identity(pmf), tf.identity(tail_mass), *args)

@@ -30,6 +30,11 @@ def print_losses(iteration):
         basics.print_line("it=%d,%s %s" % (iteration.t, temperature, shown(iteration.losses)))
 
 
+def has_bar(watchers):
+    """Whether a bar of the progress is shown: where the losses are printed."""
+    return print_losses in watchers
+
+
 def print_rounded_losses(iteration):
     """Watcher that prints the losses of a check after rounding."""
     if iteration.is_check and iteration.after_rounding:

@@ -148,8 +148,8 @@ class Ours:
         self.restart()
 
     def feed(self, t):
-        rate = nic.learning_rate(t, self.options.sga_its, self.options.lr, self.options.lr_decay)
-        return {self.graph.x: self.x, self.graph.t: t, self.graph.rate: rate,
+        lr = nic.learning_rate(t, self.options.sga_its, self.options.lr, self.options.lr_decay)
+        return {self.graph.x: self.x, self.graph.t: t, self.graph.lr: lr,
                 self.graph.T: sga.temperature(self.options, t)}
 
     def restart(self):

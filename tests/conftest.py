@@ -165,6 +165,15 @@ def untold():
     basics.note.cache_clear()
 
 
+@pytest.fixture
+def new_decoders():
+    """For tests that change what decoders are built of: none is kept from before, or for later."""
+    kept = importlib.import_module("tf_boilerplate").kept_decoder
+    kept.cache_clear()
+    yield
+    kept.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def results(tmp_path_factory):
     """Function: results of a script on an image at the paper's settings, computed once."""

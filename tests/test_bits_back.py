@@ -93,7 +93,7 @@ def fits_y_and_z(rates, start):
         rates["est_y_bpp"] <= start["est_y_bpp"])
 
 
-def test_fit_of_q_lowers_the_rates_of_y_and_z(y_hat, monkeypatch):
+def test_fit_of_q_lowers_the_rates_of_y_and_z(y_hat, monkeypatch, new_decoders):
     decoder = decoder_of_npy()
     _, start = fit(decoder, y_hat, 0)
     assert fits_y_and_z(fit(decoder, y_hat, 200)[1], start)
@@ -106,6 +106,7 @@ def test_fit_of_q_lowers_the_rates_of_y_and_z(y_hat, monkeypatch):
         kept.update(values[0])
         return values
     monkeypatch.setattr(nic, "bits_back_rates", without_y)
+    nic.kept_decoder.cache_clear()
     monkeypatch.setattr(nic, "adam_ops", lambda losses, free, lr: adam_ops(
         kept["est_z_bpp"] - kept["est_bpp_back"], free, lr))
     assert not fits_y_and_z(fit(decoder_of_npy(), y_hat, 200)[1], start)

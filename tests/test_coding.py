@@ -25,10 +25,10 @@ class NumpyDecoder:
             raise grid.NearEdge
         return np.round(np.asarray(values) * 256) / 256
 
-    def prior(self, bounds, offset, width=1., origin=0.):
-        points = origin + width * np.arange(bounds[0], bounds[1] + 1)[:, None] + np.zeros(N)
+    def prior(self, bounds, offset, bin_width=1., origin=0.):
+        points = origin + bin_width * np.arange(bounds[0], bounds[1] + 1)[:, None] + np.zeros(N)
         self.snap(points, offset)
-        return np.asfortranarray(width / 4 * np.exp(-abs(points) / 2))
+        return np.asfortranarray(bin_width / 4 * np.exp(-abs(points) / 2))
 
     def conditional(self, z_hat, offset, centred=False):
         mu = self.snap(np.broadcast_to(2.1 * z_hat, self.y_shape), offset)

@@ -1,6 +1,5 @@
 """Compressed files: what compress wrote, decompress turns back into what was evaluated."""
 
-import functools
 import os
 import random
 import shutil
@@ -173,7 +172,7 @@ def test_names_that_the_header_has_no_room_for():
 # ------------------------------------------------------------------------ the decoder
 
 @pytest.mark.parametrize("script", ["sga", "bb_no_sga"])
-def test_a_decoder_is_the_decoder_alone(script, files, tmp_path, monkeypatch):
+def test_a_decoder_is_the_decoder_alone(script, files, tmp_path, monkeypatch, new_decoders):
     """No encoder is built, nor an optimiser but for q, and all of it is on the CPU."""
     built = []
     monkeypatch.setattr(nic, "analysis_transform", built.append)
@@ -241,7 +240,6 @@ def test_initial_bits_are_a_payload(length, payload, tmp_path, fails, monkeypatc
     """They come back; if the last fit of q is off by a step of the grid, nothing is written."""
     bits, file = payload(length)
     fit, fits = nic.BitsBackDecoder.fit, []
-    monkeypatch.setattr(nic, "decoder_of", functools.lru_cache(maxsize=None)(nic.decoder_of))
     decompress("bb_no_sga", file, tmp_path / "x.npy", "--initial_bits", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == bits.read_bytes()
     for move in (grid.GRID, 1.):

@@ -17,8 +17,9 @@ from conftest import GOLDEN, WRITERS, decompress
 
 ORIGINAL = os.path.join(GOLDEN, "tfci", "face-197x251.tfci")
 # What is made from the model alone is kept, as most of the time goes there.
-KEPT = [(module, name, functools.lru_cache(maxsize=None)(getattr(module, name)))
-        for module, name in ((runs, "read_run"), (nic, "decoder_of"), (nic, "RangeCoder"))]
+KEPT = [(module, name, functools.lru_cache(maxsize=None)(function)) for module, name, function in (
+    (runs, "read_run", runs.read_run), (nic, "kept_decoder", nic.kept_decoder.__wrapped__),
+    (nic, "RangeCoder", nic.RangeCoder))]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import second_decoder
 from conftest import (CHECKPOINTS, FAST, NPY, command, compress, decompress, load, pixels,
                       reported_pixels, run_of, write_image)
 
+pytestmark = pytest.mark.usefixtures("new_decoders")
 IINC = [("centred", "map"), ("integer", "sga"), ("bits-back", "bb_no_sga")]
 
 
@@ -57,6 +58,7 @@ def on_another_machine(monkeypatch):
             compute = decoder.sess.run
             decoder.sess.run = lambda *args: tf.nest.map_structure(moved, compute(*args))
         monkeypatch.setattr(nic.Decoder, "__init__", initialise)
+        nic.kept_decoder.cache_clear()
     return move
 
 
