@@ -73,7 +73,7 @@ def hyper_analysis_transform(N, num_outputs):
 
 
 def hyper_synthesis_transform(N):
-    """h_s: z [B, k, l, N] -> mu and log sigma, together [B, 4 k, 4 l, 2 N], which is cropped to y."""
+    """h_s: z [B, k, l, N] -> mu and log sigma, together [B, 4 k, 4 l, 2 N]; cropped to y later."""
     plain = dict(corr=False, kernel_parameterizer=None)
     return layers.Transform("mb_t2018hyper_synthesis_transform", [
         layers.conv(0, N, 5, strides_up=2, activation=tf.nn.relu, **plain),
@@ -286,7 +286,8 @@ class Decoder:
             self.bin_width = tf.placeholder(tf.float64, [])
             self.x_hat = 255 * synthesis_transform(N)(self.strip)
             prior = self.build(N)
-            self.log2_mass = log_likelihood(bin_mass(prior, self.points, self.bin_width)) / np.log(2)
+            mass = bin_mass(prior, self.points, self.bin_width)
+            self.log2_mass = log_likelihood(mass) / np.log(2)
             # Before Adam, of whose slots checkpoints know nothing.
             self.sess = runs.restored_session(graph, run, runs.session_config(threads, gpu=False))
             self.build_fit()
@@ -301,7 +302,7 @@ class Decoder:
         return grid.GRID * points
 
     def prior(self, bounds, offset, bin_width=1., origin=0.):
-        """[K, N] probabilities under p(z) of origin + k * bin_width, k from bounds[0] to bounds[1]."""
+        """[K, N] probabilities under p(z) of origin + k * bin_width, for k within the bounds."""
         points = np.zeros(self.y_shape[-1]) + origin + bin_width * np.arange(
             bounds[0], bounds[1] + 1)[:, None]
         log2_mass = self.sess.run(self.log2_mass, {self.points: points, self.bin_width: bin_width})
@@ -390,7 +391,7 @@ class BitsBackDecoder(Decoder):
         return BitsBackLatents(y_hat, *self.sess.run(self.q)), record
 
     def sampled_rates(self, latents, seed, iterations):
-        """The rates, a dict of arrays, for a draw of z from q per iteration, which keys its noise."""
+        """Dict of arrays: the rates for a draw of z from q per iteration, which keys its noise."""
         feed = {self.y_hat: latents.y, self.seed: seed, self.q[0]: latents.z_mean,
                 self.q[1]: latents.z_logvar}
         rates = [self.sess.run(self.rates, {**feed, self.t: t}) for t in iterations]
@@ -467,7 +468,7 @@ class Method(typing.NamedTuple):
     codecs: tuple  # CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
     options: list = []  # of Option
     # (v, T, key, options) -> free latents v relaxed at temperature T, with noise, if any, of
-    # stateless seed `key`, an int [2]; of bits-back for y alone. None if it does not call `optimise`
+    # stateless seed `key`, an int [2]; of bits-back for y alone. None if nothing is optimised
     relax: typing.Optional[typing.Callable] = None
     seed: typing.Callable = lambda options: 0  # (options) -> seed of all noise
     presets: dict = {}  # flag -> dict of the options that it sets
@@ -602,7 +603,7 @@ def atanh_logits(distance):
 
 
 def sigmoid_logits(a):
-    """Function like atanh_logits: log sigmoid(-a logit(distance)), or log(1 - distance) if a = 1."""
+    """Function like atanh_logits: log sigmoid(-a logit(distance)); log(1 - distance) if a = 1."""
     def logits(distance):
         distance = tf.clip_by_value(distance, 1e-5, 1 - 1e-5)
         return tf.log_sigmoid(a * (tf.log(1 - distance) - tf.log(distance)))

@@ -321,8 +321,8 @@ def sga_row(required, N):
     for kind, arguments in [("conv", [N, 128, 192]), ("matmul", [2048])]:
         (once, fact), = in_turns(kind, arguments, burst=5, sides=["ours"])
         rates.append(fact["flops"] / once / 1e9)
-    return text + ("\n%.0f GFLOP an iteration, so %.0f GFLOP/s; this machine's 3×3 convolutions of "
-                   "N channels run at %.0f GFLOP/s (%.0f %% reached), products of 2048×2048 "
+    return text + ("\n%.0f GFLOP an iteration, so %.0f GFLOP/s; this machine's 3×3 convolutions "
+                   "of N channels run at %.0f GFLOP/s (%.0f %% reached), products of 2048×2048 "
                    "matrices at %.0f (%.0f %%).\n" % (
                        facts["flops"] / 1e9, facts["flops"] / fast / 1e9,
                        rates[0], facts["flops"] / fast / rates[0] / 1e7,
