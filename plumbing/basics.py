@@ -159,7 +159,22 @@ def require_unchanged(path, is_same):
         raise UserError("%s: is there and something else; --force replaces it" % path)
 
 
+def require_distinct(*paths):
+    """UserError if two paths are of the same file, also through links; empty ones don't count."""
+    seen = set()
+    for path in filter(None, paths):
+        if os.path.realpath(path) in seen:
+            raise UserError("%s: is input and output, or two outputs; these are to be different "
+                            "files" % path)
+        seen.add(os.path.realpath(path))
+
+
+def printable(text):
+    """Text in one line, without what can do anything to a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
 @functools.lru_cache(maxsize=None)
 def note(message):
     """Tell the user, on stderr and once, of something that is not an error."""
-    print("note: %s" % message, file=sys.stderr)
+    print("note: %s" % printable(message), file=sys.stderr)

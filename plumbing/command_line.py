@@ -115,8 +115,7 @@ class Parser(argparse.ArgumentParser):
     """ArgumentParser whose errors are one line, which can't do anything to a terminal."""
 
     def error(self, message):
-        line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
-        self.exit(2, "%s: error: %s\n" % (self.prog.split()[0], line))
+        self.exit(2, "%s: error: %s\n" % (self.prog.split()[0], basics.printable(message)))
 
 
 def add_global_options(parser, **default):

@@ -47,13 +47,16 @@ def parse_file(content, run):
 
 
 def require_run(header, run):
-    """UserError unless a header names this run and its weights."""
-    if header.run_name != run.name:
-        raise basics.UserError("written by %s.py with the run %s, not %s"
-                               % (header.script, header.run_name, run.name))
+    """UserError unless a header has the checksum of this run's weights; its name may be another."""
     if header.fingerprint != run.fingerprint:
+        if header.run_name != run.name:
+            raise basics.UserError("written by %s.py with the run %s, not %s"
+                                   % (header.script, header.run_name, run.name))
         raise basics.UserError("of another model: the weights of %s are not those it was written "
                                "with" % run.checkpoint)
+    if header.run_name != run.name:
+        basics.note("the file names the run %s, whose weights %s has"
+                    % (header.run_name, run.name))
 
 
 def codec_for(codecs, output):
@@ -109,8 +112,6 @@ def output_for(parsed, input_file, output_file=None):
 
 def require_writable_outputs(input_file, *outputs):
     """UserError or OSError unless the outputs, of which some may be "", are different files."""
-    paths = [path for path in (input_file, *outputs) if path]
-    if len(set(map(os.path.realpath, paths))) < len(paths):
-        raise basics.UserError("input, output and --initial_bits are to be different files")
-    for path in paths[1:]:
+    basics.require_distinct(input_file, *outputs)
+    for path in filter(None, outputs):
         basics.require_writable(path)

@@ -142,7 +142,9 @@ def find_images(imgs):
     elif os.path.exists(imgs):
         return Source(os.path.basename(imgs), [imgs], False)
     elif glob.has_magic(imgs):
-        paths = [path for path in glob.glob(imgs) if os.path.isfile(path)]
+        found = glob.glob(imgs, recursive=True)
+        note_dangling(imgs, found)
+        paths = [path for path in found if os.path.isfile(path)]
         folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
         name = os.path.basename(os.path.commonpath(folders)) if folders else None
     else:
@@ -160,8 +162,9 @@ def find_images(imgs):
 
 def images_in_folder(folder):
     """Paths of the files in a folder that Pillow reads; a note names the others."""
-    names = [name for name in sorted(os.listdir(folder))
-             if not name.startswith(".") and os.path.isfile(os.path.join(folder, name))]
+    visible = [name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+    note_dangling(folder, [os.path.join(folder, name) for name in visible])
+    names = [name for name in visible if os.path.isfile(os.path.join(folder, name))]
     extensions = readable_extensions()
     skipped = [name for name in names if not name.lower().endswith(extensions)]
     if skipped:
@@ -171,6 +174,14 @@ def images_in_folder(folder):
         basics.note("%d of %d files in %s are skipped, which Pillow does not read%s: %s" % (
             len(skipped), len(names), folder, without, ", ".join(skipped)))
     return [os.path.join(folder, name) for name in names if name.lower().endswith(extensions)]
+
+
+def note_dangling(imgs, paths):
+    """A note that names those of the paths that are links to nothing, as git-annex leaves them."""
+    dangling = [path for path in paths if not os.path.exists(path)]
+    if dangling:
+        basics.note("%d files of %s are skipped, links to files that are not there: %s" % (
+            len(dangling), imgs, ", ".join(map(os.path.basename, dangling))))
 
 
 def without_decoded(imgs, paths):

@@ -35,17 +35,28 @@ class Run(typing.NamedTuple):
 def newest_checkpoint(folder):
     """Path prefix of the newest checkpoint in `folder`, or None.
 
-    It is in the file `checkpoint`; where that is missing, the one of the most steps.
+    It is in the file `checkpoint`; where that is missing, empty, damaged or names one that is not
+    there, it is the one of the most steps.
     """
-    state = None
-    with contextlib.suppress(UnicodeDecodeError):
+    state, named = None, None
+    with contextlib.suppress(ValueError):  # UnicodeDecodeError is one
         state = tf.train.get_checkpoint_state(folder)
-    if state and state.model_checkpoint_path:
-        return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
+    if state and state.model_checkpoint_path:  # which may have been written on Windows
+        named = os.path.join(folder, re.split(r"[/\\]", state.model_checkpoint_path)[-1])
+        if os.path.exists(named + ".index"):
+            return named
     found = [re.search(r"/model\.ckpt-(\d+)\.index$", path) for path in
              glob.glob(os.path.join(glob.escape(folder), "*.index"))]
     steps = [int(name.group(1)) for name in found if name]
-    return os.path.join(folder, "model.ckpt-%d" % max(steps)) if steps else None
+    return os.path.join(folder, "model.ckpt-%d" % max(steps)) if steps else named
+
+
+def require_literal(path):
+    """UserError if TensorFlow would take a checkpoint's path for a pattern of several."""
+    special = sorted(set(path) & set("*?[\\"))
+    if special:
+        raise basics.UserError("%s: TensorFlow takes it for a pattern of several checkpoints; "
+                               "accepted are paths without %s" % (path, " ".join(special)))
 
 
 def find_run(checkpoint_dir, run_name):
@@ -61,6 +72,7 @@ def find_run(checkpoint_dir, run_name):
                 os.path.abspath(run_name))
         raise basics.UserError("no checkpoint in %s; runs in %s: %s%s" % (
             folder, checkpoint_dir, ", ".join(names) or "none", hint))
+    require_literal(checkpoint)
     try:
         return read_run(checkpoint)
     except tf.errors.OpError as error:

@@ -59,7 +59,7 @@ def training_files(pattern, patchsize, held_out=()):
 def matching(pattern):
     """Sorted paths of a glob, or of the images and .npy in a folder."""
     if not os.path.isdir(pattern):
-        return sorted(glob.glob(pattern))
+        return sorted(glob.glob(pattern, recursive=True))
     endings = image_files.readable_extensions() + (".npy",)
     return [os.path.join(pattern, name) for name in sorted(os.listdir(pattern))
             if name.lower().endswith(endings) and not name.startswith(".")]
@@ -173,12 +173,13 @@ def prepare_folder(folder, settings, run):
     settings: dict, which becomes its args.json.
     """
     path = os.path.join(folder, "args.json")
+    runs.require_literal(os.path.join(folder, "model.ckpt"))
     basics.require_writable(path, missing=2)
     for leftover in glob.glob(os.path.join(glob.escape(folder), "model.ckpt-*_temp_*")):
         shutil.rmtree(leftover)  # of a process that was killed while it saved
     basics.write_bytes(path, json.dumps(settings, indent=4, sort_keys=True).encode())
     named = None
-    with contextlib.suppress(UnicodeDecodeError, tf.errors.NotFoundError):
+    with contextlib.suppress(ValueError, tf.errors.NotFoundError):  # damaged, or not there
         named = tf.train.latest_checkpoint(folder)
     if run and named != run.checkpoint:  # else older ones would be forgotten, and stay for ever
         tf.train.update_checkpoint_state(folder, run.checkpoint)

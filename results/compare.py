@@ -95,6 +95,7 @@ def by_methods(path, is_fast):
 def run(args):
     """Compress the image in all ways and draw it."""
     image = landscape.read_large_image(args.image, SIDE)
+    basics.require_distinct(args.image, args.output)
     basics.require_writable(args.output)
     labels = {method.script: method.label for method in rd_curves.METHODS}
     compressed = by_methods(args.image, args.fast)

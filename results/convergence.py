@@ -115,6 +115,7 @@ def run(args):
     """Measure, unless it is only to draw, and draw."""
     path = os.path.join(args.output, "convergence.csv")
     picture = os.path.join(args.output, "convergence.png")
+    basics.require_distinct(args.image, path, picture)
     for written in (path, picture):
         basics.require_writable(written)
     if not args.from_csv:

@@ -187,6 +187,8 @@ def measure(x):
 def run(args):
     """Measure the landscape of the image's middle and draw it."""
     x = centre_crop(read_large_image(args.image, SIDE), SIDE)[None]
+    basics.require_distinct(args.image, args.output)
+    basics.require_writable(args.output)
     draw(measure(x), args.output)
 
 

@@ -60,7 +60,8 @@ def methods_of(curves):
 
 def write_csv(path, header, rows):
     """Write a CSV whole, or not at all."""
-    with basics.replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    with basics.replacing(path) as temporary, open(
+            temporary, "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header] + rows)
 
 

@@ -215,6 +215,14 @@ def models_of(jobs):
     return models
 
 
+def require_images_elsewhere(paths, folder):
+    """UserError if one of the images is where plots are written, which could replace it."""
+    for path in paths:
+        if os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder):
+            raise basics.UserError("%s: is in %s, where plots are written; --output writes "
+                                   "elsewhere" % (path, folder))
+
+
 def compute(args):
     """Run the scripts whose results are missing and write the methods' CSVs; return the folder."""
     source, paths, many = image_files.find_images(args.images)
@@ -222,6 +230,7 @@ def compute(args):
     if args.label:
         name += "-" + args.label
     folder = os.path.join(args.output, name)
+    require_images_elsewhere(paths, folder)
     images = rd_curves.digests(paths)
     setup = setup_of(args, folder, source, list(images.values()))
     jobs = compress_jobs.find_jobs(setup, args.methods, args.runs)

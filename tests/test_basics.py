@@ -135,3 +135,17 @@ def test_what_is_there_stays_unless_it_is_the_same(tmp_path):
     for is_same in (lambda: False, damaged):
         with pytest.raises(basics.UserError, match="--force replaces it"):
             basics.require_unchanged(path, is_same)
+
+
+def test_notes_do_nothing_to_a_terminal(capfd):
+    basics.note("a \x1b[31mred\x1b[0m\nname")
+    assert capfd.readouterr().err == "note: a ?[31mred?[0m name\n"
+
+
+def test_inputs_and_outputs_are_different_files(tmp_path):
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    basics.require_distinct(str(tmp_path / "a"), "", "", str(tmp_path / "b"))
+    for other in (tmp_path / "a", tmp_path / "link", tmp_path / "." / "a"):
+        with pytest.raises(basics.UserError, match="different files"):
+            basics.require_distinct(str(tmp_path / "a"), str(other))

@@ -134,9 +134,20 @@ def test_too_few_initial_bits_are_an_error():
 def test_a_file_is_of_its_run():
     decoder = NumpyDecoder("base")
     content = compressed_files.IINC["integer"].encode(decoder, latents_of("base"), "sga").content
-    for field, value, message in (("name", "other", "with the run lmbda=0.01, not other"),
-                                  ("fingerprint", bytes(8), "of another model"),
-                                  ("model", "bits-back", "bits-back model does not have")):
-        run = types.SimpleNamespace(**{**vars(decoder.run), field: value})
+    for changed, message in (
+            (dict(fingerprint=bytes(8)), "of another model"),
+            (dict(name="other", fingerprint=bytes(8)), "with the run lmbda=0.01, not other"),
+            (dict(model="bits-back"), "bits-back model does not have")):
+        run = types.SimpleNamespace(**{**vars(decoder.run), **changed})
         with pytest.raises(basics.UserError, match=message):
             compressed_files.parse_file(content, run)
+
+
+def test_a_renamed_run_decodes_its_files(capfd):
+    """The checksum of its weights counts; its name is a note."""
+    decoder = NumpyDecoder("base")
+    content = compressed_files.IINC["integer"].encode(decoder, latents_of("base"), "sga").content
+    decoder.run.name = "renamed"
+    parsed = compressed_files.parse_file(content, decoder.run)
+    assert len(compressed_files.decode(decoder, parsed)[0]) == 4
+    assert "names the run lmbda=0.01, whose weights renamed has" in capfd.readouterr().err

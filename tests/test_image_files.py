@@ -146,3 +146,19 @@ def test_bad_images(script, tmp_path, fails):
                      "--results_dir", tmp_path / "results")
         assert message in line and path.name in line, (path, line)
     assert not list((tmp_path / "results").glob("*")) if (tmp_path / "results").exists() else True
+
+
+def test_links_to_nothing_are_named(folder, capfd):
+    """As git-annex leaves them; in a folder as in a glob."""
+    (folder / "gone.png").symlink_to(folder / "elsewhere.png")
+    for imgs in (folder, folder / "*g"):
+        assert found_in(imgs) == ["a.jpg", "b.png"]
+        error = capfd.readouterr().err
+        assert "1 files of %s are skipped" % imgs in error and "gone.png" in error
+        basics.note.cache_clear()
+
+
+def test_two_stars_recurse(folder):
+    (folder / "deep" / "deeper").mkdir(parents=True)
+    write_image(folder / "deep" / "deeper" / "c.png", 32, 32)
+    assert found_in(folder / "**" / "*.png") == ["b.png", "c.png"]

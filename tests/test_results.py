@@ -647,3 +647,42 @@ def test_compare(tmp_path, monkeypatch):
 def test_landscape(tmp_path):
     landscape.main(["--output", str(tmp_path / "landscape.png")])
     assert PIL.Image.open(tmp_path / "landscape.png").size[0] > 600
+
+
+def test_no_script_writes_over_its_input(tmp_path, monkeypatch, capfd):
+    """Neither where the input is named as the output, nor by default, nor through links."""
+    monkeypatch.chdir(tmp_path)
+    photo = write_image(tmp_path / "photo.png", 200, 200)
+    before = photo.read_bytes()
+    (tmp_path / "link.png").symlink_to(photo)
+    for script in (compare, landscape):
+        for name in ("photo.png", "link.png"):
+            assert "different files" in refused_by(script, ["photo.png", "--output", name], capfd)
+    os.rename("photo.png", "convergence.png")
+    assert "different files" in refused_by(convergence, ["convergence.png"], capfd)
+    (tmp_path / "kodak").mkdir()
+    os.rename("convergence.png", "kodak/rd-psnr.png")
+    assert "--output writes elsewhere" in refused_by(table1, [
+        "--checkpoint_dir", CHECKPOINTS, "--images", "kodak", "--output", "."], capfd)
+    assert (tmp_path / "kodak" / "rd-psnr.png").read_bytes() == before
+
+
+def refused_by(script, argv, capfd):
+    """The one line with which a script of results/ refuses its arguments."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        script.main(argv)
+    assert exit_info.value.code == 2
+    return capfd.readouterr().err
+
+
+def test_tables_are_utf_8_in_any_locale(tmp_path):
+    """They are written and read where the locale has ASCII alone."""
+    path, text = tmp_path / "x.csv", "\u03bb \u2013 \u00fc"
+    code = "import sys; sys.path[:0] = [%r, %r]; import rd_curves; " % (
+        ROOT, os.path.join(ROOT, "results"))
+    code += "rd_curves.write_csv(%r, ['m'], [[%s]]); " % (str(path), ascii(text))
+    code += "assert rd_curves.csv_rows(%r)[0]['m'] == %s" % (str(path), ascii(text))
+    subprocess.run([sys.executable, "-c", code], check=True, env=dict(
+        os.environ, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"))
+    assert text in path.read_bytes().decode("utf-8")

@@ -90,3 +90,40 @@ def test_medians():
         "entropy_bottleneck/quantiles")
     np.testing.assert_array_equal(runs.medians(found), quantiles[:, 0, 1])
     assert runs.medians(found).shape == (16,)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"\xff\xfe", b'model_checkpoint_path: "C:\\\\runs\\\\model.ckpt-3000"\n',
+    b'model_checkpoint_path: "model.ckpt-77"\n'])
+def test_a_checkpoint_file_that_is_damaged_or_of_elsewhere(content, tmp_path):
+    """The newest model in the folder is found, and the folder hides no other run."""
+    folder = tmp_path / BASE_RUN
+    shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(folder))
+    (folder / "checkpoint").write_bytes(content)
+    assert runs.newest_checkpoint(str(folder)) == str(folder / "model.ckpt-3000")
+    assert runs.find_run(str(tmp_path), BASE_RUN).step == 3000
+    with pytest.raises(basics.UserError, match=BASE_RUN):
+        runs.find_run(str(tmp_path), "mistyped")
+
+
+def test_what_names_a_model_that_is_gone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-77"\n')
+    with pytest.raises(basics.UserError, match="model.ckpt-77: not a readable checkpoint"):
+        runs.find_run(str(tmp_path), "run")
+
+
+@pytest.mark.parametrize("name", ["ck[1]", "a*", "b?", "c\\d"])
+def test_paths_that_tensorflow_takes_for_patterns(name, tmp_path, fails):
+    """They are refused before anything is computed, or deleted elsewhere; others are not."""
+    for folder, works in ((tmp_path / name, False), (tmp_path / "{x}~%d", True)):
+        train = ["mbt2018", "--checkpoint_dir", folder, "--num_filters", 2, "train",
+                 "--train_glob", TINY, "--patchsize", 64, "--batchsize", 1, "--last_step", 1,
+                 "--logdir", ""]
+        if works:
+            run(*train)
+            assert runs.find_run(str(folder), "mbt2018-num_filters=2-lmbda=0.01").step == 1
+            continue
+        assert "pattern" in fails(*train) and not folder.exists()
+        shutil.copytree(CHECKPOINTS, str(folder))
+        assert "pattern" in fails("mbt2018", "--checkpoint_dir", folder, "compress", BASE_RUN, TINY)
