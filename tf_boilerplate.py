@@ -17,7 +17,7 @@ import typing
 
 from plumbing import (basics, clusters, coding, command_line, compressed_files, fileformat, grid,
                       image_files, layers, machine, progress, quality, runs, store, training,
-                      workers)
+                      validation, workers)
 import numpy as np
 import tqdm
 import tensorflow.compat.v1 as tf
@@ -866,7 +866,10 @@ def train_replica(args, N, folder, objective, method, cluster):
         # Paths relative to the folder, so that a run can be moved and go on.
         saver = tf.train.Saver(sharded=True, save_relative_paths=True)
         if is_chief:
-            listeners = [Validation(args, folder, method, held_out)] if held_out else []
+            listeners = []
+            if held_out:
+                listeners.append(validation.Validation(folder, args.logdir, functools.partial(
+                    results_on, held_out, folder, method, args.lmbda, args.threads)))
             hooks.append(tf.train.CheckpointSaverHook(
                 folder, save_secs=args.save_checkpoint_secs, saver=saver, listeners=listeners))
             hooks += training.summary_hooks(args.logdir, folder, args.save_summary_secs, scalars,
@@ -878,29 +881,11 @@ def train_replica(args, N, folder, objective, method, cluster):
     return True
 
 
-class Validation(tf.train.CheckpointSaverListener):
-    """Evaluates every checkpoint in a folder on images at `paths`, as compress by `method` would.
-
-    The means are a line on stdout, a row of validation.csv there and, with args.logdir, summaries.
-    """
-
-    def __init__(self, args, folder, method, paths):
-        self.folder, self.paths, self.logdir = folder, paths, args.logdir
-        self.compressor_of = functools.partial(
-            make_compressor, method=method, lmbda=args.lmbda, threads=args.threads)
-
-    def after_save(self, session, global_step_value):
-        step = int(global_step_value)
-        compressor = self.compressor_of(runs.find_run(*os.path.split(self.folder)))
-        results = [compressor.compress(image_files.read_images(path)).results
-                   for path in self.paths]
-        means = {name: float(np.mean(np.concatenate([result[name] for result in results])))
-                 for name in ("rd_cost", "est_bpp", "mse", "psnr")}
-        basics.print_line("step=%d validation rd_cost=%.4f bpp=%.4f mse=%.3f psnr=%.3f"
-                          % (step, *means.values()))
-        training.append_validation(self.folder, step, means)
-        if self.logdir:
-            training.summarise_validation(self.logdir, self.folder, step, means)
+def results_on(paths, folder, method, lmbda, threads):
+    """List of the results on images of the newest checkpoint in a folder, as compress has them."""
+    compressor = make_compressor(runs.find_run(*os.path.split(folder)), method, lmbda=lmbda,
+                                 threads=threads)
+    return [compressor.compress(image_files.read_images(path)).results for path in paths]
 
 
 # ---------------------------------------------------------------- 8. the command line

@@ -17,7 +17,8 @@ To understand the methods, it need not be read. Each module imports only those a
     quality           metrics of decoded pictures
     progress          what is told of an optimisation while it runs
     command_line      options, parsing, errors of one line
-    training          patches, the loop, a run's folder
+    training          patches, the loop, the learning rate, a run's folder
+    validation        evaluation of the checkpoints of a training
     store             results: their names, settings, parts and averages
 """
 

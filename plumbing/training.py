@@ -28,8 +28,7 @@ IMAGE_CACHE_BYTES = 2 ** 31  # decoded training images are kept in memory up to 
 
 # Options of which one that changes makes another training; with --lr_decay --last_step, too, as
 # it counts where the rate falls.
-TRAINING_OPTIONS = ("batchsize", "patchsize", "train_glob", "eval_glob", "lr", "lr_warmup",
-                    "lr_decay", "seed")
+TRAINING_OPTIONS = ("batchsize", "patchsize", "train_glob", "lr", "lr_warmup", "lr_decay", "seed")
 
 
 def training_files(pattern, patchsize, held_out=()):
@@ -368,24 +367,3 @@ def replica_hooks(optimiser, cluster):
     last_token = tf.train.FinalOpsHook(optimiser.get_init_tokens_op())
     optimiser.get_chief_queue_runner()._queue_closed_exception_types += (tf.errors.CancelledError,)
     return [optimiser.make_session_run_hook(is_chief=cluster.replica == 0), last_token]
-
-
-def append_validation(folder, step, means):
-    """Add a row to validation.csv in a run's folder: the step, and a dict of means by name.
-
-    Rows of later steps go, which an interrupted run is ahead by.
-    """
-    path, rows = os.path.join(folder, "validation.csv"), []
-    if os.path.exists(path):
-        rows = [row for row in basics.read_bytes(path).decode().split()[1:]
-                if int(row.split(",")[0]) < step]
-    rows.append(",".join(["%d" % step] + ["%.6f" % value for value in means.values()]))
-    basics.write_bytes(path, "\n".join([",".join(["step", *means])] + rows + [""]).encode())
-
-
-def summarise_validation(logdir, folder, step, means):
-    """Add the same to TensorBoard's summaries of the run."""
-    writer = tf.summary.FileWriterCache.get(summary_folder(logdir, folder))
-    writer.add_summary(tf.Summary(value=[
-        tf.Summary.Value(tag="validation/" + name, simple_value=value)
-        for name, value in means.items()]), step)
