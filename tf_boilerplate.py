@@ -1027,7 +1027,7 @@ def main(argv, file, doc, method=None, train=None):
     Returns what the subcommand does; compress, the dict of arrays that it saves.
     """
     script = os.path.splitext(os.path.basename(file))[0]
-    argv = sys.argv[1:] if argv is None else argv
+    argv = sys.argv[1:] if argv is None else [str(word) for word in argv]
     parser = make_parser(script, doc, method, train)
     args = command_line.parse_arguments(parser, method, argv)
     if args.command == "compress":

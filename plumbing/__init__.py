@@ -23,7 +23,14 @@ To understand the methods, it need not be read. Each module imports only those a
 """
 
 import os
+import sys
 import warnings
+
+# Python has None for a stream that was closed, as by 2>&-, and files would get its descriptor.
+for name, descriptor in (("stdout", 1), ("stderr", 2)):
+    if getattr(sys, name) is None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        setattr(sys, name, open(descriptor, "w", closefd=False))
 
 # TensorFlow's allocator that keeps freed memory: the C library's gives every large tensor back to
 # the kernel, whose zeroing of new pages takes several times as long as an element-wise operation.

@@ -35,9 +35,8 @@ def digest(*chunks):
 
 def print_line(line):
     """Print a line on stdout at once, above a progress bar if there is one."""
-    if sys.stdout:  # None where output is redirected to nowhere
-        tqdm.tqdm.write(line)
-        sys.stdout.flush()
+    tqdm.tqdm.write(line)
+    sys.stdout.flush()
 
 
 def bounded(name, value, low, high):

@@ -9,6 +9,7 @@ import glob
 import os
 import re
 import typing
+import warnings
 
 import numpy as np
 import pillow_avif  # with it, Pillow reads AVIF
@@ -16,6 +17,8 @@ import PIL.Image
 
 from plumbing import basics, fileformat, machine
 
+# Large images are refused by what there is of memory, see `machine`.
+warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 with contextlib.suppress(ImportError):  # it may be installed for HEIC
     import pillow_heif
     pillow_heif.register_heif_opener()

@@ -3,6 +3,7 @@
 import importlib
 import operator
 import os
+import pathlib
 import shlex
 import subprocess
 import sys
@@ -101,11 +102,29 @@ def test_names_say_what_the_original_would_not_have_computed(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_stdout(tmp_path):
-    done = subprocess.run(["bash", "-c", " ".join(map(shlex.quote, command(
-        "sga", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, PNG, "--its", 2,
-        "--results_dir", tmp_path))) + " >&-"], stderr=subprocess.PIPE)
-    assert done.returncode == 0 and not done.stderr and list(tmp_path.glob("rd-*.npz"))
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_closed_streams(closed, tmp_path):
+    """Results and pictures are written, errors keep their exit code; no stream gets another's."""
+    def process(*argv):
+        words = " ".join(shlex.quote(word) for word in command(
+            *argv[:1], "--checkpoint_dir", CHECKPOINTS, *argv[1:]))
+        return subprocess.run(["bash", "-c", "%s %s" % (words, closed)], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE)
+    done = process("mbt2018", "compress", BASE_RUN, TINY, tmp_path / "x.tfci", "--results_dir",
+                   tmp_path)
+    assert done.returncode == 0 and list(tmp_path.glob("rd-*.npz"))
+    assert all(line.startswith(b"note: ") for line in done.stderr.splitlines())
+    assert process("sga", "decompress", BASE_RUN, tmp_path / "x.tfci").returncode == 0
+    assert (tmp_path / "x.tfci.png").exists()
+    failed = process("mbt2018", "compress", "no such run", TINY)
+    assert failed.returncode == 2 and bool(failed.stderr) == ("2>&-" not in closed)
+
+
+def test_arguments_of_main_need_not_be_text(tmp_path):
+    main = importlib.import_module("sga").main
+    results = main(("--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, pathlib.Path(TINY),
+                    "--its", 2, "--results_dir", tmp_path))
+    assert results["sga_its"] == 2 and list(tmp_path.iterdir())
 
 
 def test_no_results_are_written_with_an_empty_results_dir(tmp_path, monkeypatch):

@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from plumbing import basics, image_files
-from conftest import (BASE_RUN, CHECKPOINTS, GOLDEN, KINDS, NPY, TINY, compress, run, run_of,
+from conftest import (BASE_RUN, CHECKPOINTS, GOLDEN, KINDS, NPY, ROOT, TINY, compress, run, run_of,
                       write_image)
 
 
@@ -162,3 +164,13 @@ def test_two_stars_recurse(folder):
     (folder / "deep" / "deeper").mkdir(parents=True)
     write_image(folder / "deep" / "deeper" / "c.png", 32, 32)
     assert found_in(folder / "**" / "*.png") == ["b.png", "c.png"]
+
+
+def test_large_images_need_no_warning(tmp_path):
+    """With a line of Pillow's source; whether they fit is asked of the memory."""
+    PIL.Image.new("L", (12000, 10000)).save(str(tmp_path / "large.png"))
+    code = "import sys; sys.path.insert(0, %r); from plumbing import image_files; " % ROOT
+    code += "print(image_files.read_images(%r).shape)" % str(tmp_path / "large.png")
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, check=True)
+    assert done.stdout == b"(1, 10000, 12000, 3)\n" and not done.stderr
