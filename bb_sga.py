@@ -28,7 +28,7 @@ PRESETS = dict(fast=dict(sga.PRESETS["fast"], rate_its=200, rate_lr=0.06),
 def infer(graph, x, options):
     """Return y_hat, annealed jointly with q(z|y), and the settings of the second phase.
 
-    The first phase's q is discarded. The second phase is not run here, but by `BitsBackDecoder.fit`,
+    The first phase's q is discarded. The second phase is not run here, but by BitsBackDecoder.fit,
     in the encoder, too: a decoder must repeat it, from y_hat alone.
     """
     latents = nic.optimise(graph, x, options.sga_its, options.lr, nic.integer_y,
