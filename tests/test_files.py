@@ -332,8 +332,9 @@ def test_decompress_errors(files, tmp_path, fails):
     assert "written by bb_no_sga.py" in decode("danneal", BASE_RUN, tmp_path / "bits-back")
     assert "--initial_bits" in decode("sga", "--initial_bits", "x", BASE_RUN, tmp_path / "integer")
     shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / "runs" / "other-lmbda=1"))
-    line = decode("sga", "other-lmbda=1", tmp_path / "integer", checkpoints=tmp_path / "runs")
-    assert BASE_RUN in line and "other-lmbda=1" in line
+    decoded = decompress("sga", tmp_path / "integer", tmp_path / "renamed.npy",
+                         run_name="other-lmbda=1", checkpoints=tmp_path / "runs")
+    np.testing.assert_array_equal(decoded, files["integer"].pixels)  # the weights are the same
     retrained = tmp_path / "retrained" / BASE_RUN
     shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(retrained))
     (data,) = retrained.glob("*.data*")
@@ -346,3 +347,6 @@ def test_decompress_errors(files, tmp_path, fails):
         tf.train.Saver().save(sess, str(retrained / "model.ckpt-3000"))
     assert "weights" in decode("sga", BASE_RUN, tmp_path / "integer",
                                checkpoints=tmp_path / "retrained")
+    retrained.rename(retrained.parent / "other-lmbda=1")
+    line = decode("sga", "other-lmbda=1", tmp_path / "integer", checkpoints=retrained.parent)
+    assert BASE_RUN in line and "other-lmbda=1" in line
