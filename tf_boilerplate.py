@@ -883,8 +883,7 @@ def train_replica(args, N, folder, objective, method, cluster):
 
 def results_on(paths, folder, method, lmbda, threads):
     """List of the results on images of the newest checkpoint in a folder, as compress has them."""
-    compressor = make_compressor(runs.find_run(*os.path.split(folder)), method, lmbda=lmbda,
-                                 threads=threads)
+    compressor = make_compressor(load(folder), method, lmbda=lmbda, threads=threads)
     return [compressor.compress(image_files.read_images(path)).results for path in paths]
 
 

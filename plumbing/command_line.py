@@ -309,9 +309,8 @@ def run_or_exit(parser, function, args):
     """
     verbose = getattr(args, "verbose", False)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else "3"
-    available = machine.available_memory()
-    if np.isfinite(available):  # TensorFlow's own limit is 64 GB
-        os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (available / 2 ** 20))
+    available = machine.available_memory()  # TensorFlow's own limit is 64 GB
+    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (available / 2 ** 20))
     tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
     with contextlib.suppress(AttributeError):  # names of files need not be text
         if sys.stdout.errors == "strict":
