@@ -297,8 +297,9 @@ def output_of(args, source, codec):
 # Of TensorFlow, where a disk, the network or memory is at fault, and not the code.
 ENVIRONMENT_ERRORS = (tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DataLossError,
                       tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
-                      tf.errors.NotFoundError, tf.errors.PermissionDeniedError,
-                      tf.errors.ResourceExhaustedError, tf.errors.UnavailableError)
+                      tf.errors.NotFoundError, tf.errors.OutOfRangeError,  # as a file's size
+                      tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError,
+                      tf.errors.UnavailableError)
 
 
 def run_or_exit(parser, function, args):

@@ -90,7 +90,7 @@ def test_examples_in_python(copy):
 @pytest.mark.slow
 def test_a_method_is_one_file(copy):
     """The README's example compresses, decompresses and is compared, with nothing else edited."""
-    (example,) = [block for block in blocks("python") if "METHOD" in block]
+    (example,) = [block for block in blocks("python") if "METHOD = " in block]
     (copy.folder / "soft_round.py").write_text(example)
     write_image(copy.folder / "image.png", 64, 80)
     base = ["--checkpoint_dir", CHECKPOINTS]
