@@ -10,14 +10,16 @@ h = ceil(H / 16), w = ceil(W / 16). Layers, files, options and the like are in `
 """
 
 import argparse
+import contextlib
 import functools
+import importlib
 import os
 import sys
 import typing
 
 from plumbing import (basics, clusters, coding, command_line, compressed_files, fileformat, grid,
-                      image_files, layers, machine, progress, quality, runs, store, training,
-                      validation, workers)
+                      image_files, layers, machine, progress, quality, runs, store, tasks,
+                      training, validation)
 import numpy as np
 import tqdm
 import tensorflow.compat.v1 as tf
@@ -896,81 +898,94 @@ def named_run(args, method):
     return run
 
 
-def compress_command(method, args):
-    """Compress and evaluate every image of args.imgs; print averages and save the results.
+def plan_of(method, args, run, source, images, failed):
+    """store.Plan of compress.
 
-    Of a folder or glob, each image's results are kept as a part as soon as they are there. With
-    args.shard, only some images are processed; whoever finds the parts of all joins them. With
-    args.jobs, as many processes do a shard each. Returns the results, None if some are missing.
+    source: of the images; images, failed: what store.look_at finds of them.
     """
-    run = named_run(args, method)
     lmbda = runs.run_lmbda(run.name) if args.lmbda is None else args.lmbda
     initial_bits = store.read_initial_bits(args.initial_bits)
-    source = image_files.find_images(args.imgs)
-    command_line.check_images(args, source)
-    jobs = min(args.jobs, len(source.paths))
-    threads = args.threads and max(1, args.threads // jobs)
     codec = compressed_files.codec_for(method.codecs, args.output_file or "")
-    settings = store.settings_of(vars(args.options), lmbda, args.script, run, threads, codec,
+    settings = store.settings_of(vars(args.options), lmbda, args.script, run, args.threads, codec,
                                  initial_bits)
-    target = store.result_path(args.results_dir, method.result_name, settings, source.name,
-                               args.changed)
-    output = command_line.output_of(args, source, codec)
-    plan = store.planned(source, settings, target, output, codec.suffix, args.save_opt_record)
-    mine = plan.files
-    if args.shard:
-        mine = plan.files[args.shard[0] - 1::args.shard[1]]
-    for file in mine:
-        with basics.errors_of(file.path):
-            image_files.require_compressible(file.shape, run.num_filters, method.is_iterative,
-                                             jobs)
-        store.require_targets(file, plan, initial_bits)
-    if jobs > 1 and not all(store.reusable_part(file, settings) for file in plan.files):
-        workers.run_shards(args.command_line, threads, jobs)
-        return store.read_results(plan.target)  # which the last of them has written and reported
+    base = store.result_path(args.results_dir, method.result_name, settings, source.name,
+                             args.changed)
+    return store.planned(run, settings, initial_bits, images, failed, source.many, base,
+                         command_line.output_of(args, source, codec), codec.suffix,
+                         args.save_opt_record)
 
+
+def compress_command(method, args):
+    """Compress and evaluate every image of args.imgs; print averages, save and return the results.
+
+    Of a folder or glob, each image's results are kept as a part as soon as they are there, until
+    all are; Incomplete if an image fails.
+    """
+    run = named_run(args, method)
+    source = image_files.find_images(args.imgs)
+    images, failed = store.look_at(source.paths, functools.partial(
+        image_files.require_compressible, N=run.num_filters, with_gradients=method.is_iterative,
+        jobs=min(args.jobs, len(source.paths))))
+    if failed and (not source.many or not images):
+        raise next(iter(failed.values()))
+    plan = plan_of(method, args, run, source, images, failed)
+    store.require_targets(plan)
     watchers = [progress.print_losses]
     if args.verbose:
         watchers.append(progress.print_rounded_losses)
-    compressor = Compressor(method, run, args.options, lmbda, threads, codec, watchers,
-                            args.save_opt_record, args.script)
-    results = results_of(compressor, plan, mine, settings, initial_bits)
-    if mine[0].output:
-        print("compressed: %s" % output)
-    return store.join(plan, [results.get(file) or store.reusable_part(file, settings)
-                             for file in plan.files])
 
+    def compress_here(task):
+        with progress.about(task.path) if source.many else contextlib.nullcontext():
+            return compress_task(task, tuple(watchers))
 
-def results_of(compressor, plan, files, settings, initial_bits):
-    """Dict of the results on some files of a Plan, computed where there is no part yet."""
-    results = {}
-    for k, file in enumerate(files):
-        results[file] = store.reusable_part(file, settings)
-        if plan.many:
-            origin = ": from %s" % file.part if results[file] else ""
-            print("%s (%d of %d)%s" % (file.path, k + 1, len(files), origin), flush=True)
-        if not results[file]:
-            num_threads = machine.num_threads(compressor.threads)
-            results[file] = dict(compress_file(compressor, file, initial_bits), image=file.image,
-                                 num_threads=num_threads, **settings)
-            if file.part:
-                store.write_results(file.part, results[file])
+    (results,), failures = tasks.run_plans(compress_task, [plan], args.jobs, args.scheduler,
+                                           compress_here)
+    if failures and not source.many:
+        raise failures[0].error
+    if failures:
+        raise basics.Incomplete("%d of %d images failed, %s; all others are done, and the same "
+                                "command continues" % (len(failures), len(source.paths),
+                                                       ", ".join(one.path for one in failures)))
+    if plan.output:
+        print("compressed: %s" % plan.output)
+    store.print_averages(results)
+    if plan.target:
+        print("results: %s" % plan.target)
     return results
 
 
-def compress_file(compressor, file, initial_bits):
-    """Results of an InputFile, arrays over its images; writes its compressed file and record."""
-    images = image_files.read_images(file.path)
-    compressed = compressor.compress(images, initial_bits)
-    store.write_records(file, compressed.records)
+@functools.lru_cache(maxsize=1)
+def kept_compressor(folder, settings, keeps_records, watchers):
+    """The Compressor for results of such settings, (name, value) pairs; the last one is kept."""
+    settings, run = dict(settings), load(folder)
+    if run.fingerprint.hex() != settings["model"]:
+        raise UserError("%s: the model is not that of the plan" % run.checkpoint)
+    method = importlib.import_module(settings["script"]).METHOD
+    options = argparse.Namespace(**{option.name: settings[option.name]
+                                    for option in method.options})
+    codec, = (codec for codec in method.codecs if codec.suffix == "." + settings["codec"])
+    return Compressor(method, run, options, settings["lmbda"], settings["threads"] or None, codec,
+                      watchers, keeps_records, settings["script"])
+
+
+def compress_task(task, watchers=()):
+    """tasks.Done of a Task; UserError if the image can't be compressed here."""
+    compressor = kept_compressor(task.folder, tuple(sorted(task.settings.items())),
+                                 task.keeps_records, watchers)
+    image_files.require_compressible(task.shape, task.num_filters,
+                                     compressor.method.is_iterative)
+    images = image_files.read_images(task.path)
+    if basics.digest(images).hex() != task.image:
+        raise UserError("%s: is another picture than at first" % task.path)
+    compressed = compressor.compress(images, task.initial_bits)
     if min(images.shape[1:3]) < quality.MSSSIM_MIN_SIDE:
         basics.note("MS-SSIM is nan of images with a side under %d pixels"
                     % quality.MSSSIM_MIN_SIDE)
-    results = dict(compressed.results, files=np.repeat(os.path.basename(file.path), len(images)))
-    if file.output:
-        store.write_compressed(file.output, compressed.content)
-        results["file_checksum"] = basics.digest(compressed.content).hex()
-    return results
+    results = dict(compressed.results, **task.settings, image=task.image,
+                   files=np.repeat(os.path.basename(task.path), len(images)),
+                   num_threads=machine.num_threads(compressor.threads),
+                   file_checksum=basics.digest(compressed.content).hex())
+    return tasks.Done(results, compressed.content, compressed.records)
 
 
 def decompress_command(method, args):
@@ -1029,6 +1044,4 @@ def main(argv, file, doc, method=None, train=None):
     argv = sys.argv[1:] if argv is None else [str(word) for word in argv]
     parser = make_parser(script, doc, method, train)
     args = command_line.parse_arguments(parser, method, argv)
-    if args.command == "compress":
-        args.command_line = [os.path.abspath(file), *argv]
     return command_line.run_or_exit(parser, vars(args).pop("function"), args)

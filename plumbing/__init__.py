@@ -7,7 +7,6 @@ To understand the methods, it need not be read. Each module imports only those a
     layers            tensorflow-compression's layers, the same but faster on CPUs
     clusters          one task of a TensorFlow cluster, for training on several machines
     machine           cores and memory
-    workers           images on several processes
     fileformat        the bytes of .iinc and .tfci files, checked
     coding            centred and integer latents to a file and back, by a decoder's numbers
     bits_back         the same with bits-back coding of z
@@ -17,9 +16,11 @@ To understand the methods, it need not be read. Each module imports only those a
     quality           metrics of decoded pictures
     progress          what is told of an optimisation while it runs
     command_line      options, parsing, errors of one line
+    workers           tasks on this process, several, or a cluster
     training          patches, the loop, the learning rate, a run's folder
     validation        evaluation of the checkpoints of a training
     store             results: their names, settings, parts and averages
+    tasks             what is missing of results is computed, and how long that takes
 """
 
 import os

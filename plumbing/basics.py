@@ -22,6 +22,10 @@ class UserError(ValueError):
     """What the user can mend: a line that says what was given and what is accepted."""
 
 
+class Incomplete(Exception):
+    """A line that says what of many things failed, each of which was reported when it did."""
+
+
 def digest(*chunks):
     """8-byte checksum of bytes or arrays, with their types and shapes."""
     checksum = hashlib.blake2b(digest_size=8)
@@ -33,10 +37,10 @@ def digest(*chunks):
     return checksum.digest()
 
 
-def print_line(line):
-    """Print a line on stdout at once, above a progress bar if there is one."""
-    tqdm.tqdm.write(line)
-    sys.stdout.flush()
+def print_line(line, file=None):
+    """Print a line on stdout, or a file, at once, above a progress bar if there is one."""
+    tqdm.tqdm.write(line, file=file)
+    (file or sys.stdout).flush()
 
 
 def bounded(name, value, low, high):
@@ -174,6 +178,26 @@ def printable(text):
 
 
 @functools.lru_cache(maxsize=None)
-def note(message):
-    """Tell the user, on stderr and once, of something that is not an error."""
+def print_note(message):
+    """Print a note on stderr, once."""
     print("note: %s" % printable(message), file=sys.stderr)
+
+
+_tell = print_note  # what becomes of a note
+
+
+def note(message):
+    """Tell the user, once, of something that is not an error."""
+    _tell(message)
+
+
+@contextlib.contextmanager
+def collected_notes():
+    """A list that gets the notes of this context, which are not printed."""
+    global _tell
+    notes, before = [], _tell
+    _tell = notes.append
+    try:
+        yield notes
+    finally:
+        _tell = before

@@ -3,8 +3,9 @@
 import argparse
 import contextlib
 import os
-import re
+import signal
 import sys
+import threading
 import types
 import typing
 
@@ -103,19 +104,15 @@ natural = number(int, 0)
 positive = number(float, 0, exclusive=True)
 
 
-def shard(text):
-    """Parser of i/n with 1 <= i <= n, for argparse: (i, n)."""
-    found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
-    if not found or int(found.group(1)) > int(found.group(2)):
-        raise argparse.ArgumentTypeError("%r: must be i/n with 1 <= i <= n" % text)
-    return int(found.group(1)), int(found.group(2))
-
-
 class Parser(argparse.ArgumentParser):
     """ArgumentParser whose errors are one line, which can't do anything to a terminal."""
 
     def error(self, message):
-        self.exit(2, "%s: error: %s\n" % (self.prog.split()[0], basics.printable(message)))
+        self.fail(2, message)
+
+    def fail(self, code, message):
+        """Exit with a code and a line."""
+        self.exit(code, "%s: error: %s\n" % (self.prog.split()[0], basics.printable(message)))
 
 
 def add_global_options(parser, **default):
@@ -178,11 +175,7 @@ def add_compress_options(parser, method):
                         help="write the compressed file, by default beside <imgs>")
     parser.add_argument("--results_dir", default="./results",
                         help="where to save the .npz; none if empty (default: %(default)s)")
-    parser.add_argument("--shard", type=shard, metavar="i/n",
-                        help="only every n-th image of a folder or glob, from the i-th on")
-    parser.add_argument("--jobs", type=number(int, 1, high=1024), default=1, metavar="N",
-                        help="images of a folder or glob to process at a time, each by a process "
-                        "with its part of the threads (default: %(default)s)")
+    add_worker_options(parser)
     parser.add_argument("--lambda", dest="lmbda", type=number(float, 0),
                         help="weight of the distortion (default: that of the run)")
     for option in method.options:
@@ -202,6 +195,17 @@ def add_compress_options(parser, method):
     if method.is_iterative:
         parser.add_argument("--save_opt_record", action="store_true",
                             help="save the losses now and then, too")
+
+
+def add_worker_options(parser):
+    """Options that say where images are computed, see `workers`."""
+    parser.add_argument("--jobs", type=number(int, 1, high=1024), default=1, metavar="N",
+                        help="images to process at a time, each by a process with its part of "
+                        "the cores (default: %(default)s)")
+    parser.add_argument("--scheduler", metavar="ADDRESS",
+                        default=os.environ.get("DASK_SCHEDULER_ADDRESS"),
+                        help="of a Dask cluster that does it in their place (default: "
+                        "$DASK_SCHEDULER_ADDRESS)")
 
 
 def add_decompress_options(parser):
@@ -268,21 +272,6 @@ def require_flags_that_go_together(parser, args):
     """An error if flags of compress exclude each other."""
     if args.save_opt_record and not args.results_dir:
         parser.error("--save_opt_record: only with --results_dir")
-    if args.shard and args.jobs > 1:
-        parser.error("--shard %d/%d, --jobs %d: accepted is one of the two"
-                     % (*args.shard, args.jobs))
-    if not args.results_dir and (args.shard or args.jobs > 1):
-        parser.error("%s: only with --results_dir" % ("--shard" if args.shard else "--jobs"))
-
-
-def check_images(args, source):
-    """UserError if flags of compress do not suit the images that were found."""
-    if (args.shard or args.jobs > 1) and not source.many:
-        raise basics.UserError("%s: only for a folder or glob, with --results_dir"
-                               % ("--shard" if args.shard else "--jobs"))
-    if args.shard and args.shard[1] > len(source.paths):
-        raise basics.UserError("--shard %d/%d: there are only %d images"
-                               % (*args.shard, len(source.paths)))
 
 
 def output_of(args, source, codec):
@@ -302,28 +291,59 @@ ENVIRONMENT_ERRORS = (tf.errors.AbortedError, tf.errors.CancelledError, tf.error
                       tf.errors.UnavailableError)
 
 
+def line_of(error):
+    """The line of an error that the user or the system can mend; None of a fault of the code."""
+    if isinstance(error, OSError):
+        return "%s: %s" % (error.filename, error.strerror) if error.filename else str(error)
+    if isinstance(error, ENVIRONMENT_ERRORS):
+        return error.message.strip().split("\n")[0]
+    if isinstance(error, (basics.UserError, MemoryError)):
+        return str(error) or "out of memory"
+    return None
+
+
+@contextlib.contextmanager
+def quiet_tensorflow(verbose=False):
+    """A context in which TensorFlow tells errors alone, and takes no more memory than there is."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else "3"
+    available = machine.available_memory()  # TensorFlow's own limit is 64 GB
+    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (available / 2 ** 20))
+    tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
+    with deprecation.silence():  # else TensorFlow inspects the arguments of every op
+        yield
+
+
+@contextlib.contextmanager
+def terminable():
+    """A context that SIGTERM interrupts, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # which gets no signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run_or_exit(parser, function, args):
     """What function(args) returns; errors of the user or the system end in a line and exit code 2.
 
     Any other exception is a fault of the code, and keeps its traceback. TensorFlow's own messages
     are shown with args.verbose only.
     """
-    verbose = getattr(args, "verbose", False)
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else "3"
-    available = machine.available_memory()  # TensorFlow's own limit is 64 GB
-    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (available / 2 ** 20))
-    tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
     with contextlib.suppress(AttributeError):  # names of files need not be text
         if sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with deprecation.silence():  # else TensorFlow inspects the arguments of every op
+        with quiet_tensorflow(getattr(args, "verbose", False)):
             return function(args)
-    except OSError as error:
-        parser.error("%s: %s" % (error.filename, error.strerror) if error.filename else str(error))
-    except ENVIRONMENT_ERRORS as error:
-        parser.error(error.message.strip().split("\n")[0])
-    except (basics.UserError, MemoryError) as error:
-        parser.error(str(error) or "out of memory")
-    except KeyboardInterrupt:  # Ctrl-C; of a folder, the images that are done have their parts
-        sys.exit(130)
+    except basics.Incomplete as error:
+        parser.fail(1, str(error))
+    except KeyboardInterrupt as interrupt:  # Ctrl-C, or SIGTERM
+        parser.exit(130, "%s: interrupted%s\n" % (parser.prog, "".join(interrupt.args)))
+    except Exception as error:
+        line = line_of(error)
+        if line is None:
+            raise
+        parser.error(line)

@@ -15,9 +15,18 @@ import psutil
 from plumbing import basics
 
 
+_most_threads = np.inf  # of this process, where it shares its machine with others
+
+
+def limit_threads(number):
+    """Let this process have so many threads of an operation, unless it is told another number."""
+    global _most_threads
+    _most_threads = number
+
+
 def num_threads(threads):
     """So many threads or, if None, one for each core that this process may use."""
-    return threads or len(os.sched_getaffinity(0))
+    return threads or min(_most_threads, len(os.sched_getaffinity(0)))
 
 
 def memory_per_pixel(N, with_gradients):
@@ -27,9 +36,10 @@ def memory_per_pixel(N, with_gradients):
 
 
 def available_memory():
-    """Bytes that this process can still get: of the machine, its cgroups, and its own limit."""
-    return min([psutil.virtual_memory().available, free_virtual_memory(),
+    """Bytes that this process has or can get: of the machine, its cgroups, and its own limit."""
+    free = min([psutil.virtual_memory().available, free_virtual_memory(),
                 *map(free_in_cgroup, cgroup_folders())])
+    return free + psutil.Process().memory_info().rss
 
 
 def free_virtual_memory():

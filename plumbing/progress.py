@@ -3,6 +3,8 @@
 A watcher is a function of an `Iteration`.
 """
 
+import contextlib
+import os
 import typing
 
 import numpy as np
@@ -23,11 +25,26 @@ class Iteration(typing.NamedTuple):
     is_check: bool  # whether it is one of the few after which a line is printed
 
 
+_beginning = ""  # of the lines
+
+
+@contextlib.contextmanager
+def about(path):
+    """A context in which the lines of watchers begin with the name of an image."""
+    global _beginning
+    _beginning = os.path.basename(path) + ": "
+    try:
+        yield
+    finally:
+        _beginning = ""
+
+
 def print_losses(iteration):
     """Watcher that prints the losses of a check."""
     if iteration.is_check:
         temperature = "" if np.isnan(iteration.T) else " T=%.4f" % iteration.T
-        basics.print_line("it=%d,%s %s" % (iteration.t, temperature, shown(iteration.losses)))
+        basics.print_line("%sit=%d,%s %s" % (_beginning, iteration.t, temperature,
+                                             shown(iteration.losses)))
 
 
 def has_bar(watchers):
@@ -38,7 +55,8 @@ def has_bar(watchers):
 def print_rounded_losses(iteration):
     """Watcher that prints the losses of a check after rounding."""
     if iteration.is_check and iteration.after_rounding:
-        basics.print_line("after rounding: " + shown(iteration.after_rounding()))
+        basics.print_line("%safter rounding: %s" % (_beginning,
+                                                    shown(iteration.after_rounding())))
 
 
 def shown(losses):

@@ -27,9 +27,15 @@ class InputFile(typing.NamedTuple):
 
 
 class Plan(typing.NamedTuple):
-    """What a command is to compute."""
+    """A method on a run and images: what is to be computed, and where it goes."""
+    run: runs.Run
+    settings: dict  # see settings_of
+    initial_bits: bytes
     files: list  # of InputFile
+    failed: dict  # from paths that can't be compressed to the UserError
+    output: typing.Optional[str]  # the compressed file, or the folder of them
     target: typing.Optional[str]  # where the results on all of them go
+    base: typing.Optional[str]  # where those of other images of the same name may be
     many: bool  # whether they are a folder or glob
 
 
@@ -105,46 +111,66 @@ def path_for(settings, path):
     return "%s-%s.npz" % (path[:-len(".npz")], checksum)
 
 
-def planned(source, settings, base, output, suffix, with_records):
-    """Plan for an image_files.Source.
+class Pixels(typing.NamedTuple):
+    """What is known of an image, or .npy, before anything is computed."""
+    path: str
+    shape: tuple  # (num_imgs, H, W)
+    image: str  # checksum
+
+
+def look_at(paths, require):
+    """(list of Pixels, dict from those that can't be compressed to the UserError) of paths.
+
+    require: function of a shape (num_imgs, H, W) that raises a UserError if it is not accepted.
+    """
+    found, failed = [], {}
+    for path in paths:
+        try:
+            pixels = image_files.read_images(path)
+            with basics.errors_of(path):
+                require(pixels.shape[:3])
+            found.append(Pixels(path, pixels.shape[:3], basics.digest(pixels).hex()))
+        except basics.UserError as error:
+            failed[path] = error
+    return found, failed
+
+
+def planned(run, settings, initial_bits, images, failed, many, base, output=None, suffix="",
+            with_records=False):
+    """Plan for a list of Pixels, of which many are those of a folder or glob.
 
     settings: what the results depend on but the images. base: path of the results, or None.
     output: the compressed file or, of many images, the folder for those, whose names end in
     `suffix`; or None. The results of other settings or images stay as they are.
     """
-    images = []
-    for path in source.paths:
-        pixels = image_files.read_images(path)
-        images.append((path, pixels.shape[:3], basics.digest(pixels).hex()))
-    checksums = [checksum for _, _, checksum in images]
+    checksums = [pixels.image for pixels in images]
     target = base and path_for(dict(settings, image=checksums), base)
     if target != base:
         basics.note("%s is of other settings or images, and stays" % base)
-    if not source.many:
-        record = record_path(target) if with_records else None
-        return Plan([InputFile(*images[0], output, None, record)], target, False)
     files = []
-    for path, shape, checksum in images:
-        name, part, record, file_output = os.path.basename(path), None, None, None
-        if base:
-            part = path_for(dict(settings, image=checksum),
+    for path, shape, image in images:
+        name, part, record, file_output = os.path.basename(path), None, None, output
+        if many and base:
+            part = path_for(dict(settings, image=image),
                             os.path.join(base + ".parts", name + ".npz"))
         if with_records:
+            record = record_path(target)
+        if with_records and many:
             record = os.path.join(record_path(base)[:-len(".npz")], os.path.basename(part))
-        if output:
+        if output and many:
             file_output = os.path.join(output, name + suffix)
-        files.append(InputFile(path, shape, checksum, file_output, part, record))
-    return Plan(files, target, True)
+        files.append(InputFile(path, shape, image, file_output, part, record))
+    return Plan(run, settings, initial_bits, files, failed, output, target, base, many)
 
 
-def require_targets(file, plan, initial_bits):
-    """Raise an error if the results or the compressed file of an InputFile can't be written."""
-    for path in (plan.target, file.part, file.record):
-        if path:
+def require_targets(plan):
+    """Raise an error if the results or a compressed file of a Plan can't be written."""
+    for file in plan.files:
+        for path in filter(None, (plan.target, file.part, file.record)):
             basics.require_writable(path, missing=1)
-    if file.output:
-        basics.require_writable(file.output, missing=int(plan.many))
-        fileformat.require_replaceable(file.output, initial_bits)
+        if file.output:
+            basics.require_writable(file.output, missing=int(plan.many))
+            fileformat.require_replaceable(file.output, plan.initial_bits)
 
 
 # ---------------------------------------------------------------- files
@@ -171,6 +197,15 @@ def write_records(file, records):
         write_results(path, record)
 
 
+def write_done(file, results, content, records):
+    """Write what was computed of an InputFile: its compressed file, records, and part."""
+    write_records(file, records)
+    if file.output:
+        write_compressed(file.output, content)
+    if file.part:
+        write_results(file.part, results)
+
+
 def write_compressed(path, content):
     """Write a compressed file; a note if it was another."""
     if os.path.exists(path) and basics.read_bytes(path) not in (b"", content):
@@ -190,21 +225,54 @@ def is_of(result, settings):
     return all(np.array_equal(result.get(name), value) for name, value in settings.items())
 
 
-def reusable_part(file, settings):
-    """The results stored of an InputFile, if they are of the same settings, pixels and model.
+def is_joined(plan):
+    """Whether the results on all images of a Plan are there."""
+    result = stored_results(plan.target) if plan.target else None
+    checksums = [file.image for file in plan.files]
+    return bool(result) and is_of(result, dict(plan.settings, image=checksums))
 
-    None unless they are there, with the compressed file and the record if these are asked for.
+
+def stored(plan):
+    """List of the results on the files of a Plan that are there, None where they are not.
+
+    They are of the same settings, pixels and model, with the compressed file and the record if
+    these are asked for. Of a folder or glob, they are looked for in parts, and joined.
     """
-    if not file.part:
-        return None
-    result = stored_results(file.part)
-    if not result or not is_of(result, dict(settings, image=file.image)):
-        return None
-    if file.record and not os.path.exists(file.record):
-        return None
-    if file.output and checksum_of(file.output) != result.get("file_checksum", ""):
-        return None
-    return result
+    if not plan.many or not plan.base:
+        return [None] * len(plan.files)
+    parts = {}
+    for path in {plan.base, plan.target}:
+        parts.update(split(stored_results(path), plan.settings))
+    found = []
+    for file in plan.files:
+        result = stored_results(file.part) or parts.get(file.image)
+        is_there = result and is_of(result, dict(plan.settings, image=file.image))
+        if file.record and not os.path.exists(file.record):
+            is_there = False
+        if is_there and file.output:
+            is_there = checksum_of(file.output) == str(result.get("file_checksum", ""))
+        found.append(result if is_there else None)
+    return found
+
+
+def split(joined, settings):
+    """Dict by checksum of the results on single images in joined ones, if of these settings."""
+    if not joined or not is_of(joined, settings):
+        return {}
+    fields = [name for name in joined if not name.startswith("avg_")]
+    return {str(image): {name: one_of(joined[name], name, k) for name in fields}
+            for k, image in enumerate(joined["image"])}
+
+
+# Fields of an image that are no arrays over images, but an array in joined results.
+CHECKSUMS = ("image", "file_checksum")
+
+
+def one_of(value, name, k):
+    """Of a field in joined results the value for image k."""
+    if name in CHECKSUMS:
+        return str(value[k])
+    return value[k:k + 1] if np.ndim(value) else value
 
 
 def checksum_of(path):
@@ -216,35 +284,34 @@ def checksum_of(path):
 
 # ---------------------------------------------------------------- averages
 
-def join(plan, results):
-    """Join the results on all files of a Plan, print averages, save and return them.
-
-    If some are None, say which are missing, and return None.
-    """
-    missing = [os.path.basename(file.path) for file, one in zip(plan.files, results) if not one]
-    if missing:
-        names = ", ".join(missing[:5])
-        if len(missing) > 5:
-            names += ", …"
-        print("%d of %d images are done so far; not yet: %s"
-              % (len(results) - len(missing), len(results), names))
-        return None
-    joined = {}
+def joined(results):
+    """One dict of the results on several files."""
+    whole = {}
     for name, value in results[0].items():
-        if name == "image":
-            joined[name] = [str(result[name]) for result in results]
-        elif name != "file_checksum":
-            joined[name] = value
-            if np.ndim(value):
-                joined[name] = np.concatenate([result[name] for result in results])
-    if "batch_sizes" in joined:
-        joined["avg_batch_actual_bpp"] = (np.sum(joined["batch_actual_bpp"])
-                                          / np.sum(joined["batch_sizes"]))
-    print_averages(joined)
+        whole[name] = value
+        if name in CHECKSUMS:
+            whole[name] = [str(result.get(name, "")) for result in results]
+        elif np.ndim(value):
+            whole[name] = np.concatenate([result[name] for result in results])
+    if "batch_sizes" in whole:
+        whole["avg_batch_actual_bpp"] = (np.sum(whole["batch_actual_bpp"])
+                                         / np.sum(whole["batch_sizes"]))
+    return whole
+
+
+def join(plan, results):
+    """Save the results on all files of a Plan as one, and remove their parts; returns them."""
+    whole = joined(results)
     if plan.target:
-        write_results(plan.target, joined)
-        print("results: %s" % plan.target)
-    return joined
+        write_results(plan.target, whole)
+    parts = [file.part for file in plan.files if file.part]
+    for part in parts:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(part)
+    if parts:
+        with contextlib.suppress(OSError):  # there are others', or it is gone
+            os.rmdir(os.path.dirname(parts[0]))
+    return whole
 
 
 def print_averages(results):

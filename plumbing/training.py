@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import time
 
 import numpy as np
@@ -21,7 +20,7 @@ import PIL.Image
 import tqdm
 import tensorflow.compat.v1 as tf
 
-from plumbing import basics, image_files, runs
+from plumbing import basics, command_line, image_files, runs
 
 
 IMAGE_CACHE_BYTES = 2 ** 31  # decoded training images are kept in memory up to so many in all
@@ -273,12 +272,8 @@ def training_errors(folder):
 @contextlib.contextmanager
 def interruptible():
     """A context that Ctrl-C, or SIGTERM as of a scheduler's time limit, ends without an error."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with command_line.terminable(), contextlib.suppress(KeyboardInterrupt):
+        yield
 
 
 def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks):

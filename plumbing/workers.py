@@ -1,54 +1,202 @@
-"""Images on several processes of this machine."""
+"""Tasks on this process, on several of this machine, or on a cluster, by Dask.
 
-import ctypes
-import os
-import signal
-import subprocess
-import sys
+A task is an argument of a function that gives its result. Each worker, a process, has one task at a
+time, so that a task which kills it takes no other along. It goes on with tasks of the same group
+while there are any, and so with the graphs that it has built.
+"""
 
-from plumbing import basics
+import contextlib
+import logging
+import tempfile
+import threading
+import time
+import traceback
+import typing
+
+import psutil
+
+from plumbing import basics, command_line, machine
+
+TRIES = 3  # how many workers a task may kill
+HOST = "127.0.0.1"  # of the scheduler for --jobs, which no other machine is to reach
+# A worker that is killed leaves semaphores, of which its Python would tell.
+QUIET = {"PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.semaphore_tracker"}
+CONNECT = "10s"  # that a scheduler may take to answer
+POLL = 1  # seconds between two looks for new workers
+one_at_a_time = threading.Lock()  # Dask gives a worker more tasks if it has several threads
 
 
-def for_child(i, num_children):
-    """preexec_fn of subprocess for child i of so many at a time, which ends with its parent.
+class WorkerFault(Exception):
+    """A fault of the code in another process: the text of its traceback."""
 
-    Each has its part of the cores or, if there are fewer than children, shares one.
+
+class Outcome(typing.NamedTuple):
+    """What became of a task."""
+    value: typing.Any = None  # the function's result
+    error: typing.Optional[Exception] = None  # in the place of a result
+    seconds: float = 0
+    num_workers: int = 1  # that there were when it ended
+
+
+class Message(typing.NamedTuple):
+    """What a worker sends of a task: an Outcome whose error is text, as not all can be sent."""
+    value: typing.Any
+    line: typing.Optional[str]  # what the user can mend
+    traceback: typing.Optional[str]  # a fault of the code
+    seconds: float
+    notes: list
+
+
+def outcomes(function, tasks, jobs=1, scheduler=None, function_here=None):
+    """Yield (k, Outcome) of each task k as it ends.
+
+    tasks: with an attribute `group`, in the order in which they are to begin. jobs: processes of
+    this machine. scheduler: address of a Dask scheduler in their place; UserError if there is none.
+    function_here: in the place of `function` where this process alone does all.
     """
-    cores = sorted(os.sched_getaffinity(0))
-    share = max(1, len(cores) // num_children)
+    jobs = min(jobs, len(tasks))
+    if not tasks:
+        return
+    if jobs > 1 or scheduler:
+        with client_of(jobs, scheduler) as client:
+            yield from outcomes_of_cluster(function, tasks, client)
+    else:
+        for k, task in enumerate(tasks):
+            yield k, outcome_here(function_here or function, task)
 
-    def prepare():
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        os.sched_setaffinity(0, [cores[(i * share + k) % len(cores)] for k in range(share)])
-    return prepare
+
+def outcome_here(function, task):
+    """Outcome of a task on this process."""
+    start = time.time()
+    try:
+        return Outcome(function(task), seconds=time.time() - start)
+    except Exception as error:
+        return Outcome(error=error)
 
 
-def run_shards(command_line, threads, num_shards):
-    """Run a script's compress as so many processes, a shard each; UserError if one of them fails.
+# ---------------------------------------------------------------- a cluster
 
-    command_line: the script's path and arguments. threads: of each process, or None.
+@contextlib.contextmanager
+def client_of(jobs, scheduler):
+    """A Dask client of the scheduler at an address or, without, of so many local processes."""
+    import dask
+    import distributed
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    if scheduler:
+        try:
+            with dask.config.set({"distributed.comm.timeouts.connect": CONNECT}):
+                client = distributed.Client(scheduler)
+        except Exception as error:  # of addresses that are none it raises many types
+            raise basics.UserError("--scheduler %s: no Dask scheduler there (%s)"
+                                   % (scheduler, error))
+        with client:
+            yield client
+        return
+    with tempfile.TemporaryDirectory() as folder, dask.config.set(
+            {"distributed.scheduler.allowed-failures": TRIES - 1}):
+        cluster = distributed.LocalCluster(
+            jobs, threads_per_worker=max(1, machine.num_threads(None) // jobs), host=HOST,
+            dashboard_address=HOST + ":0", worker_dashboard_address=HOST + ":0", memory_limit=0,
+            local_directory=folder, silence_logs=logging.CRITICAL, env=QUIET)
+        client = distributed.Client(cluster)
+        try:
+            yield client
+        except BaseException:
+            kill_workers(cluster)
+            raise
+        finally:
+            client.close()
+            cluster.close()
+
+
+def kill_workers(cluster):
+    """End the workers of a LocalCluster at once; it would wait seconds for those at work."""
+    processes = []
+    for nanny in cluster.workers.values():
+        nanny.auto_restart = False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            processes.append(psutil.Process(nanny.pid))
+            processes[-1].kill()
+    psutil.wait_procs(processes, timeout=2)
+
+
+def outcomes_of_cluster(function, tasks, client):
+    """Yield (k, Outcome) as `outcomes` does, from the workers of a Dask client."""
+    import distributed
+    waiting, running, last = list(range(len(tasks))), {}, {}  # running: by futures; last: groups
+    try:
+        while waiting or running:
+            workers = list(client.scheduler_info()["workers"])
+            if not workers:
+                basics.note("no worker is there; waiting for one")
+            busy = {address for _, address in running.values()}
+            for address in [address for address in workers if address not in busy][:len(waiting)]:
+                k = next_task(waiting, tasks, last, address)
+                waiting.remove(k)
+                last[address] = tasks[k].group
+                future = client.submit(message_of_task, function, tasks[k], pure=False,
+                                       # If that worker ends, another takes the task.
+                                       workers=[address], allow_other_workers=True)
+                running[future] = k, address
+            done = []
+            if running:
+                with contextlib.suppress(distributed.TimeoutError):
+                    done = distributed.wait(list(running), POLL, "FIRST_COMPLETED").done
+            else:
+                time.sleep(POLL)
+            for future in done:
+                k, _ = running.pop(future)
+                yield k, outcome_of(future, len(workers))
+    finally:
+        client.cancel(list(running))
+
+
+def next_task(waiting, tasks, last, address):
+    """Of the waiting positions in tasks that of the worker's next task.
+
+    It is the first of its last group (last: dict by address), else of a group that no other is at,
+    else of all.
     """
-    end = len(command_line)
-    if "--" in command_line:
-        end = command_line.index("--")
-    options = ["--jobs", "1"]
-    if threads:
-        options += ["--threads", str(threads)]
-    processes = [subprocess.Popen(
-        [sys.executable, *command_line[:end], *options, "--shard", "%d/%d" % (i + 1, num_shards),
-         *command_line[end:]], stderr=subprocess.PIPE, universal_newlines=True,
-        preexec_fn=for_child(i, num_shards)) for i in range(num_shards)]
-    errors = [process.communicate()[1] for process in processes]
-    for process, error in zip(processes, errors):
-        for line in error.splitlines():
-            if line.startswith("note: "):
-                basics.note(line[len("note: "):])
-        if process.returncode:
-            raise basics.UserError(error_of(process.returncode, error).split("error: ")[-1])
+    others = {group for other, group in last.items() if other != address}
+    own = [k for k in waiting if tasks[k].group == last.get(address)]
+    unshared = [k for k in waiting if tasks[k].group not in others]
+    return (own or unshared or waiting)[0]
 
 
-def error_of(returncode, stderr):
-    """What a script that failed says, the last line that is no note; if nothing, how it ended."""
-    lines = [line for line in stderr.splitlines() if line.strip() and line[:6] != "note: "]
-    return lines[-1] if lines else "killed by signal %d" % -returncode if returncode < 0 else (
-        "exit code %d" % returncode)
+def outcome_of(future, num_workers):
+    """Outcome of a future that is done, with its notes told."""
+    from distributed.scheduler import KilledWorker
+    try:
+        message = future.result()
+    except KilledWorker:
+        return Outcome(error=basics.UserError("%d processes ended at it, killed or out of memory"
+                                              % TRIES), num_workers=num_workers)
+    for note in message.notes:
+        basics.note(note)
+    error = None
+    if message.traceback:
+        error = WorkerFault(message.traceback)
+    elif message.line:
+        error = basics.UserError(message.line)
+    return Outcome(message.value, error, message.seconds, num_workers)
+
+
+def message_of_task(function, task):
+    """Message of a task; runs on a worker, with as many threads as Dask says that it has."""
+    from distributed import get_worker
+    machine.limit_threads(get_worker().nthreads)
+    with one_at_a_time, basics.collected_notes() as notes, command_line.quiet_tensorflow():
+        outcome = outcome_here(function, task)
+    line, text = None, None
+    if outcome.error:
+        line = command_line.line_of(outcome.error)
+        if line is None:
+            text = traceback_of(outcome.error)
+    return Message(outcome.value, line, text, outcome.seconds, notes)
+
+
+def traceback_of(error):
+    """The text of an error's traceback, as Python prints it, where it was raised."""
+    if isinstance(error, WorkerFault):
+        return str(error)
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__))

@@ -19,10 +19,11 @@ import sys
 
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
-from plumbing import basics, command_line, image_files
+import tf_boilerplate as nic
+from plumbing import basics, command_line, image_files, store, tasks
 import numpy as np
 
-import compress_jobs
+import planning
 import plots
 import rd_curves
 
@@ -50,11 +51,13 @@ def shown_rate(saving):
     return shown(saving.rate) + " *"
 
 
-def table1_rows(curves):
+def table1_rows(curves, failed):
     """Return the rows of Table 1, without the header, of curves by script.
 
-    A row per method or codec has its BD-rates and R-D cost against base.
+    A row per method or codec has its BD-rates and R-D cost against base. failed: dict by script of
+    a text why points are missing.
     """
+    curves = {**dict.fromkeys(failed, {}), **curves}
     columns = [rd_curves.savings(curves, "psnr"), rd_curves.savings(curves, "msssim_db"),
                rd_curves.savings(curves, "psnr", "actual_bpp")]
     rows = []
@@ -62,7 +65,9 @@ def table1_rows(curves):
         curve, cells = curves[method.script], [column[method.script] for column in columns]
         costs = rd_curves.cost_savings(curve, curves.get("mbt2018", {}))
         caveats = dict.fromkeys(caveat for cell in cells for caveat in cell.caveats)
-        rows.append([method.row, method.label, method.file_name, len(curve["est_bpp"])]
+        if method.script in failed:
+            caveats[failed[method.script]] = None
+        rows.append([method.row, method.label, method.file_name, len(curve.get("est_bpp", []))]
                     + [shown_rate(cell) for cell in cells]
                     + [shown(cell.overlap) for cell in cells[:2]]
                     + [shown(cost) for cost in costs] + ["; ".join(caveats)])
@@ -71,7 +76,7 @@ def table1_rows(curves):
 
 def published_rows(papers):
     """Return the rows of Table 1 of the paper's curves, which are marked as such."""
-    rows = table1_rows(papers)
+    rows = table1_rows(papers, {})
     for row in rows:
         row[:3] = ["", row[1] + ", published", ""]
     return rows
@@ -123,9 +128,9 @@ def markdown(header, rows):
                      for row in [header, ["---"] * len(header)] + rows)
 
 
-def write_tables(folder, curves, codecs, papers):
+def write_tables(folder, curves, codecs, papers, failed):
     """Write table1.csv, and table1.md with the points too, of a data set; return the latter."""
-    rows = table1_rows({**codecs, **curves}) + published_rows(papers)
+    rows = table1_rows({**codecs, **curves}, failed) + published_rows(papers)
     rd_curves.write_csv(os.path.join(folder, "table1.csv"), HEADER, rows)
     points = points_rows(curves)
     text = "\n\n".join([markdown(HEADER, rows), COSTS_NOTE, POINTS_NOTE,
@@ -150,8 +155,8 @@ def export_compressai(folder, curves):
                            json.dumps(content, indent=2).encode())
 
 
-def summarise(folder, with_compressai):
-    """Write tables and plots of a data set from its CSVs.
+def summarise(folder, with_compressai, failed):
+    """Write tables and plots of a data set from its CSVs; failed: see table1_rows.
 
     The other codecs' curves, and the paper's, are those of the folder's name without its label.
     """
@@ -166,19 +171,13 @@ def summarise(folder, with_compressai):
     else:
         basics.note("%s: curves of other images, not drawn" % codecs_folder)
     papers = rd_curves.published(os.path.basename(unlabelled))
-    print("%s\n\n%s" % (folder, write_tables(folder, curves, codecs, papers)))
+    print("%s\n\n%s" % (folder, write_tables(folder, curves, codecs, papers, failed)))
     plots.draw(folder, curves, codecs, papers)
     if with_compressai:
         export_compressai(folder, curves)
 
 
 # ---------------------------------------------------------------- computing a table
-
-def setup_of(args, folder, source, checksums):
-    """Return the Setup of a table in a folder, of images of that name and these checksums."""
-    return compress_jobs.Setup(args.checkpoint_dir, args.images, source, checksums,
-                               os.path.join(folder, "npz"), args.options, args.threads)
-
 
 def require_own_csvs(folder, scripts):
     """UserError if there is a CSV of one of the scripts that is not by this one."""
@@ -205,14 +204,10 @@ def require_same_table(folder, settings):
     rd_curves.write_settings(folder, settings)
 
 
-def models_of(jobs):
-    """Return a dict by kind and lambda of the names and checksums of the jobs' models."""
-    models = {}
-    for job in jobs:
-        kind = compress_jobs.method_of(job.script).model
-        models["%s, lambda = %g" % (kind, job.settings["lmbda"])] = [
-            job.run_name, job.settings["model"]]
-    return models
+def models_of(plans):
+    """Return a dict by kind and lambda of the names and checksums of the plans' models."""
+    return {"%s, lambda = %g" % (plan.run.model, plan.settings["lmbda"]): [
+        plan.run.name, plan.settings["model"]] for plan in plans}
 
 
 def require_images_elsewhere(paths, folder):
@@ -224,24 +219,52 @@ def require_images_elsewhere(paths, folder):
 
 
 def compute(args):
-    """Run the scripts whose results are missing and write the methods' CSVs; return the folder."""
-    source, paths, many = image_files.find_images(args.images)
-    name = source if many else os.path.splitext(source)[0]
+    """Compute the results that are missing and write the methods' CSVs.
+
+    Returns the folder and a dict by script of a text that says which lambdas failed.
+    """
+    source = image_files.find_images(args.images)
+    images, unreadable = store.look_at(source.paths, lambda shape: None)
+    for error in unreadable.values():
+        raise error
+    name = source.name if source.many else os.path.splitext(source.name)[0]
     if args.label:
         name += "-" + args.label
     folder = os.path.join(args.output, name)
-    require_images_elsewhere(paths, folder)
-    images = rd_curves.digests(paths)
-    setup = setup_of(args, folder, source, list(images.values()))
-    jobs = compress_jobs.find_jobs(setup, args.methods, args.runs)
+    require_images_elsewhere(source.paths, folder)
+    setup = planning.Setup(args.checkpoint_dir, source, images, os.path.join(folder, "npz"),
+                           args.options, args.threads)
+    plans = planning.find_plans(setup, args.methods, args.runs)
     basics.require_writable(os.path.join(setup.folder, "results"), missing=3)
-    require_own_csvs(folder, {job.script for job in jobs})
-    require_same_table(folder, dict(label=args.label, options=args.options,
-                                    models=models_of(jobs), images=images))
-    earlier = compress_jobs.find_earlier_jobs(setup, jobs, folder)
-    compress_jobs.run_all(jobs, args.jobs)
-    compress_jobs.collect(jobs + earlier, folder)
-    return folder
+    require_own_csvs(folder, {plan.settings["script"] for plan in plans})
+    require_same_table(folder, dict(
+        label=args.label, options=args.options, models=models_of(plans),
+        images={os.path.basename(path): image for path, _, image in images}))
+    earlier = planning.find_earlier_plans(setup, plans, folder)
+    failed = run_plans(plans, args.jobs, args.scheduler)
+    planning.collect(plans + earlier, folder)
+    return folder, failed
+
+
+def run_plans(plans, jobs, scheduler):
+    """Compute what is missing; return a dict by script of a text that says which lambdas failed."""
+    missing = [plan for plan in plans if not store.is_joined(plan)]
+    print("%d of %d results exist" % (len(plans) - len(missing), len(plans)), flush=True)
+    for plan in missing:
+        store.require_targets(plan)
+    expected = tasks.expected(missing)
+    for script, (count, seconds) in expected.items():
+        print("%s: %d images, about %s" % (script, count, tasks.duration(seconds)))
+    if expected:
+        seconds = sum(seconds for _, seconds in expected.values())
+        print("together about %s of all cores of this machine" % tasks.duration(seconds),
+              flush=True)
+    _, failures = tasks.run_plans(nic.compress_task, missing, jobs, scheduler)
+    failed = {}
+    for one in failures:
+        failed.setdefault(one.plan.settings["script"], set()).add(one.plan.settings["lmbda"])
+    return {script: "failed at λ = %s" % ", ".join("%g" % lmbda for lmbda in sorted(lmbdas))
+            for script, lmbdas in failed.items()}
 
 
 def folders_of_tables(output):
@@ -258,10 +281,10 @@ def folders_of_tables(output):
 def parse_method(name):
     """Return the name of a script with a METHOD, for argparse."""
     try:
-        compress_jobs.method_of(name)
+        planning.method_of(name)
     except (ImportError, AttributeError):
         raise argparse.ArgumentTypeError("%s: no script %s.py with a METHOD in %s; there are %s" % (
-            name, name, compress_jobs.ROOT, ", ".join(rd_curves.SCRIPTS)))
+            name, name, planning.ROOT, ", ".join(rd_curves.SCRIPTS)))
     return name
 
 
@@ -283,10 +306,9 @@ def make_parser():
                         default=rd_curves.SCRIPTS,
                         help="of %s, or your own; default: the former"
                         % ", ".join(rd_curves.SCRIPTS))
-    parser.add_argument("--jobs", type=command_line.count, default=1, metavar="N",
-                        help="scripts to run at a time")
+    command_line.add_worker_options(parser)
     parser.add_argument("--threads", type=command_line.count, metavar="N",
-                        help="as of the scripts (default: one per core of a job's part)")
+                        help="as of the scripts")
     parser.add_argument("--output", default=RESULTS, help="where to write (default: %(default)s)")
     parser.add_argument("--from-csv", action="store_true",
                         help="only tables and plots, of every data set under --output")
@@ -304,14 +326,19 @@ def run(args):
     if args.from_csv and (args.images or args.runs or args.label or args.options):
         raise basics.UserError("--from-csv: --images, --runs, --label and options of scripts are "
                                "for a table that is computed")
+    failed = {}
     if args.from_csv:
         folders = folders_of_tables(args.output)
     elif args.images:
-        folders = [compute(args)]
+        folder, failed = compute(args)
+        folders = [folder]
     else:
         raise basics.UserError("--images is missing")
     for folder in sorted(folders):
-        summarise(folder, args.export_compressai)
+        summarise(folder, args.export_compressai, failed)
+    if failed:
+        raise basics.Incomplete("; ".join(" ".join(item) for item in sorted(failed.items()))
+                                + "; all else is done, and the same command continues")
 
 
 def main(argv=None):

@@ -161,8 +161,13 @@ def write_image(path, height, width, mode="RGB"):
 
 @pytest.fixture(autouse=True)
 def untold():
-    """Each test stands for a process of its own: notes that another was told count anew."""
-    basics.note.cache_clear()
+    """Each test stands for a process of its own: notes that another was told count anew.
+
+    It may also have changed what a kept compressor is built of.
+    """
+    basics.print_note.cache_clear()
+    if "tf_boilerplate" in sys.modules:
+        sys.modules["tf_boilerplate"].kept_compressor.cache_clear()
 
 
 @pytest.fixture

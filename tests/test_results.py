@@ -1,35 +1,30 @@
 """results/: BD-rate, Table 1 and its plots, continued and redrawn."""
 
-import argparse
 import contextlib
 import csv
 import glob
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-import time
-import unittest.mock
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from conftest import (BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, TINY, compress, load, run, run_of,
-                      write_image)
+from conftest import (BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, load, run, run_of, write_image)
 
 sys.path.insert(0, os.path.join(ROOT, "results"))
 import compare
-import compress_jobs
 import convergence
 import landscape
+import planning
 import rd_curves
 import table1
 import training as training_plot
-from plumbing import basics, image_files, runs, workers
+import tf_boilerplate as nic
+from plumbing import basics, image_files, runs, store, tasks
 
 
 @pytest.mark.parametrize("dataset, script, expected, cost", [
@@ -195,7 +190,7 @@ def existing(tmp_path, monkeypatch, capfd):
 
     def stop(*_):
         raise basics.UserError("missing")
-    monkeypatch.setattr(compress_jobs, "run_job", stop)
+    monkeypatch.setattr(tasks, "run_plans", stop)
 
     def check(script, *options):
         capfd.readouterr()
@@ -223,45 +218,6 @@ def test_threads_count_if_given(tmp_path, existing):
     assert existing("mbt2018", "--threads", "2") == "0 of 1 results exist"
 
 
-@pytest.mark.parametrize("code", [0, 1])
-def test_every_job_has_its_part_of_the_cores(tmp_path, monkeypatch, code):
-    """Two at a time, also after one has failed; threads are only told if they are given."""
-    started, together = [], threading.Barrier(2, timeout=60)
-
-    def start(argv, preexec_fn, **_):
-        started.append(preexec_fn)
-        with contextlib.suppress(threading.BrokenBarrierError):
-            together.wait(60 if code == 0 else 0)
-        return argparse.Namespace(returncode=code, stderr="")
-    monkeypatch.setattr(subprocess, "run", start)
-    monkeypatch.setattr(workers, "for_child", lambda i, num_children: (i, num_children))
-    args = table1.make_parser().parse_args(["--images", TINY, "--jobs", "2"])
-    setup = table1.setup_of(args, str(tmp_path), "image", [])
-    job = compress_jobs.make_job(setup, "sga", runs.find_run(SHIPPED, run_of("sga", 64)))
-    assert "--threads" not in job.argv
-    with contextlib.nullcontext() if code == 0 else pytest.raises(basics.UserError, match="code 1"):
-        compress_jobs.run_all([job] * 4, args.jobs)
-    assert code or len(started) == 4
-    assert all(set(started[k:k + 2]) == {(0, 2), (1, 2)} for k in range(0, 4 - 4 * code, 2))
-
-
-@pytest.mark.parametrize("code, stderr, expected", [
-    (2, "note: a\nsga.py: error: b\n", "sga.py: error: b"), (-9, "note: a\n", "signal 9"),
-    (1, "", "exit code 1")])
-def test_errors_of_jobs(code, stderr, expected):
-    assert expected in workers.error_of(code, stderr)
-
-
-def test_parts_of_the_cores(monkeypatch):
-    taken = []
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 2, 3, 4, 5})
-    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: taken.append(cores))
-    monkeypatch.setattr(workers.ctypes, "CDLL", unittest.mock.MagicMock())
-    for i, num_children in ((0, 1), (0, 2), (1, 2), (1, 7), (6, 7)):
-        workers.for_child(i, num_children)()
-    assert taken == [[1, 2, 3, 4, 5], [1, 2], [3, 4], [2], [2]]
-
-
 CROPS = os.path.join(ROOT, "results", "reduced", "kodak-crops")
 
 
@@ -272,12 +228,14 @@ def test_settings_are_those_of_the_shipped_results(script):
     run_name = run_of(script, 64)
     result = load(next(path for path in glob.glob(os.path.join(CROPS, "npz", "*.npz"))
                        if run_name in path and load(path)["script"] == script))
-    args = table1.make_parser().parse_args(["--images", "kodak-crops.npy", "--threads", "1"])
-    setup = table1.setup_of(args, CROPS, "kodak-crops.npy", list(result["image"]))
-    job = compress_jobs.make_job(setup, script, runs.find_run(SHIPPED, run_name))
-    assert compress_jobs.is_done(job)
+    (image,) = result["image"]
+    setup = planning.Setup(SHIPPED, image_files.Source("kodak-crops.npy", [], False),
+                           [store.Pixels("kodak-crops.npy", (24, 128, 192), image)],
+                           os.path.join(CROPS, "npz"), [], 1)
+    plan = planning.make_plan(setup, script, runs.find_run(SHIPPED, run_name))
+    assert store.is_joined(plan)
     saved = {name for name, value in result.items() if not value.ndim}
-    assert saved | {"image"} == job.settings.keys() | saved & {"avg_batch_actual_bpp"}
+    assert saved == plan.settings.keys() | saved & {"avg_batch_actual_bpp"}
 
 
 @pytest.fixture
@@ -314,134 +272,29 @@ def test_fewer_runs_keep_the_rows_whose_results_exist(tmp_path, two_runs, capfd)
     assert column() == names[:1]
 
 
-def children_of(pid):
-    """Command lines of the processes that this one has started and that are running, by pid."""
-    children = {}
-    for path in glob.glob("/proc/[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            with open(path) as file, open(path.replace("stat", "cmdline")) as command:
-                state, parent = file.read().rpartition(")")[2].split()[:2]
-                if int(parent) == pid and state != "Z":
-                    children[int(path.split("/")[2])] = command.read()
-    return children
+def test_a_table_without_what_failed(tmp_path, two_runs, monkeypatch, capfd):
+    """The method's row says so, the exit code is 1, and the same command completes it."""
+    whole, (argv, names) = nic.Compressor.compress, two_runs
 
-
-def wait_for(condition, seconds=60):
-    """The condition's value as soon as it is true."""
-    deadline = time.time() + seconds
-    while not condition() and time.time() < deadline:
-        time.sleep(.1)
-    return condition()
-
-
-@pytest.fixture
-def running(tmp_path):
-    """table1 of SGA, then unoise, as the leader of a group; the pid of the first script."""
-    process = subprocess.Popen(
-        [sys.executable, os.path.join(ROOT, "results", "table1.py"), "--checkpoint_dir",
-         CHECKPOINTS, "--images", PNG, "--output", str(tmp_path), "--methods", "sga", "unoise"],
-        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored in background
-    try:
-        assert wait_for(lambda: any("sga.py" in line
-                                    for line in children_of(process.pid).values()))
-        yield process, next(iter(children_of(process.pid)))
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def is_running(pid):
-    with contextlib.suppress(OSError), open("/proc/%d/stat" % pid) as file:
-        return file.read().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_scripts_end_with_table1(running, number):
-    process, script = running
-    time.sleep(1)
-    process.send_signal(number)
-    assert process.wait(20) == -number
-    assert wait_for(lambda: not is_running(script), 5)
-
-
-def test_an_interrupt_starts_no_other_script(running):
-    process, script = running
-    wait_for(lambda: False, 8)  # the script has imported TensorFlow and iterates
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(30) == 130 and not is_running(script)
-
-
-@pytest.fixture
-def pair(tmp_path):
-    """A folder of two images."""
-    (tmp_path / "images").mkdir()
-    for name in ("a.png", "b.png"):
-        write_image(tmp_path / "images" / name, 64, 64)
-    return tmp_path / "images"
-
-
-def test_shards_of_machines_with_other_numbers_of_cores(pair, tmp_path, monkeypatch):
-    """Join, as --threads is not given; where it is, results of another number are others."""
-    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", tmp_path, BASE_RUN,
-            pair, "--shard"]
-    for cores, number in ((1, "1/2"), (2, "2/2")):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
-        joined = run("mbt2018", *argv, number)
-    assert list(joined["files"]) == ["a.png", "b.png"]
-    threads = {path.name: load(path)["num_threads"] for path in tmp_path.glob("*.parts/*")}
-    assert threads == {"a.png.npz": 1, "b.png.npz": 2}
-    assert run("mbt2018", *argv, "1/2", "--threads", 3) is None
-
-
-def test_jobs_of_a_finished_folder_start_no_process(pair, tmp_path, monkeypatch):
-    results = compress("mbt2018", tmp_path, pair)
-    monkeypatch.setattr(subprocess, "Popen", None)
-    again = compress("mbt2018", tmp_path, pair, "--jobs", 2)
-    np.testing.assert_array_equal(again["rd_cost"], results["rd_cost"])
-
-
-@pytest.mark.slow
-def test_shards(tmp_path, capfd, fails):
-    """Whichever run finds the parts of all images, with or without --shard, writes the result."""
-    images, results = tmp_path / "trio", tmp_path / "results"
-    images.mkdir()
-    for i in range(3):
-        write_image(images / ("%d.png" % i), 64, 64 + i)
-
-    def compress_shard(*options, folder=results):
-        capfd.readouterr()
-        run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", folder,
-            "--threads", 1, "--write", *options, "--", BASE_RUN, images)
-        return capfd.readouterr().out, [load(path) for path in folder.glob("*file=trio.npz")]
-    _, (expected,) = compress_shard(folder=tmp_path / "whole")
-    files = {path.name: path.read_bytes() for path in (tmp_path / "trio.tfci").iterdir()}
-    shutil.rmtree(str(tmp_path / "trio.tfci"))
-    printed, joined = compress_shard("--shard", "2/2")
-    assert "1 of 3 images are done" in printed and not joined
-    compress_shard("--shard", "1/3", "--lambda", 0.5)  # of other settings, so no part of it
-    printed, (joined,) = compress_shard("--shard", "1/2")
-    assert "Avg est_bpp" in printed and list(joined["files"]) == ["0.png", "1.png", "2.png"]
-    assert {path.name: path.read_bytes() for path in (tmp_path / "trio.tfci").iterdir()} == files
-    assert joined.keys() == expected.keys()
-    for name, values in expected.items():
-        np.testing.assert_array_equal(joined[name], values)
-    next(results.glob("*file=trio.npz")).unlink()
-    _, (again,) = compress_shard()
-    assert again.keys() == expected.keys()
-    for path in results.glob("*file=trio.npz*"):
-        (shutil.rmtree if path.is_dir() else os.remove)(str(path))
-    printed, (joined,) = compress_shard("--jobs", 2, "--threads", 3)
-    assert printed.count("Avg est_bpp") == printed.count("results: ") == 1
-    for name, values in expected.items():
-        np.testing.assert_array_equal(joined[name], values)
-    assert "--jobs: only" in fails("mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress",
-                                   BASE_RUN, images / "0.png", "--jobs", 2)
-    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, images, "--shard"]
-    assert "only 3 images" in fails("mbt2018", *argv, "1/4", "--results_dir", results)
-    assert "--results_dir" in fails("mbt2018", *argv, "1/2", "--results_dir", "")
+    def fail(self, images, initial_bits):
+        if self.lmbda == .02:
+            raise basics.UserError("too bright")
+        return whole(self, images, initial_bits)
+    monkeypatch.setattr(nic.Compressor, "compress", fail)
+    with pytest.raises(SystemExit) as exit_info:
+        table1.main(argv)
+    printed = capfd.readouterr()
+    assert exit_info.value.code == 1 and "mbt2018: 2 images, about " in printed.out
+    lines = [line for line in printed.err.splitlines() if line[:6] != "note: "]
+    assert lines[0] == "mbt2018 on %s: image.png: error: too bright" % names[1]
+    assert lines[1].endswith("mbt2018 failed at λ = 0.02; all else is done, and the same command "
+                             "continues") and len(lines) == 2
+    row = read(tmp_path / "image" / "table1.csv")[1]
+    assert row[3] == "1" and "failed at λ = 0.02" in row[-1]
+    monkeypatch.setattr(nic.Compressor, "compress", whole)
+    table1.main(argv)
+    assert "1 of 2 results exist" in capfd.readouterr().out
+    assert read(tmp_path / "image" / "table1.csv")[1][3] == "2"
 
 
 def test_runs_of_the_same_lambda_are_to_be_chosen_from(tmp_path, capfd):

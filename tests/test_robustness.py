@@ -296,7 +296,7 @@ def compress_lines(draw, folder):
             + ["--results_dir", results and os.path.join(folder, results)])
     return script, argv + list(map(str, FAST[script])) + drawn_options(draw, [
         "--lambda", "--lr", "--seed", "--T_max", "--t0", "--annealing_rate", "--rate_its",
-        "--shard", "--num_filters", "--check_every", "--threads"]), "Avg est_bpp: "
+        "--jobs", "--num_filters", "--check_every", "--threads"]), "Avg est_bpp: "
 
 
 @st.composite

@@ -1,0 +1,225 @@
+"""Images to compress by methods on runs: what is missing of plans is computed, and written.
+
+A task is an image, or .npy, by a method on a run. It is computed anywhere (see `workers`), and this
+process alone writes what comes of it.
+"""
+
+import functools
+import json
+import os
+import sys
+import time
+import typing
+
+import numpy as np
+import tqdm
+
+from plumbing import basics, command_line, store, workers
+
+
+class Task(typing.NamedTuple):
+    """All that a process must know to compress an image or .npy."""
+    folder: str  # of the run
+    settings: dict  # that the results depend on, see store.settings_of
+    path: str
+    shape: tuple  # (num_imgs, H, W)
+    image: str  # checksum of the pixels
+    num_filters: int
+    initial_bits: bytes
+    keeps_records: bool
+
+    @property
+    def group(self):
+        """Those of one group use the same graphs."""
+        return self.folder, json.dumps(self.settings, sort_keys=True), self.shape
+
+
+class Done(typing.NamedTuple):
+    """What comes of a Task."""
+    results: dict
+    content: bytes  # of the compressed file
+    records: list  # of each batch, see store.write_records
+
+
+class Failed(typing.NamedTuple):
+    """An image that was not compressed."""
+    plan: store.Plan
+    path: str
+    error: Exception
+
+
+class Pending(typing.NamedTuple):
+    """A task, and where what comes of it goes."""
+    task: Task
+    plan: store.Plan
+    file: store.InputFile
+    place: tuple  # positions of the plan, and of the file in it
+
+
+def find_pending(plans, results):
+    """List of Pending for the files of plans without results, the longest first."""
+    pending = []
+    for i, plan in enumerate(plans):
+        folder = os.path.abspath(os.path.dirname(plan.run.checkpoint))
+        for k, file in enumerate(plan.files):
+            if results[i][k] is None:
+                task = Task(folder, plan.settings, os.path.abspath(file.path), file.shape,
+                            file.image, plan.run.num_filters, plan.initial_bits, bool(file.record))
+                pending.append(Pending(task, plan, file, (i, k)))
+    return sorted(pending, key=lambda one: -predicted_seconds(one.task))
+
+
+def run_plans(compress, plans, jobs=1, scheduler=None, compress_here=None):
+    """(list of the results of each Plan, joined, None where an image failed; list of Failed).
+
+    compress: function of a Task to Done, which a worker can import; compress_here: the same for
+    this process, if it is another. jobs, scheduler: see workers.outcomes. All that comes of a task
+    is written as it ends. A KeyboardInterrupt says in its argument what was done.
+    """
+    results = [store.stored(plan) for plan in plans]
+    failures = [Failed(plan, path, error) for plan in plans for path, error in plan.failed.items()]
+    pending = find_pending(plans, results)
+    report = Report([one.task for one in pending], len(plans) > 1)
+    for failure in failures:
+        report.failure(failure)
+    wholes = [join_if_complete(*pair) for pair in zip(plans, results)]
+    try:
+        with command_line.terminable(), report.bar:
+            for k, outcome in workers.outcomes(compress, report.tasks, jobs, scheduler,
+                                               compress_here):
+                one, (i, j) = pending[k], pending[k].place
+                if outcome.error:
+                    failures.append(Failed(one.plan, one.file.path, outcome.error))
+                    report.failure(failures[-1])
+                else:
+                    store.write_done(one.file, *outcome.value)
+                    results[i][j] = outcome.value.results
+                    report.success(one, outcome.value.results)
+                    wholes[i] = join_if_complete(one.plan, results[i])
+                report.ended(k, outcome)
+    except KeyboardInterrupt:
+        num_images = sum(len(plan.files) for plan in plans)
+        raise KeyboardInterrupt(": %d of %d images are done; the same command continues"
+                                % (num_images - len(report.left), num_images))
+    return wholes, failures
+
+
+def join_if_complete(plan, results):
+    """The results on all files of a Plan, joined; None while some are missing, or failed."""
+    if plan.failed or None in results:
+        return None
+    return store.join(plan, results)
+
+
+def expected(plans):
+    """Dict by script of (number of images to compute, seconds that they take this machine)."""
+    found = {}
+    for one in find_pending(plans, [store.stored(plan) for plan in plans]):
+        count, seconds = found.get(one.task.settings["script"], (0, 0))
+        found[one.task.settings["script"]] = count + 1, seconds + predicted_seconds(one.task)
+    return found
+
+
+class Report:
+    """What is told of tasks: a bar with the time left, and a line for each that ends."""
+
+    def __init__(self, tasks, names_plans):
+        self.tasks, self.names_plans, self.left = tasks, names_plans, set(range(len(tasks)))
+        self.forecast = Forecast()
+        self.bar = tqdm.tqdm(total=len(tasks), unit="image", leave=False, disable=None,
+                             bar_format="{l_bar}{bar}| {n_fmt} of {total_fmt}{postfix}")
+        if len(tasks) < 2:  # whose own bar is enough
+            self.bar.disable = True
+
+    def name(self, plan, path):
+        """Of an image in a plan, for a line."""
+        name = os.path.basename(path)
+        if self.names_plans:
+            name = "%s on %s: %s" % (plan.settings["script"], plan.run.name, name)
+        return name
+
+    def success(self, one, results):
+        """Tell of a Pending that ended, one of many."""
+        if one.plan.many or self.names_plans:
+            basics.print_line("%s: %s" % (self.name(one.plan, one.file.path), " ".join(
+                "%s=%.4f" % (field, store.finite_mean(results[field]))
+                for field in ("rd_cost", "est_bpp", "psnr"))))
+
+    def failure(self, failed):
+        """Tell of a Failed, one of many, with the traceback of a fault of the code."""
+        if not failed.plan.many and not self.names_plans:
+            return  # it is raised
+        line = command_line.line_of(failed.error)
+        if line is None:
+            line = "a fault of the code\n" + workers.traceback_of(failed.error)
+        basics.print_line("%s: error: %s" % (self.name(failed.plan, failed.path), line),
+                          sys.stderr)
+
+    def ended(self, k, outcome):
+        """Count task k, and say how long the others may take."""
+        self.left.remove(k)
+        self.forecast.measured(self.tasks[k], outcome)
+        self.bar.set_postfix_str("about %s left" % duration(self.forecast.seconds(
+            self.tasks[k] for k in self.left)), refresh=False)
+        self.bar.update()
+
+
+# ---------------------------------------------------------------- how long it takes
+
+# Floating-point operations of an iteration of SGA per pixel and filter squared, and the share of
+# the rate of a product of matrices that they reach, see results/benchmark.md.
+OPERATIONS, EFFICIENCY = 11, .75
+# What an image takes beside its iterations: seconds, and seconds per pixel.
+SECONDS, SECONDS_PER_PIXEL = 2, 6e-6
+FULL_ITERATIONS = ("its", "sga_its")  # options that count iterations through the whole model
+
+
+@functools.lru_cache(maxsize=None)
+def matrix_rate():
+    """Floating-point operations in a second of products of 1024 x 1024 matrices, on all cores."""
+    matrix, best = np.ones((1024, 1024), np.float32), np.inf
+    for _ in range(5):
+        start = time.time()
+        matrix @ matrix
+        best = min(best, time.time() - start)
+    return 2 * 1024 ** 3 / best
+
+
+def predicted_seconds(task):
+    """Seconds of all cores of this machine that a task takes, by the benchmark's figures."""
+    pixels = np.prod(task.shape, dtype=float)
+    its = sum(task.settings.get(name, 0) for name in FULL_ITERATIONS)
+    operations = its * pixels * OPERATIONS * task.num_filters ** 2
+    return SECONDS + pixels * SECONDS_PER_PIXEL + operations / EFFICIENCY / matrix_rate()
+
+
+class Forecast:
+    """How long tasks will take, by those that ended, of the same method if there are any."""
+
+    def __init__(self):
+        self.ratios, self.num_workers = {}, 1  # lists of measured / predicted, by script
+
+    def measured(self, task, outcome):
+        """Learn from the Outcome of a task."""
+        self.num_workers = outcome.num_workers
+        if not outcome.error:
+            self.ratios.setdefault(task.settings["script"], []).append(
+                outcome.seconds / predicted_seconds(task))
+
+    def seconds(self, tasks):
+        """Of all tasks together, on so many workers at a time as there were."""
+        every = [ratio for ratios in self.ratios.values() for ratio in ratios]
+        if not every:
+            return sum(map(predicted_seconds, tasks))
+        mean = {script: np.mean(ratios) for script, ratios in self.ratios.items()}
+        return sum(predicted_seconds(task) * mean.get(task.settings["script"], np.mean(every))
+                   for task in tasks) / self.num_workers
+
+
+def duration(seconds):
+    """Text of a time with its unit."""
+    if seconds < 90:
+        return "%.0f s" % seconds
+    if seconds < 5400:
+        return "%.0f min" % (seconds / 60)
+    return "%.1f h" % (seconds / 3600)
