@@ -1,8 +1,8 @@
 """One task of a TensorFlow cluster, for training on several machines.
 
 TF_CONFIG says, as is usual for TensorFlow 1, which tasks there are and which of them this process
-is: CLUSTER_HELP has it all. Without it, a Cluster stands for a process that trains alone, so that
-the code that trains is the same.
+is: CLUSTER_HELP has it all. Without it, or where it has one worker, as managed services set it, a
+Cluster stands for a process that trains alone, so that the code that trains is the same.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ class Cluster(typing.NamedTuple):
 
 
 def join_cluster(config):
-    """Cluster of TF_CONFIG, its server started; without TF_CONFIG, of this process alone.
+    """Cluster of TF_CONFIG, its server started; without another task in it, of this process alone.
 
     TF_CONFIG is JSON: {"cluster": {"chief": [ADDRESS], "worker": [...], "ps": [...]}, "task":
     {"type": JOB, "index": INDEX}}. UserError if it is not that.
@@ -54,6 +54,10 @@ def join_cluster(config):
     try:
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         spec, job, index = resolver.cluster_spec(), resolver.task_type, resolver.task_id
+        num_tasks = {name: spec.num_tasks(name) for name in spec.jobs}
+        if sum(num_tasks.values()) <= 1 and not num_tasks.get("ps"):
+            basics.note("TF_CONFIG has no other task: this process trains alone")
+            return Cluster("chief", 0, config)
         spec.task_address(job, index)
         if (set(spec.jobs) - {"chief", "worker", "ps"} or spec.num_tasks("chief") != 1
                 or not spec.num_tasks("ps")):

@@ -123,42 +123,39 @@ def kill_workers(cluster):
 def outcomes_of_cluster(function, tasks, client):
     """Yield (k, Outcome) as `outcomes` does, from the workers of a Dask client."""
     import distributed
-    waiting, running, last = list(range(len(tasks))), {}, {}  # running: by futures; last: groups
+    waiting, running = list(range(len(tasks))), {}  # running: positions, by their futures
+    freed = []  # groups of the last tasks of workers that have none
     try:
         while waiting or running:
-            workers = list(client.scheduler_info()["workers"])
-            if not workers:
+            num_workers = len(client.scheduler_info()["workers"])
+            if not num_workers:
                 basics.note("no worker is there; waiting for one")
-            busy = {address for _, address in running.values()}
-            for address in [address for address in workers if address not in busy][:len(waiting)]:
-                k = next_task(waiting, tasks, last, address)
+            # No more than there are workers: Dask gives each to one that has none.
+            while waiting and len(running) < num_workers:
+                others = {tasks[k].group for k in running.values()}
+                k = next_task(waiting, tasks, freed.pop() if freed else None, others)
                 waiting.remove(k)
-                last[address] = tasks[k].group
-                future = client.submit(message_of_task, function, tasks[k], pure=False,
-                                       # If that worker ends, another takes the task.
-                                       workers=[address], allow_other_workers=True)
-                running[future] = k, address
-            done = []
+                running[client.submit(message_of_task, function, tasks[k], pure=False)] = k
+            freed, done = [], []
             if running:
                 with contextlib.suppress(distributed.TimeoutError):
                     done = distributed.wait(list(running), POLL, "FIRST_COMPLETED").done
             else:
                 time.sleep(POLL)
             for future in done:
-                k, _ = running.pop(future)
-                yield k, outcome_of(future, len(workers))
+                k = running.pop(future)
+                freed.append(tasks[k].group)
+                yield k, outcome_of(future, num_workers)
     finally:
         client.cancel(list(running))
 
 
-def next_task(waiting, tasks, last, address):
-    """Of the waiting positions in tasks that of the worker's next task.
+def next_task(waiting, tasks, last, others):
+    """Of the waiting positions in tasks the next for a worker whose last task was of a group.
 
-    It is the first of its last group (last: dict by address), else of a group that no other is at,
-    else of all.
+    It is the first of the same group, else of none that others are at, else of all.
     """
-    others = {group for other, group in last.items() if other != address}
-    own = [k for k in waiting if tasks[k].group == last.get(address)]
+    own = [k for k in waiting if tasks[k].group == last]
     unshared = [k for k in waiting if tasks[k].group not in others]
     return (own or unshared or waiting)[0]
 

@@ -96,10 +96,10 @@ def test_a_cluster_trains_as_one_process_with_the_whole_batch(tmp_path, start):
 
 
 @pytest.mark.parametrize("config, message", [
-    ("{", "TF_CONFIG"), ('{"cluster": {}}', "TF_CONFIG"),
+    ("{", "TF_CONFIG"),
+    ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "chief"),
     ('{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "chief", "index": 0}}',
      "ps"),
-    ('{"cluster": {"chief": ["a:1"], "ps": []}, "task": {"type": "chief", "index": 0}}', "ps"),
     ('{"cluster": {"chief": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',
      "worker"),
     ('{"cluster": {"chief": ["a:1"], "ps": ["b:1"], "evaluator": ["c:1"]}, '
@@ -108,6 +108,18 @@ def test_malformed_clusters_are_refused(tmp_path, fails, monkeypatch, config, me
     monkeypatch.setenv("TF_CONFIG", config)
     line = fails("mbt2018", "--checkpoint_dir", tmp_path, *OPTIONS)
     assert "TF_CONFIG" in line and message in line
+
+
+@pytest.mark.parametrize("config", [
+    '{"cluster": {}}', '{"task": {"type": "worker", "index": 0}}',
+    '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}',
+    '{"cluster": {"chief": ["a:1"], "ps": []}, "task": {"type": "chief", "index": 0}}'])
+def test_a_cluster_of_one(monkeypatch, capfd, config):
+    """As managed services set it: the process trains alone, with a note."""
+    monkeypatch.setenv("TF_CONFIG", config)
+    cluster = clusters.join_cluster(runs.session_config(1))
+    assert (cluster.job, cluster.server, cluster.num_replicas) == ("chief", None, 1)
+    assert "trains alone" in capfd.readouterr().err
 
 
 def test_the_chief_applies_gradients_without_computing_them_again(monkeypatch):

@@ -69,9 +69,9 @@ def test_failures_cost_nothing_but_their_own_task(jobs, capfd):
 def test_order_of_tasks():
     """A worker stays with the graphs that it has, then takes those that no other has."""
     items = [Sum(0, 0, group) for group in "aaabbc"]
-    assert workers.next_task([2, 3, 4, 5], items, {"x": "b", "y": "a"}, "x") == 3
-    assert workers.next_task([2, 3, 5], items, {"x": "b", "y": "a"}, "z") == 5
-    assert workers.next_task([2, 4], items, {"x": "b", "y": "a"}, "z") == 2
+    assert workers.next_task([2, 3, 4, 5], items, "b", {"a"}) == 3
+    assert workers.next_task([2, 3, 5], items, None, {"a", "b"}) == 5
+    assert workers.next_task([2, 4], items, "c", {"a", "b"}) == 2
 
 
 def test_forecast():
