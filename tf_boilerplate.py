@@ -665,7 +665,7 @@ class Compressed(typing.NamedTuple):
 
 
 class Compressor:
-    """A method on a run. The graph for images of the last shape is kept.
+    """A method on a run. The graphs for batches of the last two shapes are kept.
 
     options: namespace with all of the method's. lmbda: weight of the distortion, by default that of
     the run. threads: of an operation, by default one per core. codec: one of method.codecs, by
@@ -682,17 +682,13 @@ class Compressor:
         self.codec = codec or method.codecs[0]
         self.record, self.watchers = progress.Record(keeps_records), tuple(watchers)
         self.script = script or method.infer.__module__
-        self.graph = self.measure = None
+        # Two are kept: of both orientations of a picture, or a batch and the last, smaller one.
+        self.graph_for = functools.lru_cache(2)(self.build_graph)
 
-    def graph_for(self, shape):
-        """The Graph for a batch [B, H, W, 3]; the last one is kept, and its meter of quality."""
-        if not self.graph or tuple(self.graph.x.shape.as_list()) != tuple(shape):
-            self.graph = None  # frees it before the next takes memory
-            watchers = (self.record,) + self.watchers
-            self.graph = inference_graph(self.method, self.run, shape, self.options, self.lmbda,
-                                         self.threads, watchers)
-            self.measure = quality.meter(shape, self.threads)
-        return self.graph
+    def build_graph(self, shape):
+        """The Graph for a batch [B, H, W, 3]."""
+        return inference_graph(self.method, self.run, shape, self.options, self.lmbda,
+                               self.threads, (self.record,) + self.watchers)
 
     def compress(self, images, initial_bits=b""):
         """Compressed of uint8 [num_imgs, H, W, 3].
@@ -728,8 +724,7 @@ class Compressor:
 
     def metrics_of(self, decoder, x, images, latents):
         """Dict of [B]: what is reported of a list of CodedImage, the batch x, made of latents."""
-        self.graph_for(x.shape)
-        quality_of_pictures = self.measure(x, coding.joined(images).x_hat)
+        quality_of_pictures = quality.measure(x, coding.joined(images).x_hat)
         if self.run.model == "base":
             return dict(quality_of_pictures, **self.rates_of(x, images))
         return dict(quality_of_pictures, **self.net_rates_of(decoder, images, latents.fit))

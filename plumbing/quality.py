@@ -1,28 +1,63 @@
 """Metrics of decoded pictures."""
 
 import numpy as np
-import tensorflow.compat.v1 as tf
+import scipy.ndimage
 
-from plumbing import runs
+# MS-SSIM (Wang, Simoncelli, Bovik 2003): the exponents of its five scales, the filter of 11 taps of
+# a Gaussian, and the constants that keep its fractions finite, as in tf.image.ssim_multiscale.
+SCALE_WEIGHTS = (.0448, .2856, .3001, .2363, .1333)
+TAPS = np.exp(-np.arange(-5, 6) ** 2 / (2 * 1.5 ** 2))
+TAPS /= TAPS.sum()
+C1, C2 = (.01 * 255) ** 2, (.03 * 255) ** 2
+MSSSIM_MIN_SIDE = 161  # of images that it is defined for: 11 pixels at the last scale
 
-MSSSIM_MIN_SIDE = 161  # of images that MS-SSIM is defined for
+
+def measure(x, x_hat):
+    """Dict of [B]: metrics of uint8 images and reconstructions [B, H, W, 3].
+
+    MS-SSIM is nan of images with a side under MSSSIM_MIN_SIDE, PSNR infinite of equal ones.
+    """
+    pairs = [(original.astype(float), decoded.astype(float))
+             for original, decoded in zip(x, x_hat)]
+    mse = np.array([np.mean((original - decoded) ** 2) for original, decoded in pairs])
+    msssim = np.full(len(pairs), np.nan)
+    if min(x.shape[1:3]) >= MSSSIM_MIN_SIDE:
+        msssim = np.array([ms_ssim(*pair) for pair in pairs])
+    with np.errstate(divide="ignore"):
+        return dict(mse=mse, psnr=10 * np.log10(255 ** 2 / mse), msssim=msssim,
+                    msssim_db=-10 * np.log10(1 - msssim))
 
 
-def meter(shape, threads):
-    """Function of uint8 images and reconstructions, [B, H, W, 3] = shape: metrics, arrays [B]."""
-    with tf.Graph().as_default() as graph:
-        inputs = tf.placeholder(tf.uint8, shape), tf.placeholder(tf.uint8, shape)
-        original, decoded = (tf.cast(images, tf.float32) for images in inputs)
-        msssim = tf.fill([shape[0]], np.nan)
-        if min(shape[1:3]) >= MSSSIM_MIN_SIDE:
-            msssim = tf.image.ssim_multiscale(decoded, original, 255)
-        metrics = dict(
-            mse=tf.reduce_mean(tf.squared_difference(original, decoded), axis=[1, 2, 3]),
-            psnr=tf.image.psnr(decoded, original, 255),
-            msssim=msssim,
-            msssim_db=-10 * tf.log(1 - msssim) / np.log(10))
-    sess = tf.Session(graph=graph, config=runs.session_config(threads))
+def ms_ssim(a, b):
+    """MS-SSIM of two images [H, W, 3], the mean over channels."""
+    product = np.ones(3)
+    for k, weight in enumerate(SCALE_WEIGHTS):
+        if k:
+            a, b = halved(a), halved(b)
+        ssim, contrast = ssim_terms(a, b)
+        term = ssim if k == len(SCALE_WEIGHTS) - 1 else contrast
+        product *= np.maximum(term, 0) ** weight
+    return product.mean()
 
-    def measure(x, x_hat):
-        return sess.run(metrics, dict(zip(inputs, (x, x_hat))))
-    return measure
+
+def ssim_terms(a, b):
+    """[3] means over pixels of SSIM, and of its factor of contrast and structure."""
+    mean_a, mean_b, of_squares, of_product = map(blurred, (a, b, a ** 2 + b ** 2, a * b))
+    squares, product = mean_a ** 2 + mean_b ** 2, mean_a * mean_b
+    contrast = (2 * (of_product - product) + C2) / (of_squares - squares + C2)
+    luminance = (2 * product + C1) / (squares + C1)
+    return (luminance * contrast).mean((0, 1)), contrast.mean((0, 1))
+
+
+def blurred(image):
+    """[H - 10, W - 10, 3] averages of an image by TAPS, down and across."""
+    for axis in (0, 1):
+        image = scipy.ndimage.correlate1d(image, TAPS, axis)
+    return image[5:-5, 5:-5]
+
+
+def halved(image):
+    """Averages of 2 x 2 pixels; the last row or column of an odd number counts twice."""
+    height, width, _ = image.shape
+    image = np.pad(image, [(0, height % 2), (0, width % 2), (0, 0)], "edge")
+    return (image[::2, ::2] + image[1::2, ::2] + image[::2, 1::2] + image[1::2, 1::2]) / 4

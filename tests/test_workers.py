@@ -219,7 +219,8 @@ def test_signals_end_everything(number, to_all, options, tmp_path):
         done = num_parts(tmp_path / "results")
         assert not psutil.wait_procs(children, timeout=5)[1]
     assert process.returncode == 130
-    assert [line for line in errors.splitlines() if not line.startswith("note: ")] == [
+    # In the middle of building a graph, Python may tell of destructors that failed, too.
+    assert [line for line in errors.splitlines() if line.startswith("sga.py: ")] == [
         "sga.py: interrupted: %d of 6 images are done; the same command continues" % done]
 
 
