@@ -270,20 +270,18 @@ STRIP = 16  # rows of y that g_s decodes at once
 
 
 class Decoder:
-    """A model for images of height x width, one at a time, in double precision.
+    """A model for images of one size, one at a time, in double precision.
 
     is_encoder: raise grid.NearEdge where another machine might round otherwise.
     """
 
     @do_not_convert
-    def __init__(self, run, height, width, threads, is_encoder):
+    def __init__(self, run, size, threads, is_encoder):
         self.edge, self.pixel_edge = (grid.EDGE, grid.PIXEL_EDGE) if is_encoder else (0, 0)
         self.run, self.watchers, N = run, (), run.num_filters
-        _, y_sides, z_sides = fileformat.latent_shapes(height, width)
-        self.x_shape = 1, height, width
-        self.y_shape, self.z_shape = (1, *y_sides, N), (1, *z_sides, N)
+        self.set_size(*size)
         with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
-            self.strip = tf.placeholder(tf.float64, (1, None) + self.y_shape[2:])
+            self.strip = tf.placeholder(tf.float64, [1, None, None, N])
             self.points = tf.placeholder(tf.float64, [None, N])
             self.bin_width = tf.placeholder(tf.float64, [])
             self.x_hat = 255 * synthesis_transform(N)(self.strip)
@@ -294,6 +292,13 @@ class Decoder:
             self.sess = runs.restored_session(graph, run, runs.session_config(threads, gpu=False))
             self.build_fit()
             graph.finalize()
+
+    def set_size(self, height, width):
+        """Let the images be of height x width, the shapes of tensors follow."""
+        _, y_sides, z_sides = fileformat.latent_shapes(height, width)
+        self.x_shape = 1, height, width
+        self.y_shape, self.z_shape = ((1, *sides, self.run.num_filters)
+                                      for sides in (y_sides, z_sides))
 
     def build_fit(self):
         """Add what fits q(z|y_hat), if the model has it, to the graph."""
@@ -312,7 +317,7 @@ class Decoder:
 
     def conditional(self, z_hat, offset, centred=False):
         """p(y|z_hat) as coding.Conditional."""
-        mu, log_sigma = self.sess.run([self.mu, self.log_sigma], {self.z: z_hat})
+        mu, log_sigma = self.sess.run([self.mu, self.log_sigma], {self.z: z_hat, **self.sizes()})
         std = grid.as_std(self.snap(log_sigma, offset))
         if centred:  # mu reaches no coder
             return coding.Conditional(mu, np.zeros_like(mu), std)
@@ -334,22 +339,23 @@ class Decoder:
 
 
 class BaseDecoder(Decoder):
-    """The decoder of the base model: p(z) and p(y|z_hat)."""
+    """The decoder of the base model: p(z) and p(y|z_hat). Its graph is of all sizes."""
 
     def build(self, N):
         """Tensors of p(y|z_hat); returns p(z)."""
         self.median = runs.medians(self.run).astype(np.float64)
-        self.range_coders = {}
-        self.z = tf.placeholder(tf.float64, self.z_shape)
+        self.z = tf.placeholder(tf.float64, [1, None, None, N])
+        self.y_size = tf.placeholder(tf.int32, [4])
         self.mu, self.log_sigma = gaussian_parameters(
-            hyper_synthesis_transform(N), self.z, self.y_shape)
+            hyper_synthesis_transform(N), self.z, self.y_size)
         return factorized_prior(N, runs.PRIOR_SCOPE, tf.float64)
 
-    def range_coder(self, num_imgs):
-        """tfc's coder of a batch of so many images."""
-        if num_imgs not in self.range_coders:
-            self.range_coders[num_imgs] = RangeCoder(self.run, (num_imgs,) + self.x_shape[1:])
-        return self.range_coders[num_imgs]
+    def sizes(self):
+        return {self.y_size: self.y_shape}
+
+    def range_coder(self):
+        """tfc's coder, see RangeCoder."""
+        return kept_range_coder(self.run)
 
 
 class BitsBackDecoder(Decoder):
@@ -367,6 +373,9 @@ class BitsBackDecoder(Decoder):
         self.rates, self.z, self.mu, self.log_sigma = (model.rates, model.z_tilde, model.mu,
                                                        model.log_sigma)
         return model.prior
+
+    def sizes(self):
+        return {}
 
     def build_fit(self):
         self.step, self.restart = adam_ops(self.rates["est_bpp"], self.variables, self.lr)
@@ -401,56 +410,66 @@ class BitsBackDecoder(Decoder):
 
 
 @functools.lru_cache(maxsize=2)  # both orientations of a picture
-def kept_decoder(run, height, width, threads, is_encoder):
-    """The Decoder of a run's model; the last ones are kept, as building one takes a second."""
-    make = BaseDecoder if run.model == "base" else BitsBackDecoder
-    return make(run, height, width, threads, is_encoder)
+def kept_decoder(make, run, size, threads, is_encoder):
+    """A Decoder of images (height, width); the last ones are kept, as each takes a second."""
+    return make(run, size, threads, is_encoder)
 
 
 def decoder_of(run, height, width, threads, is_encoder=False, watchers=()):
     """The Decoder of a run's model, whose fits of q the watchers are told."""
-    decoder = kept_decoder(run, height, width, threads, is_encoder)
+    if run.model == "base":  # of any size
+        decoder = kept_decoder(BaseDecoder, run, (16, 16), threads, is_encoder)
+    else:
+        decoder = kept_decoder(BitsBackDecoder, run, (height, width), threads, is_encoder)
+    decoder.set_size(height, width)
     decoder.watchers = watchers
     return decoder
 
 
 class RangeCoder:
-    """tfc's coder of a batch of images of (num_imgs, H, W): integers to strings and back."""
+    """tfc's coder of a run's base model: integers of a batch to strings and back, of any size."""
 
     @do_not_convert
-    def __init__(self, run, shape):
-        N, (_, y_shape, z_shape) = run.num_filters, fileformat.latent_shapes(*shape[1:3])
-        self.median = runs.medians(run)
+    def __init__(self, run):
+        self.median, any_size = runs.medians(run), [None, None, None, run.num_filters]
         with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
-            self.y, self.z_hat = (tf.placeholder(tf.float32, (shape[0],) + sides + (N,))
-                                  for sides in (y_shape, z_shape))
+            self.y, self.z_hat = (tf.placeholder(tf.float32, any_size) for _ in range(2))
+            self.y_shape, self.z_shape = (tf.placeholder(tf.int32, [4]) for _ in range(2))
             self.mu, log_sigma = gaussian_parameters(
-                hyper_synthesis_transform(N), self.z_hat, self.y.shape)
+                hyper_synthesis_transform(run.num_filters), self.z_hat, self.y_shape)
             self.sigma = tf.exp(log_sigma)
             prior_z = tfc.EntropyBottleneck(name=runs.PRIOR_SCOPE)
             prior_y = tfc.GaussianConditional(self.sigma, SCALES, mean=self.mu,
                                               name="gaussian_conditional")
             self.strings = prior_y.compress(self.y + self.mu), prior_z.compress(self.z_hat)
             self.decoded = (prior_y.decompress(self.strings[0]),
-                            prior_z.decompress(self.strings[1], shape=self.z_hat.shape[1:]))
+                            prior_z.decompress(self.strings[1], shape=self.z_shape[1:]))
             self.sess = runs.restored_session(graph, run, runs.session_config(1, gpu=False))
             graph.finalize()
 
-    def mu_and_sigma(self, z_hat):
+    def mu_and_sigma(self, z_hat, y_shape):
         """mu and sigma as arrays, always by this run of these ops: others may round otherwise."""
-        return dict(zip([self.mu, self.sigma],
-                        self.sess.run([self.mu, self.sigma], {self.z_hat: z_hat})))
+        feed = {self.z_hat: z_hat, self.y_shape: y_shape}
+        return dict(zip([self.mu, self.sigma], self.sess.run([self.mu, self.sigma], feed)))
 
     def encode(self, y, z):
+        """Strings of y [B, h, w, N] less mu and of z [B, k, l, N] less the medians."""
         z_hat = np.float32(z + self.median)
         return self.sess.run(self.strings, {self.y: y, self.z_hat: z_hat,
-                                            **self.mu_and_sigma(z_hat)})
+                                            **self.mu_and_sigma(z_hat, y.shape)})
 
-    def decode(self, y_strings, z_strings):
-        z_hat = self.sess.run(self.decoded[1], {self.strings[1]: z_strings})
-        arrays = self.mu_and_sigma(z_hat)
+    def decode(self, y_strings, z_strings, y_shape, z_shape):
+        """What `encode` was given, of these shapes."""
+        z_hat = self.sess.run(self.decoded[1], {self.strings[1]: z_strings, self.z_shape: z_shape})
+        arrays = self.mu_and_sigma(z_hat, y_shape)
         y_hat = self.sess.run(self.decoded[0], {self.strings[0]: y_strings, **arrays})
         return np.rint(y_hat - arrays[self.mu]), np.rint(z_hat - self.median)
+
+
+@functools.lru_cache(maxsize=1)
+def kept_range_coder(run):
+    """The RangeCoder of a run; the last one is kept, as it takes a second."""
+    return RangeCoder(run)
 
 
 # ---------------------------------------------------------------- 5. a method's graph
@@ -724,7 +743,7 @@ class Compressor:
 
     def metrics_of(self, decoder, x, images, latents):
         """Dict of [B]: what is reported of a list of CodedImage, the batch x, made of latents."""
-        quality_of_pictures = quality.measure(x, coding.joined(images).x_hat)
+        quality_of_pictures = quality.measure(x, coding.joined(images).x_hat, self.threads)
         if self.run.model == "base":
             return dict(quality_of_pictures, **self.rates_of(x, images))
         return dict(quality_of_pictures, **self.net_rates_of(decoder, images, latents.fit))
@@ -893,23 +912,6 @@ def named_run(args, method):
     return run
 
 
-def plan_of(method, args, run, source, images, failed):
-    """store.Plan of compress.
-
-    source: of the images; images, failed: what store.look_at finds of them.
-    """
-    lmbda = runs.run_lmbda(run.name) if args.lmbda is None else args.lmbda
-    initial_bits = store.read_initial_bits(args.initial_bits)
-    codec = compressed_files.codec_for(method.codecs, args.output_file or "")
-    settings = store.settings_of(vars(args.options), lmbda, args.script, run, args.threads, codec,
-                                 initial_bits)
-    base = store.result_path(args.results_dir, method.result_name, settings, source.name,
-                             args.changed)
-    return store.planned(run, settings, initial_bits, images, failed, source.many, base,
-                         command_line.output_of(args, source, codec), codec.suffix,
-                         args.save_opt_record)
-
-
 def compress_command(method, args):
     """Compress and evaluate every image of args.imgs; print averages, save and return the results.
 
@@ -923,7 +925,7 @@ def compress_command(method, args):
         jobs=min(args.jobs, len(source.paths))))
     if failed and (not source.many or not images):
         raise next(iter(failed.values()))
-    plan = plan_of(method, args, run, source, images, failed)
+    plan = tasks.plan_of(method, args, run, source, images, failed)
     store.require_targets(plan)
     watchers = [progress.print_losses]
     if args.verbose:

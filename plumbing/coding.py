@@ -191,7 +191,7 @@ def encode_tfci(decoder, latents, script, initial_bits=b""):
     example = tf.train.Example()
     feature = example.features.feature
     for batch in fileformat.split_batches(images, shape_of(images, decoder)):
-        strings_of_batch = decoder.range_coder(len(batch)).encode(
+        strings_of_batch = decoder.range_coder().encode(
             np.concatenate([image.y for image in batch]),
             np.concatenate([image.z for image in batch]))
         for key, strings in zip(fileformat.TFCI_FEATURES, strings_of_batch):
@@ -214,7 +214,8 @@ def decode_tfci(decoder, file, with_initial_bits):
     y_strings, z_strings = (fileformat.split_batches(strings, file.shape)
                             for strings in file.payload)
     for y_batch, z_batch in zip(y_strings, z_strings):
-        all_y, all_z = decoder.range_coder(len(y_batch)).decode(y_batch, z_batch)
+        shapes = ((len(y_batch),) + shape[1:] for shape in (decoder.y_shape, decoder.z_shape))
+        all_y, all_z = decoder.range_coder().decode(y_batch, z_batch, *shapes)
         for y, z, offset in zip(all_y[:, None], all_z[:, None], offsets):
             z_hat = z + decoder.median
             shift = decoder.conditional(z_hat, offset, centred=True).shift

@@ -44,8 +44,9 @@ def gdn(name, **kwargs):
     layer = tfc.GDN(name=name, **kwargs)
 
     def activation(x):
-        batch, _, width, channels = x.shape
-        return tf.reshape(layer(tf.reshape(x, [-1, channels])), [batch, -1, width, channels])
+        output = tf.reshape(layer(tf.reshape(x, [-1, x.shape[3]])), tf.shape(x))
+        output.set_shape(x.shape)
+        return output
     return activation
 
 
@@ -57,7 +58,7 @@ def fast_conv(*args, **kwargs):
 class FastSignalConv2D(tfc.SignalConv2D):
     """SignalConv2D of support 5 with strides_up or strides_down 2: the same, faster on CPUs.
 
-    Its input must have a static shape, but for the height if it is only upsampled.
+    Its input must have a static shape, but for height and width if it is only upsampled.
     """
 
     def call(self, tensor):
@@ -105,6 +106,8 @@ def transposed_convolution(x, kernel):
     """
     batch, _, width, channels = x.shape
     taps = tf.reshape(kernel, [25, channels, -1])
+    if width.value is None:
+        width = tf.shape(x)[2]
     parts = [([4, 2, 0], [1, 1]), ([3, 1], [0, 1])]  # rows (or columns) of the kernel, padding
     rows = []
     for i, pad_i in parts:

@@ -1,7 +1,11 @@
 """Metrics of decoded pictures."""
 
+import concurrent.futures
+
 import numpy as np
 import scipy.ndimage
+
+from plumbing import machine
 
 # MS-SSIM (Wang, Simoncelli, Bovik 2003): the exponents of its five scales, the filter of 11 taps of
 # a Gaussian, and the constants that keep its fractions finite, as in tf.image.ssim_multiscale.
@@ -12,41 +16,43 @@ C1, C2 = (.01 * 255) ** 2, (.03 * 255) ** 2
 MSSSIM_MIN_SIDE = 161  # of images that it is defined for: 11 pixels at the last scale
 
 
-def measure(x, x_hat):
-    """Dict of [B]: metrics of uint8 images and reconstructions [B, H, W, 3].
+def measure(x, x_hat, threads=None):
+    """Dict of [B]: metrics of uint8 images and reconstructions [B, H, W, 3], by so many threads.
 
     MS-SSIM is nan of images with a side under MSSSIM_MIN_SIDE, PSNR infinite of equal ones.
     """
-    pairs = [(original.astype(float), decoded.astype(float))
-             for original, decoded in zip(x, x_hat)]
-    mse = np.array([np.mean((original - decoded) ** 2) for original, decoded in pairs])
-    msssim = np.full(len(pairs), np.nan)
+    mse = np.array([np.mean((np.float64(original) - decoded) ** 2)
+                    for original, decoded in zip(x, x_hat)])
+    msssim = np.full(len(x), np.nan)
     if min(x.shape[1:3]) >= MSSSIM_MIN_SIDE:
-        msssim = np.array([ms_ssim(*pair) for pair in pairs])
+        with concurrent.futures.ThreadPoolExecutor(machine.num_threads(threads)) as pool:
+            msssim = np.array([ms_ssim(np.float32(original), np.float32(decoded), pool)
+                               for original, decoded in zip(x, x_hat)])
     with np.errstate(divide="ignore"):
         return dict(mse=mse, psnr=10 * np.log10(255 ** 2 / mse), msssim=msssim,
                     msssim_db=-10 * np.log10(1 - msssim))
 
 
-def ms_ssim(a, b):
-    """MS-SSIM of two images [H, W, 3], the mean over channels."""
+def ms_ssim(a, b, pool):
+    """MS-SSIM of two images [H, W, 3], the mean over channels, by a pool of threads."""
     product = np.ones(3)
     for k, weight in enumerate(SCALE_WEIGHTS):
         if k:
             a, b = halved(a), halved(b)
-        ssim, contrast = ssim_terms(a, b)
-        term = ssim if k == len(SCALE_WEIGHTS) - 1 else contrast
+        term = ssim_term(a, b, pool, with_luminance=k == len(SCALE_WEIGHTS) - 1)
         product *= np.maximum(term, 0) ** weight
     return product.mean()
 
 
-def ssim_terms(a, b):
-    """[3] means over pixels of SSIM, and of its factor of contrast and structure."""
-    mean_a, mean_b, of_squares, of_product = map(blurred, (a, b, a ** 2 + b ** 2, a * b))
+def ssim_term(a, b, pool, with_luminance):
+    """[3] means over pixels of SSIM or, without the luminance, of its contrast and structure."""
+    images = (a, b, a ** 2 + b ** 2, a * b)
+    mean_a, mean_b, of_squares, of_product = pool.map(blurred, images)
     squares, product = mean_a ** 2 + mean_b ** 2, mean_a * mean_b
-    contrast = (2 * (of_product - product) + C2) / (of_squares - squares + C2)
-    luminance = (2 * product + C1) / (squares + C1)
-    return (luminance * contrast).mean((0, 1)), contrast.mean((0, 1))
+    term = (2 * (of_product - product) + C2) / (of_squares - squares + C2)
+    if with_luminance:
+        term *= (2 * product + C1) / (squares + C1)
+    return term.mean((0, 1), dtype=float)
 
 
 def blurred(image):

@@ -14,7 +14,7 @@ import typing
 import numpy as np
 import tqdm
 
-from plumbing import basics, command_line, store, workers
+from plumbing import basics, command_line, compressed_files, runs, store, workers
 
 
 class Task(typing.NamedTuple):
@@ -54,6 +54,23 @@ class Pending(typing.NamedTuple):
     plan: store.Plan
     file: store.InputFile
     place: tuple  # positions of the plan, and of the file in it
+
+
+def plan_of(method, args, run, source, images, failed):
+    """store.Plan of a compress command.
+
+    source: of the images; images, failed: what store.look_at finds of them.
+    """
+    lmbda = runs.run_lmbda(run.name) if args.lmbda is None else args.lmbda
+    initial_bits = store.read_initial_bits(args.initial_bits)
+    codec = compressed_files.codec_for(method.codecs, args.output_file or "")
+    settings = store.settings_of(vars(args.options), lmbda, args.script, run, args.threads, codec,
+                                 initial_bits)
+    base = store.result_path(args.results_dir, method.result_name, settings, source.name,
+                             args.changed)
+    return store.planned(run, settings, initial_bits, images, failed, source.many, base,
+                         command_line.output_of(args, source, codec), codec.suffix,
+                         args.save_opt_record)
 
 
 def find_pending(plans, results):

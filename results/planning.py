@@ -5,7 +5,7 @@ import os
 import typing
 
 import tf_boilerplate as nic
-from plumbing import basics, command_line, image_files, runs, store
+from plumbing import basics, command_line, image_files, runs, store, tasks
 import rd_curves
 
 ROOT = os.path.dirname(rd_curves.RESULTS)
@@ -113,7 +113,7 @@ def make_plan(setup, script, run):
     if resolved.output_file:
         raise basics.UserError("-- %s: %s is not an option"
                                % (" ".join(setup.options), resolved.output_file))
-    return nic.plan_of(method, resolved, run, setup.source, setup.images, {})
+    return tasks.plan_of(method, resolved, run, setup.source, setup.images, {})
 
 
 def find_earlier_plans(setup, plans, folder):

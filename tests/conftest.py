@@ -173,10 +173,12 @@ def untold():
 @pytest.fixture
 def new_decoders():
     """For tests that change what decoders are built of: none is kept from before, or for later."""
-    kept = importlib.import_module("tf_boilerplate").kept_decoder
-    kept.cache_clear()
+    nic = importlib.import_module("tf_boilerplate")
+    for kept in (nic.kept_decoder, nic.kept_range_coder):
+        kept.cache_clear()
     yield
-    kept.cache_clear()
+    for kept in (nic.kept_decoder, nic.kept_range_coder):
+        kept.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ ORIGINAL = os.path.join(GOLDEN, "tfci", "face-197x251.tfci")
 # What is made from the model alone is kept, as most of the time goes there.
 KEPT = [(module, name, functools.lru_cache(maxsize=None)(function)) for module, name, function in (
     (runs, "read_run", runs.read_run), (nic, "kept_decoder", nic.kept_decoder.__wrapped__),
-    (nic, "RangeCoder", nic.RangeCoder))]
+    (nic, "kept_range_coder", nic.kept_range_coder.__wrapped__))]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import tensorflow.compat.v1 as tf
 import bb_sga
 import mbt2018
 import sga
-from conftest import BASE_RUN, BB_RUN, CHECKPOINTS, NPY, compress
+from conftest import BASE_RUN, BB_RUN, CHECKPOINTS, NPY, compress, write_image
 
 
 def load(name):
@@ -78,3 +78,22 @@ def test_presets_and_their_options():
 def test_errors_are_exceptions(call, message):
     with pytest.raises(nic.UserError, match=message):
         call(load(BASE_RUN))
+
+
+def test_a_second_image_of_a_shape_builds_nothing(tmp_path, monkeypatch, new_decoders):
+    """In a folder of pictures in both orientations, neither graphs nor coders."""
+    built, make = [], tf.Graph
+    monkeypatch.setattr(tf, "Graph", lambda: built.append(1) or make())
+    folder = tmp_path / "images"
+    folder.mkdir()
+    counts = []
+    for number in (2, 6):
+        for i in range(number):
+            write_image(folder / ("%d.png" % i), *((64, 80) if i % 2 else (80, 64)))
+        nic.kept_decoder.cache_clear()
+        nic.kept_range_coder.cache_clear()
+        nic.kept_compressor.cache_clear()
+        del built[:]
+        compress("mbt2018", tmp_path / str(number), folder)
+        counts.append(len(built))
+    assert counts[0] == counts[1] == 4  # two of the method, the decoder, the range coder

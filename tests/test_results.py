@@ -190,11 +190,11 @@ def existing(tmp_path, monkeypatch, capfd):
 
     def stop(*_):
         raise basics.UserError("missing")
-    monkeypatch.setattr(tasks, "run_plans", stop)
 
     def check(script, *options):
         capfd.readouterr()
-        with contextlib.suppress(SystemExit):
+        with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
+            patch.setattr(tasks, "run_plans", stop)
             table1.main(["--checkpoint_dir", CHECKPOINTS, "--images", str(tmp_path / "image.png"),
                          "--output", str(tmp_path), "--methods", script, *options])
         return capfd.readouterr().out.splitlines()[0]
