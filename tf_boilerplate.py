@@ -18,8 +18,8 @@ import sys
 import typing
 
 from plumbing import (basics, clusters, coding, command_line, compressed_files, fileformat, grid,
-                      image_files, layers, machine, progress, quality, runs, store, tasks,
-                      training, validation)
+                      image_files, layers, machine, patches, progress, quality, runs, store,
+                      tasks, training, validation)
 import numpy as np
 import tqdm
 import tensorflow.compat.v1 as tf
@@ -344,6 +344,7 @@ class BaseDecoder(Decoder):
     def build(self, N):
         """Tensors of p(y|z_hat); returns p(z)."""
         self.median = runs.medians(self.run).astype(np.float64)
+        self.range_coder = functools.partial(kept_range_coder, self.run)  # for a .tfci
         self.z = tf.placeholder(tf.float64, [1, None, None, N])
         self.y_size = tf.placeholder(tf.int32, [4])
         self.mu, self.log_sigma = gaussian_parameters(
@@ -352,10 +353,6 @@ class BaseDecoder(Decoder):
 
     def sizes(self):
         return {self.y_size: self.y_shape}
-
-    def range_coder(self):
-        """tfc's coder, see RangeCoder."""
-        return kept_range_coder(self.run)
 
 
 class BitsBackDecoder(Decoder):
@@ -675,12 +672,13 @@ def load(folder):
 
 class Compressed(typing.NamedTuple):
     """What a Compressor makes of images."""
-    content: bytes  # the compressed file
+    content: typing.Optional[bytes]  # the compressed file; None if the latents can't be coded
     x_hat: np.ndarray  # uint8 [num_imgs, H, W, 3], the pixels that it decodes to
     y_hat: np.ndarray  # [num_imgs, h, w, N]
     z_hat: np.ndarray  # [num_imgs, ceil(h / 4), ceil(w / 4), N]
     results: dict  # of arrays [num_imgs], see the README
     records: list  # of each batch, if they are kept: dict of arrays, the losses over the iterations
+    uncodable: str  # why the latents can't be coded, as of a weak model of bits-back; or ""
 
 
 class Compressor:
@@ -728,7 +726,7 @@ class Compressor:
         metrics = [self.metrics_of(decoder, x, coded, latents) for x, coded in batches]
         results = {name: np.concatenate([values[name] for values in metrics])
                    for name in metrics[0]}
-        bits_per_image = 8 * len(encoded.content) / num_imgs
+        bits_per_image = np.nan if encoded.uncodable else 8 * len(encoded.content) / num_imgs
         results.update(encoded.reported, rd_cost=self.lmbda * results["mse"] + results["est_bpp"],
                        actual_bpp=np.full(num_imgs, bits_per_image / (height * width)),
                        grid_offset=np.array([image.offset for image in encoded.images]))
@@ -739,7 +737,8 @@ class Compressor:
                        for batch, told in zip(batches, zip(entries, fits))]
         y_hat = coding.joined([image.latents for image in encoded.images]).y
         whole = coding.joined(encoded.images)
-        return Compressed(encoded.content, whole.x_hat, y_hat, whole.z_hat, results, records)
+        return Compressed(encoded.content, whole.x_hat, y_hat, whole.z_hat, results, records,
+                          encoded.uncodable)
 
     def metrics_of(self, decoder, x, images, latents):
         """Dict of [B]: what is reported of a list of CodedImage, the batch x, made of latents."""
@@ -856,12 +855,12 @@ def train_replica(args, N, folder, objective, method, cluster):
     if run and not run.resumable:
         raise UserError("%s is stored without optimiser slots and can't be trained on"
                         % run.checkpoint)
-    held_out = training.held_out_images(args.eval_glob)
-    paths, in_memory = training.training_files(args.train_glob, args.patchsize, held_out)
+    held_out = patches.held_out_images(args.eval_glob)
+    paths, in_memory = patches.training_files(args.train_glob, args.patchsize, held_out)
     is_chief, source, settings = cluster.replica == 0, None, vars(args)
     if is_chief:
         with basics.errors_of("--eval_glob %s" % args.eval_glob):
-            training.require_evaluable(held_out, N, method.is_iterative)
+            patches.require_evaluable(held_out, N, method.is_iterative)
         if run:
             settings = training.require_same_training(settings, folder, args.force)
         elif args.init_from:
@@ -869,7 +868,7 @@ def train_replica(args, N, folder, objective, method, cluster):
                                    args.init_from)
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
-        x = tf.data.make_one_shot_iterator(training.training_patches(
+        x = tf.data.make_one_shot_iterator(patches.training_patches(
             paths, args.batchsize, args.patchsize, args.seed, run.step if run else 0,
             cluster.replica, cluster.num_replicas, in_memory, args.preprocess_threads)).get_next()
         t = tf.train.get_or_create_global_step() * cluster.num_replicas + cluster.replica
@@ -891,9 +890,10 @@ def train_replica(args, N, folder, objective, method, cluster):
             hooks += training.summary_hooks(args.logdir, folder, args.save_summary_secs, scalars,
                                             dict(original=x, reconstruction=x_tilde))
         scaffold = tf.train.Scaffold(saver=saver, init_fn=source and training.initialiser(source))
-        if is_chief:
-            training.prepare_folder(folder, settings, run)
-        training.training_loop(train_op, scalars, args.last_step, folder, cluster, scaffold, hooks)
+        with (training.prepared_folder(folder, settings, run) if is_chief
+              else contextlib.nullcontext()):
+            training.training_loop(train_op, scalars, args.last_step, folder, cluster, scaffold,
+                                   hooks)
     return True
 
 
@@ -955,9 +955,10 @@ def compress_command(method, args):
 def kept_compressor(folder, settings, keeps_records, watchers):
     """The Compressor for results of such settings, (name, value) pairs; the last one is kept."""
     settings, run = dict(settings), load(folder)
-    if run.fingerprint.hex() != settings["model"]:
-        raise UserError("%s: the model is not that of the plan" % run.checkpoint)
     method = importlib.import_module(settings["script"]).METHOD
+    if (run.fingerprint.hex(), store.code_of(settings["script"])) != (
+            settings["model"], settings["code"]):
+        raise UserError("%s, %s.py: not what they were at first" % (folder, settings["script"]))
     options = argparse.Namespace(**{option.name: settings[option.name]
                                     for option in method.options})
     codec, = (codec for codec in method.codecs if codec.suffix == "." + settings["codec"])
@@ -975,13 +976,18 @@ def compress_task(task, watchers=()):
     if basics.digest(images).hex() != task.image:
         raise UserError("%s: is another picture than at first" % task.path)
     compressed = compressor.compress(images, task.initial_bits)
+    if compressed.uncodable and task.needs_file:
+        raise UserError(compressed.uncodable)
+    if compressed.uncodable:
+        basics.note("%s: can't be coded, actual_bpp is nan: %s"
+                    % (os.path.basename(task.path), compressed.uncodable))
     if min(images.shape[1:3]) < quality.MSSSIM_MIN_SIDE:
         basics.note("MS-SSIM is nan of images with a side under %d pixels"
                     % quality.MSSSIM_MIN_SIDE)
     results = dict(compressed.results, **task.settings, image=task.image,
                    files=np.repeat(os.path.basename(task.path), len(images)),
                    num_threads=machine.num_threads(compressor.threads),
-                   file_checksum=basics.digest(compressed.content).hex())
+                   file_checksum=basics.digest(compressed.content or b"").hex())
     return tasks.Done(results, compressed.content, compressed.records)
 
 

@@ -17,7 +17,8 @@ To understand the methods, it need not be read. Each module imports only those a
     progress          what is told of an optimisation while it runs
     command_line      options, parsing, errors of one line
     workers           tasks on this process, several, or a cluster
-    training          patches, the loop, the learning rate, a run's folder
+    patches           patches of training images
+    training          the loop, the learning rate, a run's folder
     validation        evaluation of the checkpoints of a training
     store             results: their names, settings, parts and averages
     tasks             what is missing of results is computed, and how long that takes

@@ -6,10 +6,12 @@ what a user can mend is a UserError, which the command line turns into one line.
 
 import contextlib
 import errno
+import fcntl
 import functools
 import glob
 import hashlib
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -104,6 +106,25 @@ def remove_abandoned(path):
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(os.path.join(folder, os.path.basename(path)))
                 os.rmdir(folder)
+
+
+@contextlib.contextmanager
+def locked(path):
+    """A context in which no other process has this file locked; UserError that names the other.
+
+    The system unlocks it however the process ends, so the file itself may stay.
+    """
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise UserError("%s: is in use by %s" % (path, owner))
+        file.truncate(0)
+        file.write("process %d on %s\n" % (os.getpid(), socket.gethostname()))
+        file.flush()
+        yield
 
 
 def read_bytes(path):

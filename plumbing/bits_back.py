@@ -123,9 +123,12 @@ def encode(decoder, unfitted, script, initial_bits=b""):
     """See Codec; reports the bits popped and pushed of each image, and their sum per pixel."""
     fit, y_hat = fit_of(unfitted.fit), np.rint(unfitted.y)[:, None]
     fitted, records = zip(*[decoder.fit(y, fit) for y in y_hat])
-    y_range = fileformat.value_range("y", y_hat)
-    z_range = posterior_range(np.stack([latents.z_mean for latents in fitted]),
-                              np.stack([latents.z_logvar for latents in fitted]))
+    try:
+        y_range = fileformat.value_range("y", y_hat)
+        z_range = posterior_range(np.stack([latents.z_mean for latents in fitted]),
+                                  np.stack([latents.z_logvar for latents in fitted]))
+    except fileformat.OutOfRange as error:  # as of a model that was trained little
+        return uncoded(decoder, fitted, records, str(error))
     chains, images = [], []
     coder_for = functools.partial(initial_coder, initial_bits=initial_bits, seed=fit.seed)
     for latents in fitted:
@@ -141,6 +144,16 @@ def encode(decoder, unfitted, script, initial_bits=b""):
         "bits-back", script, decoder.run, coding.shape_of(images, decoder), (y_range, z_range),
         images, chains[-1].coder, extra)
     return coding.Encoded(content, images, bits_of(chains, decoder.x_shape), list(records))
+
+
+def uncoded(decoder, fitted, records, why):
+    """Encoded without a file, of fitted latents whose rates can still be computed."""
+    unknown = np.full(decoder.z_shape, np.nan)
+    images = [coding.CodedImage(0, latents.y.astype(np.int32), unknown, unknown,
+                                decoder.picture(latents.y, 0), latents) for latents in fitted]
+    names = ("popped_z_bits", "pushed_y_bits", "pushed_z_bits", "net_bpp")
+    return coding.Encoded(None, images, dict.fromkeys(names, np.full(len(images), np.nan)),
+                          list(records), why)
 
 
 def copy_of(coder, posterior):

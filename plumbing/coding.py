@@ -51,10 +51,11 @@ class CodedImage(typing.NamedTuple):
 
 class Encoded(typing.NamedTuple):
     """What a codec makes of latents."""
-    content: bytes  # the file
+    content: typing.Optional[bytes]  # the file; None if the latents can't be coded
     images: list  # of CodedImage
     reported: dict = {}  # arrays to report, by name
     fits: list = []  # of bits-back: for each image, the record of the fit of q
+    uncodable: str = ""  # why they can't
 
 
 class Conditional(typing.NamedTuple):

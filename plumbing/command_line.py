@@ -30,19 +30,20 @@ class Option(typing.NamedTuple):
 
 
 def resolve(options, given, preset):
-    """(values, changed) of a list of Option: a namespace, and a dict of those not the default.
+    """(values, changed) of a list of Option: a namespace, and a dict of those that were changed.
 
     A value is that in the dict `given`, if there is one and not None, else that of the dict
-    `preset`, else the default.
+    `preset`, else the default. The former, if they are not the latter, were changed.
     """
     values, changed = types.SimpleNamespace(), {}
     for option in options:
         default = option.default
         if callable(default):
             default = default(values)
+        default = preset.get(option.name, default)
         value = given.get(option.name)
         if value is None:
-            value = preset.get(option.name, default)
+            value = default
         setattr(values, option.name, value)
         if value != default:
             changed[option.name] = value
@@ -185,12 +186,12 @@ def add_compress_options(parser, method):
         parser.add_argument(*option.flags.split(), dest=option.name, type=option.type,
                             metavar=getattr(option.type, "metavar", "N"),
                             help=option.help + default)
-    parser.set_defaults(preset={}, save_opt_record=False, initial_bits="")
+    parser.set_defaults(preset=None, save_opt_record=False, initial_bits="")
     group = parser
     if method.presets:  # an empty group makes help fail
         group = parser.add_mutually_exclusive_group()
     for name, values in method.presets.items():
-        group.add_argument("--" + name, dest="preset", action="store_const", const=values,
+        group.add_argument("--" + name, dest="preset", action="store_const", const=name,
                            help=" ".join("--%s %s" % item for item in values.items()))
     if method.is_iterative:
         parser.add_argument("--save_opt_record", action="store_true",
@@ -224,6 +225,12 @@ def add_bits_back_options(parser):
                         "there")
 
 
+# Where a command is that a script does not have.
+ELSEWHERE = {"train": "mbt2018.py and mbt2018_bb.py train",
+             "compress": "bb_plain.py and others with bb_ compress with its models",
+             "decompress": "bb_plain.py decompresses files of its models"}
+
+
 def commands_of(parser, has_train, has_method):
     """Function that adds a subcommand: (name, help, function of its arguments) -> its parser."""
     names = []
@@ -233,6 +240,9 @@ def commands_of(parser, has_train, has_method):
         names += ["compress", "decompress"]
     subparsers = parser.add_subparsers(dest="command", metavar="{%s}" % ",".join(names))
     subparsers.required = True
+    for name in set(ELSEWHERE) - set(names):  # without help, it is not shown
+        subparsers.add_parser(name, add_help=False, prefix_chars="\0").add_argument(
+            "rest", nargs="*")
 
     def add(name, text, function, epilog=None):
         subparser = subparsers.add_parser(name, help=text, epilog=epilog,
@@ -247,9 +257,11 @@ def parse_arguments(parser, method, argv):
     """Parsed arguments; of compress with `options`, a namespace of the method's, and `changed`.
 
     An option that was not given is of the preset or the default; `changed` is a dict of those that
-    are not the default.
+    are not either.
     """
     args, others = parser.parse_known_args(argv)
+    if "function" not in args:
+        parser.error("no command %s here: %s" % (args.command, ELSEWHERE[args.command]))
     are_options = any(word.startswith("-") for word in others)
     if len(others) == 1 and not are_options and getattr(args, "output_file", "") is None:
         args.output_file = others[0]  # after an option
@@ -264,7 +276,8 @@ def parse_arguments(parser, method, argv):
     if args.command == "compress":
         require_flags_that_go_together(parser, args)
         given = {option.name: vars(args).pop(option.name) for option in method.options}
-        args.options, args.changed = resolve(method.options, given, args.preset)
+        args.options, args.changed = resolve(method.options, given,
+                                             method.presets.get(args.preset, {}))
     return args
 
 

@@ -65,9 +65,12 @@ def codec_for(codecs, output):
     for codec in codecs:
         if suffix == codec.suffix:
             return codec
-    if suffix in {".iinc", ".tfci", ".npy", *PIL.Image.registered_extensions()}:
-        raise basics.UserError("%s: accepted are names in %s; %s" % (
-            output, " or ".join(codec.suffix for codec in codecs), basics.QUOTE))
+    accepted = " or ".join(codec.suffix for codec in codecs)
+    if suffix in (".iinc", ".tfci"):
+        raise basics.UserError("%s: this method writes %s" % (output, accepted))
+    if suffix in {".npy", *PIL.Image.registered_extensions()}:
+        raise basics.UserError("%s: accepted are names in %s; %s"
+                               % (output, accepted, basics.QUOTE))
     return codecs[0]
 
 

@@ -187,14 +187,21 @@ def check_shape(shape):
     return num_imgs, height, width
 
 
+class OutOfRange(basics.UserError):
+    """Latents that no coder takes."""
+
+
 def value_range(name, *arrays):
     """(lowest, highest) integer of arrays, one apart at least, as constriction's coders need it.
 
-    name: "y" or "z". UserError if the range is not accepted.
+    name: "y" or "z". OutOfRange if the range is not accepted.
     """
     low = int(min(v.min() for v in arrays))
     high = max(low + 1, int(max(v.max() for v in arrays)))
-    return check_range(name, low, high)
+    try:
+        return check_range(name, low, high)
+    except basics.UserError as error:
+        raise OutOfRange(str(error))
 
 
 def check_range(name, low, high):

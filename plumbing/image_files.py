@@ -26,6 +26,8 @@ with contextlib.suppress(ImportError):  # it may be installed for HEIC
 
 # Ending of file names -> the package that Pillow lacks to read these.
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif"}
+# What Pillow opens, but by other programs or not at all, or that is no picture.
+NO_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 DECODED = (".iinc.png", ".tfci.png")  # how decompress names a picture if it is not told
 
 
@@ -122,9 +124,9 @@ def read_images(path):
 
 
 def readable_extensions():
-    """Endings of the names of files that Pillow reads, not of those that it only writes."""
+    """Endings of the names of images that Pillow reads, not of those that it only writes."""
     return tuple(extension for extension, kind in PIL.Image.registered_extensions().items()
-                 if kind in PIL.Image.OPEN)
+                 if kind in PIL.Image.OPEN and kind not in NO_IMAGES)
 
 
 class Source(typing.NamedTuple):

@@ -5,10 +5,13 @@ were computed with. They are saved as .npz. Of a folder, those on each image are
 parts of all are joined. Results of other settings, images or weights have another name.
 """
 
+import ast
 import contextlib
+import importlib.util
 import io
 import json
 import os
+import sys
 import typing
 
 import numpy as np
@@ -44,17 +47,42 @@ RESULTS_VERSION = 2
 
 
 def settings_of(options, lmbda, script, run, threads, codec, initial_bits=b""):
-    """All that results depend on but the images and the code: saved with them, and compared.
+    """All that results depend on but the images: saved with them, and compared.
 
     options: dict of the method's. threads: as given, or None, which counts as 0: machines of other
-    cores share a folder's work.
+    cores share a folder's work. Of the code, the method's own counts.
     """
-    settings = dict(options, lmbda=lmbda, script=script, run_name=run.name,
+    settings = dict(options, lmbda=lmbda, script=script, code=code_of(script), run_name=run.name,
                     model=run.fingerprint.hex(), threads=threads or 0,
                     codec=codec.suffix.strip("."), results_version=RESULTS_VERSION)
     if run.model == "bits-back":
         settings["initial_bits"] = basics.digest(initial_bits).hex() if initial_bits else ""
     return settings
+
+
+def code_of(script):
+    """Checksum of a method's script and those that it imports, without comments and docstrings.
+
+    Not of the shared code, which has no METHOD.
+    """
+    names, sources = [script], []
+    for name in names:  # which grows
+        tree = ast.parse(basics.read_bytes(importlib.util.find_spec(name).origin))
+        imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
+                    for alias in node.names]
+        names += [name for name in imported if name not in names
+                  and hasattr(sys.modules.get(name), "METHOD")]
+        sources.append(ast.dump(without_docstrings(tree)).encode())
+    return basics.digest(*sources).hex()
+
+
+def without_docstrings(tree):
+    """A syntax tree without docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)):
+            if ast.get_docstring(node) is not None:
+                del node.body[0]
+    return tree
 
 
 def read_initial_bits(path):
@@ -70,19 +98,26 @@ def read_initial_bits(path):
 
 # ---------------------------------------------------------------- names
 
-def result_path(results_dir, result_name, settings, source, changed):
+MOST_BYTES = 200  # of a name, of the 255 that a file's may have with what is added
+
+def result_path(results_dir, result_name, settings, source, preset, changed):
     """Where results on `source` go; None with an empty results_dir.
 
-    The original's name, result_name with fields in it, and what that lacks: the options in
-    `changed`, those that differ from their defaults.
+    The original's name, result_name with fields in it, and what that lacks: the name of a preset,
+    and the options in `changed`. A digest is in the place of the end of a name that is too long.
     """
     if not results_dir:
         return None
     name = result_name % dict(settings, source=source)
+    if preset:
+        name += "-" + preset
     if "%(lmbda)" not in result_name and settings["lmbda"] != lmbda_of(settings["run_name"]):
         changed = dict(changed, lmbda=settings["lmbda"])
     for option, value in sorted(changed.items()):
         name += "-%s=%s" % (option, value if isinstance(value, str) else "%.10g" % value)
+    if len(os.fsencode(name)) > MOST_BYTES:
+        name = "%s-%s" % (os.fsdecode(os.fsencode(name)[:MOST_BYTES - 9]),
+                          basics.digest(os.fsencode(name)).hex()[:8])
     return os.path.join(results_dir, name + ".npz")
 
 
@@ -107,6 +142,8 @@ def path_for(settings, path):
         basics.note("%s: is damaged, and replaced" % path)
     if stored is None or is_of(stored, settings):
         return path
+    if stored.get("code", "") != settings["code"]:
+        basics.note("%s: was computed by another version of %s.py" % (path, settings["script"]))
     checksum = basics.digest(json.dumps(settings, sort_keys=True).encode()).hex()[:8]
     return "%s-%s.npz" % (path[:-len(".npz")], checksum)
 
@@ -146,7 +183,7 @@ def planned(run, settings, initial_bits, images, failed, many, base, output=None
     checksums = [pixels.image for pixels in images]
     target = base and path_for(dict(settings, image=checksums), base)
     if target != base:
-        basics.note("%s is of other settings or images, and stays" % base)
+        basics.note("%s is of other settings, images or code, and stays" % base)
     files = []
     for path, shape, image in images:
         name, part, record, file_output = os.path.basename(path), None, None, output

@@ -27,6 +27,7 @@ class Task(typing.NamedTuple):
     num_filters: int
     initial_bits: bytes
     keeps_records: bool
+    needs_file: bool  # it fails if the latents can't be coded
 
     @property
     def group(self):
@@ -37,7 +38,7 @@ class Task(typing.NamedTuple):
 class Done(typing.NamedTuple):
     """What comes of a Task."""
     results: dict
-    content: bytes  # of the compressed file
+    content: typing.Optional[bytes]  # of the compressed file
     records: list  # of each batch, see store.write_records
 
 
@@ -56,18 +57,19 @@ class Pending(typing.NamedTuple):
     place: tuple  # positions of the plan, and of the file in it
 
 
-def plan_of(method, args, run, source, images, failed):
+def plan_of(method, args, run, source, images, failed, codec=None):
     """store.Plan of a compress command.
 
-    source: of the images; images, failed: what store.look_at finds of them.
+    source: of the images; images, failed: what store.look_at finds of them. codec: by default that
+    of the output file.
     """
     lmbda = runs.run_lmbda(run.name) if args.lmbda is None else args.lmbda
     initial_bits = store.read_initial_bits(args.initial_bits)
-    codec = compressed_files.codec_for(method.codecs, args.output_file or "")
+    codec = codec or compressed_files.codec_for(method.codecs, args.output_file or "")
     settings = store.settings_of(vars(args.options), lmbda, args.script, run, args.threads, codec,
                                  initial_bits)
     base = store.result_path(args.results_dir, method.result_name, settings, source.name,
-                             args.changed)
+                             args.preset, args.changed)
     return store.planned(run, settings, initial_bits, images, failed, source.many, base,
                          command_line.output_of(args, source, codec), codec.suffix,
                          args.save_opt_record)
@@ -81,7 +83,8 @@ def find_pending(plans, results):
         for k, file in enumerate(plan.files):
             if results[i][k] is None:
                 task = Task(folder, plan.settings, os.path.abspath(file.path), file.shape,
-                            file.image, plan.run.num_filters, plan.initial_bits, bool(file.record))
+                            file.image, plan.run.num_filters, plan.initial_bits, bool(file.record),
+                            bool(file.output))
                 pending.append(Pending(task, plan, file, (i, k)))
     return sorted(pending, key=lambda one: -predicted_seconds(one.task))
 

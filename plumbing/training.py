@@ -1,152 +1,26 @@
-"""Patches, the learning rate, the loop, and the folder of a run.
+"""The learning rate, the loop, and the folder of a run.
 
 Adam on the weights of a model whose objective is a script's, on one machine or as a task of a
-Cluster. Training that is continued sees what it would have seen without the interruption: patch k
-depends on the seed and k alone, and the folder keeps the settings that a run was begun with.
+Cluster. Training that is continued sees what it would have seen without the interruption: the
+folder keeps the settings that a run was begun with.
 """
 
 import contextlib
-import functools
 import glob
-import itertools
 import json
 import os
 import re
 import shutil
 import time
 
-import numpy as np
-import PIL.Image
 import tqdm
 import tensorflow.compat.v1 as tf
 
-from plumbing import basics, command_line, image_files, runs
-
-
-IMAGE_CACHE_BYTES = 2 ** 31  # decoded training images are kept in memory up to so many in all
+from plumbing import basics, command_line, runs
 
 # Options of which one that changes makes another training; with --lr_decay --last_step, too, as
 # it counts where the rate falls.
 TRAINING_OPTIONS = ("batchsize", "patchsize", "train_glob", "lr", "lr_warmup", "lr_decay", "seed")
-
-
-def training_files(pattern, patchsize, held_out=()):
-    """Paths that match `pattern`, are not held out, and hold a patch; whether all fit in memory.
-
-    UserError if there is none, or if one is not a training image.
-    """
-    excluded = set(map(os.path.realpath, held_out))
-    paths = [path for path in matching(pattern) if os.path.realpath(path) not in excluded]
-    if not paths:
-        others = " that --eval_glob does not" if excluded else ""
-        raise basics.UserError("--train_glob %s: no file matches%s" % (pattern, others))
-    sizes = {path: training_image_size(path) for path in paths}
-    large = [path for path in paths if min(sizes[path]) >= patchsize]
-    if not large:
-        height, width = max(sizes.values(), key=min)
-        raise basics.UserError(
-            "--patchsize %d: larger than every image of %s; the largest is %d x %d"
-            % (patchsize, pattern, height, width))
-    if len(large) < len(paths):
-        basics.note("%d of %d training images are smaller than the patch and skipped"
-                    % (len(paths) - len(large), len(paths)))
-    num_bytes = sum(np.prod(sizes[path]) * (12 if path.endswith(".npy") else 3) for path in large)
-    return large, num_bytes <= IMAGE_CACHE_BYTES
-
-
-def matching(pattern):
-    """Sorted paths of a glob, or of the images and .npy in a folder."""
-    if not os.path.isdir(pattern):
-        return sorted(glob.glob(pattern, recursive=True))
-    endings = image_files.readable_extensions() + (".npy",)
-    return [os.path.join(pattern, name) for name in sorted(os.listdir(pattern))
-            if name.lower().endswith(endings) and not name.startswith(".")]
-
-
-def held_out_images(pattern):
-    """Paths that --eval_glob matches, which are not trained on; none if it is empty."""
-    paths = matching(pattern)
-    if pattern and not paths:
-        raise basics.UserError("--eval_glob %s: no file matches" % pattern)
-    return paths
-
-
-def require_evaluable(paths, N, with_gradients):
-    """UserError unless a model of N filters can compress each of the images."""
-    for path in paths:
-        shape = image_files.read_images(path).shape[:3]
-        with basics.errors_of(path):
-            image_files.require_compressible(shape, N, with_gradients)
-
-
-def training_image_size(path):
-    """(height, width) from the header of an image or float32 .npy; UserError if it is neither."""
-    try:
-        if path.endswith(".npy"):
-            image = np.load(path, mmap_mode="r", allow_pickle=False)
-            if image.dtype != np.float32 or image.ndim != 3 or image.shape[2] != 3:
-                raise basics.UserError("holds %s %s, accepted is float32 (H, W, 3)"
-                                       % (image.dtype, image.shape))
-            return image.shape[:2]
-        with PIL.Image.open(path) as image:
-            image_files.require_8_bits(image)
-            return image.size[::-1]
-    except Exception as error:  # decoders raise many types on damaged files
-        raise basics.UserError("%s: not a training image (%s)" % (path, error))
-
-
-def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_replicas=1,
-                     in_memory=True, readers=4):
-    """Dataset of float32 [batchsize, patchsize, patchsize, 3] in [0, 1].
-
-    Patch k depends on (seed, k) alone, so that training continued at step `start` sees what an
-    uninterrupted run would see, and replicas together see what one process with a batch of
-    num_replicas times the size would see. in_memory: whether images are kept, once decoded.
-    """
-    read = read_training_image
-    if in_memory:
-        read = functools.lru_cache(maxsize=None)(read)
-
-    def crop(path, key):
-        return random_patch(read(path.decode()), patchsize, key)
-    order = functools.partial(patch_order, paths, batchsize, seed, start * num_replicas + replica,
-                              num_replicas)
-    dataset = tf.data.Dataset.from_generator(order, (tf.string, tf.int64), ([], [3]))
-    dataset = dataset.map(lambda path, key: tf.py_func(crop, [path, key], tf.float32),
-                          num_parallel_calls=readers)
-    dataset = dataset.map(lambda x: tf.ensure_shape(x, [patchsize, patchsize, 3]))
-    return dataset.batch(batchsize, drop_remainder=True).prefetch(2)
-
-
-def read_training_image(path):
-    """[H, W, 3] of a training image: float32 in [0, 1] of a .npy, else uint8."""
-    if path.endswith(".npy"):
-        return np.load(path, allow_pickle=False)
-    return image_files.read_image(path)
-
-
-def patch_order(paths, batchsize, seed, first_batch, stride):
-    """Of every patch of batches first_batch, first_batch + stride, ...: path, and key of its place.
-
-    In each epoch, all paths come in another order. A key has three integers, and is the seed of
-    numpy's generator.
-    """
-    shuffled_epoch = None
-    for batch in itertools.count(first_batch, stride):
-        for k in range(batch * batchsize, (batch + 1) * batchsize):
-            epoch, i = divmod(k, len(paths))
-            if epoch != shuffled_epoch:
-                shuffled = np.random.RandomState([seed, epoch]).permutation(paths)
-                shuffled_epoch = epoch
-            yield shuffled[i], [seed, epoch, i]
-
-
-def random_patch(image, patchsize, key):
-    """float32 [patchsize, patchsize, 3] in [0, 1] of a training image, where `key` says."""
-    places = np.array(image.shape[:2]) - patchsize + 1
-    top, left = (np.random.RandomState(key).random_sample(2) * places).astype(int)
-    patch = image[top:top + patchsize, left:left + patchsize]
-    return patch.astype(np.float32) / np.float32(255 if patch.dtype == np.uint8 else 1)
 
 
 def learning_rate(step, last_step, lr, warmup, decay):
@@ -165,22 +39,25 @@ def learning_rate(step, last_step, lr, warmup, decay):
     return rate
 
 
-def prepare_folder(folder, settings, run):
-    """Make the folder of a run that is to be continued or, if `run` is None, new.
+@contextlib.contextmanager
+def prepared_folder(folder, settings, run):
+    """A context with the folder of a run that is to be continued or, if `run` is None, new.
 
-    settings: dict, which becomes its args.json.
+    settings: dict, which becomes its args.json. UserError if another process trains there.
     """
     path = os.path.join(folder, "args.json")
     runs.require_literal(os.path.join(folder, "model.ckpt"))
     basics.require_writable(path, missing=2)
-    for leftover in glob.glob(os.path.join(glob.escape(folder), "model.ckpt-*_temp_*")):
-        shutil.rmtree(leftover)  # of a process that was killed while it saved
-    basics.write_bytes(path, json.dumps(settings, indent=4, sort_keys=True).encode())
-    named = None
-    with contextlib.suppress(ValueError, tf.errors.NotFoundError):  # damaged, or not there
-        named = tf.train.latest_checkpoint(folder)
-    if run and named != run.checkpoint:  # else older ones would be forgotten, and stay for ever
-        tf.train.update_checkpoint_state(folder, run.checkpoint)
+    with basics.locked(os.path.join(folder, "train.lock")):
+        for leftover in glob.glob(os.path.join(glob.escape(folder), "model.ckpt-*_temp_*")):
+            shutil.rmtree(leftover)  # of a process that was killed while it saved
+        basics.write_bytes(path, json.dumps(settings, indent=4, sort_keys=True).encode())
+        named = None
+        with contextlib.suppress(ValueError, tf.errors.NotFoundError):  # damaged, or not there
+            named = tf.train.latest_checkpoint(folder)
+        if run and named != run.checkpoint:  # else older ones would be forgotten, and stay for ever
+            tf.train.update_checkpoint_state(folder, run.checkpoint)
+        yield
 
 
 def require_same_training(settings, folder, force):

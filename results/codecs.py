@@ -50,15 +50,32 @@ def point(image, codec, value):
     PIL.Image.fromarray(image).save(file, codec.format, **{codec.option: value}, **codec.options)
     with PIL.Image.open(file) as decoded:
         mse = np.mean((np.float64(image) - np.asarray(decoded.convert("RGB"))) ** 2)
-    return 8 * len(file.getvalue()) / image[..., 0].size, 10 * np.log10(255 ** 2 / mse), mse
+    with np.errstate(divide="ignore"):
+        psnr = 10 * np.log10(255 ** 2 / mse)
+    return 8 * len(file.getvalue()) / image[..., 0].size, psnr, mse
 
 
 def write_curve(path, name, images):
-    """Write the CSV of a codec: a row per value of its option, averages over the images."""
+    """Write the CSV of a codec: a row per value of its option, averages over the images.
+
+    images: pairs of the path and uint8 [H, W, 3]. UserError if the codec does not take one of them.
+    Where it reproduces one exactly, whose PSNR is infinite, there is no row, which a note says.
+    """
     codec, rows = CODECS[name], []
     for value in tqdm.tqdm(codec.values, name, disable=None, leave=False):
-        means = np.mean([point(image, codec, value) for image in images], axis=0)
-        rows.append([np.ravel(value)[0]] + ["%.6f" % mean for mean in means])
+        points = []
+        for source, image in images:
+            try:
+                points.append(point(image, codec, value))
+            except Exception as error:  # Pillow's encoders raise many types
+                raise basics.UserError("%s does not take %s, of %d x %d pixels (%s)"
+                                       % (name, source, *image.shape[:2], error))
+        means = np.mean(points, axis=0)
+        if np.isfinite(means).all():
+            rows.append([np.ravel(value)[0]] + ["%.6f" % mean for mean in means])
+        else:
+            basics.note("%s at %s = %s is left out: it reproduces an image exactly, whose PSNR is "
+                        "infinite" % (name, codec.option, value))
     rd_curves.write_csv(path, [codec.option, "bpp", "psnr", "mse"], rows)
     print(path)
 
@@ -72,9 +89,15 @@ def run(args):
     if not rd_curves.is_of_images(folder, digests):
         raise basics.UserError("%s: is of other images; --output writes elsewhere" % folder)
     rd_curves.write_settings(folder, dict(images=digests))
-    images = [image for path in paths for image in image_files.read_images(path)]
+    images = [(path, image) for path in paths for image in image_files.read_images(path)]
+    failed = []
     for name in args.codecs:
-        write_curve(os.path.join(folder, name + ".csv"), name, images)
+        try:
+            write_curve(os.path.join(folder, name + ".csv"), name, images)
+        except basics.UserError as error:
+            failed.append(str(error))
+    if failed:
+        raise basics.Incomplete("; ".join(failed))
 
 
 def main(argv=None):

@@ -4,6 +4,7 @@ import importlib
 import os
 import typing
 
+import numpy as np
 import tf_boilerplate as nic
 from plumbing import basics, command_line, image_files, runs, store, tasks
 import rd_curves
@@ -102,7 +103,10 @@ def options_for(method, options):
 
 
 def make_plan(setup, script, run):
-    """Return the Plan of a script and a Run; its settings are what the command line resolves to."""
+    """Return the Plan of a script and a Run; its settings are what the command line resolves to.
+
+    Files are .iinc of all methods, so that their sizes can be compared.
+    """
     method = method_of(script)
     argv = ["--checkpoint_dir", setup.checkpoint_dir, "compress", "--results_dir", setup.folder,
             run.name, setup.source.name] + options_for(method, setup.options)
@@ -113,7 +117,8 @@ def make_plan(setup, script, run):
     if resolved.output_file:
         raise basics.UserError("-- %s: %s is not an option"
                                % (" ".join(setup.options), resolved.output_file))
-    return tasks.plan_of(method, resolved, run, setup.source, setup.images, {})
+    return tasks.plan_of(method, resolved, run, setup.source, setup.images, {},
+                         method.codecs[-1])
 
 
 def find_earlier_plans(setup, plans, folder):
@@ -158,6 +163,10 @@ def collect(plans, folder):
             if plan.settings["script"] == script and store.is_joined(plan):
                 result = store.read_results(plan.target)
                 means = ["%.6f" % store.finite_mean(result[name]) for name in rd_curves.COLUMNS]
+                num_exact = np.isinf(result["psnr"]).sum()
+                if num_exact:
+                    basics.note("%s on %s: the mean PSNR is without %d images that are reproduced "
+                                "exactly" % (script, plan.run.name, num_exact))
                 rows.append([plan.settings["lmbda"], plan.run.name] + means)
         if rows:
             rd_curves.write_csv(os.path.join(folder, script + ".csv"),

@@ -24,10 +24,11 @@ def save(figure, path):
     print("plot: %s" % path)
 
 
-def draw(folder, curves, codecs, papers):
+def draw(folder, title, curves, codecs, papers):
     """Write rd-psnr.png, rd-msssim.png and bd-rate.png of a data set, as far as there are values.
 
-    Dicts of curves by name: the methods', other codecs', and the paper's.
+    Dicts of curves by name: the methods', other codecs', and the paper's. A note names curves that
+    lack a plot's metric.
     """
     for quality, label, name in (("psnr", "PSNR, dB", "rd-psnr.png"),
                                  ("msssim_db", "MS-SSIM, dB", "rd-msssim.png")):
@@ -36,13 +37,13 @@ def draw(folder, curves, codecs, papers):
             draw_methods(axis, curves, papers, quality)
             draw_codecs(axis, codecs, quality)
             axis.set(xlabel="bits per pixel (information content)", ylabel=label,
-                     title=os.path.basename(folder))
+                     title=title)
             axis.grid(alpha=.25)
             if quality == "psnr" and papers:
                 axis.plot([], [], "--", color="#888888", label="published", linewidth=1)
             axis.legend(fontsize=9)
             save(figure, os.path.join(folder, name))
-    draw_bars(folder, rd_curves.savings(curves, "psnr"), rd_curves.savings(papers, "psnr"))
+    draw_bars(folder, title, rd_curves.savings(curves, "psnr"), rd_curves.savings(papers, "psnr"))
 
 
 def is_known(curve, quality):
@@ -57,6 +58,8 @@ def draw_methods(axis, curves, papers, quality):
         if is_known(curve, quality):
             axis.plot(curve["est_bpp"], curve[quality], "o-", color=method.colour,
                       label=method.label, markersize=4, linewidth=1.5)
+        else:
+            basics.note("%s has no %s for each point, is not drawn" % (method.label, quality))
         if quality in paper:
             axis.plot(paper["est_bpp"], paper[quality], "--", color=method.colour, linewidth=1,
                       zorder=1)
@@ -81,7 +84,7 @@ def bar_label(saving):
     return text
 
 
-def draw_bars(folder, rates, papers):
+def draw_bars(folder, title, rates, papers):
     """Write bd-rate.png of a data set: the Saving per script, and the published one's mark."""
     shown = [method for method in rd_curves.methods_of(rates)
              if method.script != "mbt2018" and np.isfinite(rates[method.script].rate)]
@@ -101,5 +104,5 @@ def draw_bars(folder, rates, papers):
     axis.invert_yaxis()
     axis.axvline(0, color="#222222", linewidth=.8)
     axis.set(xlabel="BD-rate against the base hyperprior, % (PSNR)",
-             title=os.path.basename(folder))
+             title=title)
     save(figure, os.path.join(folder, "bd-rate.png"))

@@ -105,13 +105,25 @@ def read_csv(path):
                  if name in ["lmbda", "run_name", "bpp"] + COLUMNS}
         if "est_bpp" not in curve:
             curve["est_bpp"] = curve["bpp"]
-        order = np.argsort(curve["est_bpp"])
+        kept = usable_rows(path, curve)
+        order = kept[np.argsort(curve["est_bpp"][kept])]
     except (LookupError, TypeError, ValueError) as error:
         raise basics.UserError("%s: not a CSV of R-D points (%s)" % (path, error))
     curve = {name: values[order] for name, values in curve.items()}
     if "msssim" in curve:
         curve["msssim_db"] = -10 * np.log10(1 - curve["msssim"])
     return curve
+
+
+def usable_rows(path, curve):
+    """Return the positions of a curve's rows with a rate and a PSNR; a note names the others."""
+    is_usable = np.isfinite(curve["est_bpp"]) & (curve["est_bpp"] > 0)
+    if "psnr" in curve:
+        is_usable &= np.isfinite(curve["psnr"])
+    if not is_usable.all():
+        basics.note("%s: left out are rows without a positive rate and a finite PSNR: %s" % (
+            path, ", ".join(str(k + 1) for k in np.flatnonzero(~is_usable))))
+    return np.flatnonzero(is_usable)
 
 
 def read_curves(folder):
@@ -127,9 +139,27 @@ def read_curves(folder):
     return curves
 
 
-def published(dataset):
-    """Return the paper's curves for a data set of that name, by script."""
-    folder = os.path.join(RESULTS, "published", dataset.lower())
+class Images(typing.NamedTuple):
+    """What published curves are of."""
+    number: int
+    size: str  # longer side x shorter side
+
+
+PUBLISHED = {"kodak": Images(24, "768x512"), "tecnick": Images(100, "1200x1200")}
+
+
+def published(dataset, sizes=None):
+    """Return the paper's curves for a data set of that name, by script.
+
+    sizes: those of the images that they are to be drawn beside, if known. Of others there are none,
+    which a note says.
+    """
+    dataset = dataset.lower()
+    if dataset in PUBLISHED and sizes not in (None, [PUBLISHED[dataset].size]):
+        basics.note("the published curves of %s are of %d images of %s pixels, not %s: not drawn"
+                    % (dataset, *PUBLISHED[dataset], ", ".join(sizes)))
+        return {}
+    folder = os.path.join(RESULTS, "published", dataset)
     curves = {script: read_csv(os.path.join(folder, script + "-psnr.csv")) for script in SCRIPTS}
     return {script: curve for script, curve in curves.items() if curve is not None}
 

@@ -15,6 +15,7 @@ subfolder codecs (see codecs.py) are drawn in grey.
 import argparse
 import json
 import os
+import re
 import sys
 
 RESULTS = os.path.dirname(os.path.abspath(__file__))
@@ -74,11 +75,12 @@ def table1_rows(curves, failed):
     return rows
 
 
-def published_rows(papers):
+def published_rows(papers, dataset):
     """Return the rows of Table 1 of the paper's curves, which are marked as such."""
     rows = table1_rows(papers, {})
     for row in rows:
-        row[:3] = ["", row[1] + ", published", ""]
+        row[:3] = ["", "%s, published, %d images" % (
+            row[1], rd_curves.PUBLISHED[dataset.lower()].number), ""]
     return rows
 
 
@@ -128,9 +130,9 @@ def markdown(header, rows):
                      for row in [header, ["---"] * len(header)] + rows)
 
 
-def write_tables(folder, curves, codecs, papers, failed):
+def write_tables(folder, dataset, curves, codecs, papers, failed):
     """Write table1.csv, and table1.md with the points too, of a data set; return the latter."""
-    rows = table1_rows({**codecs, **curves}, failed) + published_rows(papers)
+    rows = table1_rows({**codecs, **curves}, failed) + published_rows(papers, dataset)
     rd_curves.write_csv(os.path.join(folder, "table1.csv"), HEADER, rows)
     points = points_rows(curves)
     text = "\n\n".join([markdown(HEADER, rows), COSTS_NOTE, POINTS_NOTE,
@@ -170,9 +172,13 @@ def summarise(folder, with_compressai, failed):
         codecs = rd_curves.read_curves(codecs_folder)
     else:
         basics.note("%s: curves of other images, not drawn" % codecs_folder)
-    papers = rd_curves.published(os.path.basename(unlabelled))
-    print("%s\n\n%s" % (folder, write_tables(folder, curves, codecs, papers, failed)))
-    plots.draw(folder, curves, codecs, papers)
+    dataset = os.path.basename(unlabelled)
+    papers = rd_curves.published(dataset, settings.get("sizes"))
+    print("%s\n\n%s" % (folder, write_tables(folder, dataset, curves, codecs, papers, failed)))
+    title = os.path.basename(folder)
+    if "number" in settings:
+        title += ", %d images" % settings["number"]
+    plots.draw(folder, title, curves, codecs, papers)
     if with_compressai:
         export_compressai(folder, curves)
 
@@ -239,7 +245,9 @@ def compute(args):
     require_own_csvs(folder, {plan.settings["script"] for plan in plans})
     require_same_table(folder, dict(
         label=args.label, options=args.options, models=models_of(plans),
-        images={os.path.basename(path): image for path, _, image in images}))
+        images={os.path.basename(path): image for path, _, image in images},
+        number=sum(shape[0] for _, shape, _ in images),
+        sizes=sorted({"%dx%d" % (max(shape[1:]), min(shape[1:])) for _, shape, _ in images})))
     earlier = planning.find_earlier_plans(setup, plans, folder)
     failed = run_plans(plans, args.jobs, args.scheduler)
     planning.collect(plans + earlier, folder)
@@ -280,6 +288,7 @@ def folders_of_tables(output):
 
 def parse_method(name):
     """Return the name of a script with a METHOD, for argparse."""
+    name = re.sub(r"\.py$", "", name)
     try:
         planning.method_of(name)
     except (ImportError, AttributeError):

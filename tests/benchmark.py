@@ -38,7 +38,7 @@ def import_scripts(side, kind):
 
     `script` runs mbt2018.py, which does not need sga and its tensorflow_probability.
     """
-    global nic, clusters, command_line, image_files, layers, runs, training
+    global nic, clusters, command_line, image_files, layers, patches, runs, training
     global np, PIL, tf, tfc, mbt2018, sga
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if side == "baseline":
@@ -47,7 +47,7 @@ def import_scripts(side, kind):
         import tensorflow.compat.v1
         tensorflow.compat.v1.autograph.experimental.do_not_convert = lambda function: function
     import tf_boilerplate as nic
-    from plumbing import clusters, command_line, image_files, layers, runs, training
+    from plumbing import clusters, command_line, image_files, layers, patches, runs, training
     import numpy as np
     import PIL.Image
     import tensorflow.compat.v1 as tf
@@ -203,9 +203,9 @@ def train_input(side, N, batchsize, patchsize):
     folder = tempfile.mkdtemp()
     for i, image in enumerate(noise(16, 512, 512)):
         PIL.Image.fromarray(image).save(os.path.join(folder, "%d.png" % i))
-    paths, _ = training.training_files(os.path.join(folder, "*.png"), patchsize)
+    paths, _ = patches.training_files(os.path.join(folder, "*.png"), patchsize)
     batch = tf.data.make_one_shot_iterator(
-        training.training_patches(paths, batchsize, patchsize, seed=0)).get_next()
+        patches.training_patches(paths, batchsize, patchsize, seed=0)).get_next()
     sess = tf.Session(config=runs.session_config(options().threads))
     return lambda: sess.run(batch.op), dict
 

@@ -88,7 +88,7 @@ def test_names_say_what_the_original_would_not_have_computed(tmp_path):
     def name(script, run_name, lmbda, changed={}):
         settings = dict(script=script, run_name=run_name, lmbda=lmbda)
         result_name = importlib.import_module(script).METHOD.result_name
-        return os.path.basename(store.result_path("x", result_name, settings, "i", changed))
+        return os.path.basename(store.result_path("x", result_name, settings, "i", None, changed))
     assert name("mbt2018", "lmbda=0.01", .01) == "rd-lmbda=0.01-file=i.npz"
     assert name("mbt2018", "lmbda=0.01", .02) == "rd-lmbda=0.01-file=i-lmbda=0.02.npz"
     assert name("mbt2018", "foo", .02) == "rd-foo-file=i-lmbda=0.02.npz"
@@ -382,7 +382,9 @@ def test_compress_overwrites_nothing_but_compressed_files(tmp_path, fails):
     (tmp_path / "out" / "a.png.tfci").write_text("kept")
     assert "a.png.tfci" in fails(*argv, tmp_path / "many", tmp_path / "out")
     assert "accepted are names in .tfci or .iinc" in fails(*argv, first, tmp_path / "new.PNG")
-    assert "accepted are names in .iinc" in fails("sga", *argv[1:], first, tmp_path / "new.tfci")
+    for output in ("new.tfci", "many.tfci"):
+        line = fails("sga", *argv[1:], first, tmp_path / output)
+        assert line.endswith("%s: this method writes .iinc" % output)
     assert "is a file, not a folder" in fails(*argv, tmp_path / "many", tmp_path / "notes")
     assert not list(tmp_path.glob("results/*.npz"))
     for output in ("x.tfci", "x.iinc"):

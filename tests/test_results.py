@@ -213,7 +213,7 @@ def test_only_results_of_the_default_settings_are_reused(tmp_path, existing, scr
 
 def test_threads_count_if_given(tmp_path, existing):
     run("mbt2018", "--checkpoint_dir", CHECKPOINTS, "--threads", 1, "compress", "--results_dir",
-        tmp_path / "image" / "npz", BASE_RUN, tmp_path / "image.png")
+        tmp_path / "image" / "npz", BASE_RUN, tmp_path / "image.png", tmp_path / "x.iinc")
     assert existing("mbt2018", "--threads", "1") == "1 of 1 results exist"
     assert existing("mbt2018", "--threads", "2") == "0 of 1 results exist"
 
@@ -305,25 +305,27 @@ def test_runs_of_the_same_lambda_are_to_be_chosen_from(tmp_path, capfd):
     assert not (tmp_path / "face-197x251").exists()
 
 
-def test_published_curves_are_drawn(tmp_path, monkeypatch):
-    """A data set called kodak gets the paper's points and bars, under any label."""
+def test_published_curves_are_drawn(tmp_path):
+    """A data set called kodak gets the paper's points and bars, under any label.
+
+    Not if its images are known to be of other sizes.
+    """
     folder = tmp_path / "kodak-fast"
     folder.mkdir()
-    (folder / "settings.json").write_text('{"label": "fast"}')
     for script, curve in rd_curves.published("kodak").items():
         columns = dict(curve, run_name=[script] * 7, msssim=[.9] * 7,
                        actual_bpp=curve["est_bpp"], rd_cost=[1] * 7)
         rd_curves.write_csv(str(folder / (script + ".csv")), columns, list(zip(*columns.values())))
     pictures, tables = [], []
-    for known in (rd_curves.published, lambda dataset: {}):
-        monkeypatch.setattr(rd_curves, "published", known)
+    for sizes in (["768x512"], ["192x128"]):
+        (folder / "settings.json").write_text(json.dumps(dict(label="fast", sizes=sizes)))
         table1.main(["--from-csv", "--output", str(folder) + os.sep])
         pictures.append([(folder / name).read_bytes() for name in ("rd-psnr.png", "bd-rate.png")])
         tables.append({row[1]: row[4] for row in read(folder / "table1.csv")})
     assert all(ours != without for ours, without in zip(*pictures))
-    assert tables[0]["SGA"] == tables[0]["SGA, published"] == "-15.22"
+    assert tables[0]["SGA"] == tables[0]["SGA, published, 24 images"] == "-15.22"
     assert set(tables[0]) - set(tables[1]) == {
-        method + ", published" for method in ("SGA", "SGA + BB", "base hyperprior")}
+        method + ", published, 24 images" for method in ("SGA", "SGA + BB", "base hyperprior")}
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from conftest import ROOT
 # Each module of plumbing imports only those before it.
 ORDER = ("basics", "grid", "layers", "clusters", "machine", "fileformat", "coding",
          "bits_back", "compressed_files", "image_files", "runs", "quality", "progress",
-         "command_line", "workers", "training", "validation", "store", "tasks")
+         "command_line", "workers", "patches", "training", "validation", "store", "tasks")
 MODULES = sorted(glob.glob(os.path.join(ROOT, "plumbing", "*.py")))
 SOURCES = sorted(glob.glob(os.path.join(ROOT, "*.py"))) + MODULES + sorted(
     glob.glob(os.path.join(ROOT, "results", "*.py")))

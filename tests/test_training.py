@@ -15,7 +15,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import tf_boilerplate as nic
-from plumbing import basics, runs, training
+from plumbing import basics, patches, runs, training
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, GOLDEN, NPY, ROOT, TINY, command, compress,
                       run, run_of, write_image)
 
@@ -184,11 +184,11 @@ def test_train_compress(tmp_path, images, capfd):
 
 def test_continued_training_sees_the_same_patches(images):
     """Those that an uninterrupted run would see; and replicas together the same as one process."""
-    paths, _ = training.training_files(str(images / "*"), 64)
+    paths, _ = patches.training_files(str(images / "*"), 64)
 
     def patches(start, n, *replica, batchsize=3):
         with tf.Graph().as_default(), tf.Session() as sess:
-            dataset = training.training_patches(paths, batchsize, 64, 5, start, *replica)
+            dataset = patches.training_patches(paths, batchsize, 64, 5, start, *replica)
             x = tf.data.make_one_shot_iterator(dataset).get_next()
             return [sess.run(x) for _ in range(n)]
     np.testing.assert_array_equal(patches(0, 5)[2:], patches(2, 3))
@@ -367,43 +367,41 @@ def test_validation_is_what_compress_reports(tmp_path, images, capfd, script, ev
     np.testing.assert_allclose([float(value) for value in rows[-1].split(",")[1:]],
                                [np.mean(results[name]) for name in header.split(",")[1:]],
                                rtol=1e-5)
-    paths, _ = training.training_files(str(images / "*"), 64,
-                                       training.matching(str(held_out / "*")))
+    paths, _ = patches.training_files(str(images / "*"), 64,
+                                       patches.matching(str(held_out / "*")))
     assert [os.path.basename(path) for path in paths] == [
         "a.png", "c.npy", "grey.png"]
 
 
 def test_every_epoch_has_all_images_in_another_order(tmp_path):
     for i in range(4):
-        np.save(tmp_path / ("%d.npy" % i), np.full((64, 64, 3), i, np.float32))
+        np.save(tmp_path / ("%d.npy" % i), np.full((64, 64, 3), i / 4, np.float32))
     with tf.Graph().as_default(), tf.Session() as sess:
-        patch = tf.data.make_one_shot_iterator(training.training_patches(
-            training.matching(str(tmp_path)), 1, 64, seed=0)).get_next()
+        patch = tf.data.make_one_shot_iterator(patches.training_patches(
+            patches.matching(str(tmp_path)), 1, 64, seed=0)).get_next()
         order = np.reshape([sess.run(patch).mean() for _ in range(24)], (6, 4))
-    assert (np.sort(order) == range(4)).all() and len(np.unique(order, axis=0)) > 3
+    assert (4 * np.sort(order) == range(4)).all() and len(np.unique(order, axis=0)) > 3
 
 
 def test_small_images_are_skipped(images, capfd):
     write_image(images / "small.png", 63, 200)
-    paths, _ = training.training_files(str(images), 64)
+    paths, _ = patches.training_files(str(images), 64)
     assert [os.path.basename(path) for path in paths] == ["a.png", "b.jpg", "c.npy", "grey.png"]
     assert "1 of 5 training images" in capfd.readouterr().err
 
 
 def test_a_folder_of_images_may_hold_other_files(images):
     (images / "paper.pdf").write_bytes(b"%PDF-1.5")
-    paths, _ = training.training_files(str(images), 64)
+    paths, _ = patches.training_files(str(images), 64)
     assert [os.path.basename(path) for path in paths] == ["a.png", "b.jpg", "c.npy", "grey.png"]
 
 
 @pytest.mark.slow
 def test_nan_keeps_the_last_good_checkpoint(tmp_path, images, fails):
     folder = train(tmp_path, images, "--last_step", 2)
-    for path in images.iterdir():
-        path.unlink()
-    np.save(images / "nan.npy", np.full((64, 64, 3), np.nan, np.float32))
     assert "NaN" in fails("mbt2018", "--checkpoint_dir", tmp_path / "runs", "--num_filters", 8,
-                          "train", "--train_glob", images / "*", *SMALL, "--last_step", 9)
+                          "train", "--train_glob", images / "*", *SMALL, "--last_step", 9,
+                          "--lr", 1e30, "--force")
     final = weights(folder)
     assert final["global_step"] == 2
     assert all(np.isfinite(value).all() for value in final.values())
@@ -449,7 +447,7 @@ def test_errors_of_readers_are_the_users(images):
     content = (images / "a.png").read_bytes()
     (images / "a.png").write_bytes(content[:len(content) // 2])
     with tf.Graph().as_default(), tf.Session() as sess:
-        patch = tf.data.make_one_shot_iterator(training.training_patches(
+        patch = tf.data.make_one_shot_iterator(patches.training_patches(
             [str(images / "a.png")], 1, 64, seed=0)).get_next()
         with pytest.raises(basics.UserError, match="^%s: not a readable" % (images / "a.png")):
             with training.training_errors("folder"):
@@ -459,6 +457,41 @@ def test_errors_of_readers_are_the_users(images):
         with pytest.raises(kind):
             with training.training_errors("folder"):
                 raise tf.errors.InvalidArgumentError(None, None, message)
+
+
+@pytest.mark.parametrize("values", [[0, 255], [-.1, 1], [0, np.nan]])
+def test_values_out_of_range_name_the_file(values, images):
+    """As of 0 to 255 in the place of 0 to 1, which would train without a word."""
+    np.save(images / "c.npy", np.float32(values * 6144).reshape(64, 64, 3))
+    paths = [str(images / "a.png"), str(images / "c.npy")]
+    with tf.Graph().as_default(), tf.Session() as sess:
+        patch = tf.data.make_one_shot_iterator(patches.training_patches(
+            paths, 2, 64, seed=0)).get_next()
+        with pytest.raises(basics.UserError, match="c.npy: has values from .* accepted are 0 to 1"):
+            with training.training_errors("folder"):
+                sess.run(patch)
+
+
+@pytest.mark.parametrize("name", [b"a\xff.png", b"b.png"])
+def test_an_image_that_turns_out_unreadable(name, tmp_path, capfd):
+    """Costs itself alone, and the order of the others is kept; any name of a file can be read."""
+    paths = [tmp_path / ("%02d.png" % i) for i in range(12)]
+    for i, path in enumerate(paths):
+        PIL.Image.new("L", (64, 64), 20 * i).save(str(path))
+    paths = [os.fsdecode(path) for path in [os.path.join(os.fsencode(str(tmp_path)), name),
+                                            *map(os.fsencode, map(str, paths))]]
+    shutil.copy(paths[1], paths[0])
+
+    def means():
+        with tf.Graph().as_default(), tf.Session() as sess:
+            patch = tf.data.make_one_shot_iterator(patches.training_patches(
+                paths, 1, 64, seed=0, in_memory=False)).get_next()
+            return [int(round(255 * sess.run(patch).mean())) for _ in range(26)]
+    whole = means()
+    with open(paths[3], "wb") as file:
+        file.write(b"\x89PNG\r\n")
+    assert means() == [60 if value == 40 else value for value in whole]
+    assert capfd.readouterr().err.count("02.png: not a readable image") == 1
 
 
 def test_checkpoints_that_cannot_be_trained_on(tmp_path, images, fails):

@@ -77,7 +77,7 @@ def test_order_of_tasks():
 def test_forecast():
     """By the benchmark's figures first, then by what those of the method took."""
     def task(script, side, its, N=64):
-        return tasks.Task("", dict(script=script, its=its), "", (1, side, side), "", N, b"", False)
+        return tasks.Task("", dict(script=script, its=its), "", (1, side, side), "", N, b"", False, False)
     short, long, other = task("sga", 256, 10), task("sga", 256, 1000), task("map", 512, 1000, 192)
     assert (tasks.predicted_seconds(short) < tasks.predicted_seconds(long)
             < tasks.predicted_seconds(other))
