@@ -353,8 +353,9 @@ def run_or_exit(parser, function, args):
             return function(args)
     except basics.Incomplete as error:
         parser.fail(1, str(error))
-    except KeyboardInterrupt as interrupt:  # Ctrl-C, or SIGTERM
-        parser.exit(130, "%s: interrupted%s\n" % (parser.prog, "".join(interrupt.args)))
+    except KeyboardInterrupt as interrupt:  # Ctrl-C, or SIGTERM; its argument says what was done
+        parser.exit(130, "".join("%s: interrupted%s\n" % (parser.prog, done)
+                                 for done in interrupt.args))
     except Exception as error:
         line = line_of(error)
         if line is None:

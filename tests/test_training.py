@@ -186,15 +186,15 @@ def test_continued_training_sees_the_same_patches(images):
     """Those that an uninterrupted run would see; and replicas together the same as one process."""
     paths, _ = patches.training_files(str(images / "*"), 64)
 
-    def patches(start, n, *replica, batchsize=3):
+    def batches(start, n, *replica, batchsize=3):
         with tf.Graph().as_default(), tf.Session() as sess:
             dataset = patches.training_patches(paths, batchsize, 64, 5, start, *replica)
             x = tf.data.make_one_shot_iterator(dataset).get_next()
             return [sess.run(x) for _ in range(n)]
-    np.testing.assert_array_equal(patches(0, 5)[2:], patches(2, 3))
-    assert np.max(patches(0, 3)) <= 1 and np.min(patches(0, 3)) >= 0
-    np.testing.assert_array_equal(patches(4, 2), np.concatenate(
-        [patches(4, 2, replica, 3, batchsize=1) for replica in range(3)], axis=1))
+    np.testing.assert_array_equal(batches(0, 5)[2:], batches(2, 3))
+    assert np.max(batches(0, 3)) <= 1 and np.min(batches(0, 3)) >= 0
+    np.testing.assert_array_equal(batches(4, 2), np.concatenate(
+        [batches(4, 2, replica, 3, batchsize=1) for replica in range(3)], axis=1))
 
 
 def test_continued_training_ends_as_uninterrupted_training(tmp_path, images, capfd):
