@@ -8,6 +8,7 @@ import contextlib
 import glob
 import os
 import re
+import struct
 import typing
 import warnings
 
@@ -60,33 +61,57 @@ def require_8_bits(image):
 
 def _is_deep(image):
     """Whether PIL would silently reduce more than 8 bits per channel of an opened image."""
-    if image.format == "AVIF":
-        return _is_deep_avif(_head(image))
-    if image.format == "JPEG2000":
-        return _is_deep_jpeg_2000(_head(image))
+    if image.format in ("AVIF", "JPEG2000"):
+        with open(image.filename, "rb") as file:
+            return _is_deep_avif(file) if image.format == "AVIF" else _is_deep_jpeg_2000(file)
     if image.info.get("bit_depth", 8) > 8:  # of pillow-heif
         return True
     return any(_is_deep_tile(image.format, decoder, arguments)
                for decoder, _, _, arguments in image.tile)
 
 
-def _head(image):
-    """The first bytes of an opened image's file."""
-    with open(image.filename, "rb") as file:
-        return file.read(2 ** 16)
+def _boxes(file, end):
+    """Yield (kind, end) of the boxes of a file from its position to `end`, at their content.
+
+    As ISO media files and JPEG 2000 have them: 4 bytes of length, 4 of kind, 8 of length if the
+    first is 1; 0 is up to the end.
+    """
+    while file.tell() + 8 <= end:
+        start = file.tell()
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if length == 1:
+            (length,) = struct.unpack(">Q", file.read(8))
+        length = min(length or end, end - start)
+        yield kind, start + length
+        file.seek(start + max(8, length))
 
 
-def _is_deep_avif(head):
-    """Whether the flag high_bitdepth is set in the box av1C."""
-    return bool(re.search(b"av1C..[\x40-\x7f\xc0-\xff]", head, re.DOTALL))
+def _at(file, path, end=None):
+    """Yield once for each box that a path of kinds leads to, with the file at its content."""
+    for kind, box_end in _boxes(file, end or os.fstat(file.fileno()).st_size):
+        if kind == b"meta":
+            file.seek(4, os.SEEK_CUR)  # its version
+        if kind == path[0] and len(path) == 1:
+            yield
+        elif kind == path[0]:
+            yield from _at(file, path[1:], box_end)
 
 
-def _is_deep_jpeg_2000(head):
-    """Whether the depth of the first component, in the marker segment SIZ, is over 8."""
-    start = head.find(b"\xff\x4f\xff\x51")
-    if start < 0 or len(head) <= start + 42:
-        return False
-    return (head[start + 42] & 127) + 1 > 8  # the highest bit is for signed numbers
+def _is_deep_avif(file):
+    """Whether the flag high_bitdepth is set in a box av1C."""
+    return any(file.read(3)[2] & 64 for _ in _at(file, [b"meta", b"iprp", b"ipco", b"av1C"]))
+
+
+def _is_deep_jpeg_2000(file):
+    """Whether a component has more than 8 bits, by the marker segment SIZ of the code stream."""
+    if file.read(2) != b"\xff\x4f":  # which a .jp2 has in a box
+        file.seek(0)
+        next(_at(file, [b"jp2c"]))
+        file.seek(2, os.SEEK_CUR)
+    file.seek(38, os.SEEK_CUR)  # to the number of components
+    (num_components,) = struct.unpack(">H", file.read(2))
+    depths = file.read(3 * num_components)[::3]  # less one; the highest bit is for signed numbers
+    return any((depth & 127) + 1 > 8 for depth in depths)
 
 
 def _is_deep_tile(image_format, decoder, arguments):

@@ -12,8 +12,8 @@ from plumbing import bits_back, compressed_files, fileformat, grid, runs
 import tensorflow.compat.v1 as tf
 
 import bb_no_sga
-from conftest import (BB_RUN, CHECKPOINTS, FAST, IMAGES, NPY, PNG, ROOT, compress, golden, load,
-                      parsed, pixels, write_image)
+from conftest import (BB_RUN, CHECKPOINTS, FAST, IMAGES, NPY, PNG, ROOT, TINY, compress, golden,
+                      load, parsed, pixels, write_image)
 
 SCRIPTS = ("bb_sga", "bb_no_sga", "bb_plain")
 
@@ -230,3 +230,20 @@ def test_model_of_the_original_has_the_same_variables():
         own = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
     assert own == {name: shape for name, shape in names.items() if name.split("_")[0] in
                    ("matrix", "bias", "factor") and "Adam" not in name and "/" not in name}
+
+
+def test_rates_of_latents_that_no_coder_takes(tmp_path, monkeypatch, fails, capfd):
+    """As of a model that was trained little: all but the file's size, which only files need."""
+    options = ["--rate_samples", 2]
+    expected = compress("bb_plain", tmp_path / "coded", TINY, *options)
+    monkeypatch.setattr(fileformat, "MAX_Z_VALUES", 4)
+    found = compress("bb_plain", tmp_path, TINY, *options)
+    assert found.keys() == expected.keys() and np.isnan(found["actual_bpp"]).all()
+    for name in ("est_bpp", "est_y_bpp", "est_z_bpp", "rd_cost", "psnr"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-2)
+    assert "note: %s: can't be coded, actual_bpp is nan: the highest z is" % os.path.basename(
+        TINY) in capfd.readouterr().err
+    assert "the highest z is" in fails("bb_plain", "--checkpoint_dir", CHECKPOINTS, "compress",
+                                       *options, "--results_dir", "", BB_RUN, TINY,
+                                       tmp_path / "x.iinc")
+    assert not (tmp_path / "x.iinc").exists()

@@ -3,12 +3,16 @@
 import csv
 import io
 import os
+import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from conftest import PNG, ROOT, load_module, pixels, run_results, write_image
+
+sys.path.insert(0, os.path.join(ROOT, "results"))
+import rd_curves
 
 codecs = load_module(os.path.join(ROOT, "results", "codecs.py"), "reference_codecs")
 
@@ -73,3 +77,28 @@ def test_errors(tmp_path, capfd):
         codecs.main(["--images", str(tmp_path / "none"), "--output", str(tmp_path)])
     lines = capfd.readouterr().err.splitlines()
     assert exit_info.value.code == 2 and len(lines) == 1 and "none: no such image" in lines[0]
+
+
+def test_a_codec_that_does_not_take_an_image(tmp_path, capfd):
+    """It and the image are named, and the others have their curves."""
+    PIL.Image.new("RGB", (16384, 4)).save(str(tmp_path / "wide.png"))  # WebP takes 16383
+    with pytest.raises(SystemExit) as exit_info:
+        codecs.main(["--images", str(tmp_path / "wide.png"), "--output", str(tmp_path),
+                            "--codecs", "WebP", "JPEG"])
+    assert exit_info.value.code == 1
+    assert "WebP does not take %s, of 4 x 16384 pixels" % (
+        tmp_path / "wide.png") in capfd.readouterr().err
+    assert sorted(os.listdir(tmp_path / "wide" / "codecs")) == ["JPEG.csv", "settings.json"]
+
+
+def test_pictures_that_are_reproduced_exactly(tmp_path, capfd):
+    """Have no row, as their PSNR is infinite; a note says so, also of rows of a user's CSV."""
+    PIL.Image.new("RGB", (64, 64)).save(str(tmp_path / "black.png"))
+    codecs.main(["--images", str(tmp_path / "black.png"), "--output", str(tmp_path),
+                        "--codecs", "WebP"])
+    assert "WebP at quality = 95 is left out" in capfd.readouterr().err
+    path = tmp_path / "mine.csv"
+    path.write_text("bpp,psnr\n0,20\n0.2,21\n0.3,inf\n0.4,22\nnan,23\n")
+    assert list(rd_curves.read_csv(str(path))["bpp"]) == [.2, .4]
+    assert "%s: left out are rows without a positive rate and a finite PSNR: 1, 3, 5" % path in (
+        capfd.readouterr().err)

@@ -520,6 +520,58 @@ def test_only_the_last_folder_is_created(tmp_path, fails):
                                      BASE_RUN, tmp_path / "x.tfci", tmp_path / "b" / "x.png")
 
 
+def test_names_of_results(tmp_path, monkeypatch):
+    """A preset by its name, what differs from it, and no name that is too long."""
+    import sga
+    monkeypatch.setitem(sga.PRESETS, "fast", dict(sga_its=2, lr=.1))
+    image = write_image(tmp_path / ("ä" * 110 + ".png"), 64, 64)
+    source = "rd-sga-lmbda=0.01+%s-input=face-64x64.png" % BASE_RUN
+    names = lambda: [path.name for path in (tmp_path / "results").iterdir()]
+    compress("sga", tmp_path, TINY, "--fast")
+    assert names() == [source + "-fast.npz"]
+    fast = load(tmp_path / "results" / names()[0])
+    compress("sga", tmp_path, TINY, "--fast", "--lr", .2)
+    assert sorted(names()) == [source + "-fast-lr=0.2.npz", source + "-fast.npz"]
+    assert compress("sga", tmp_path, TINY, "--its", 2, "--lr", .1)["rd_cost"] == fast["rd_cost"]
+    for options in (["--fast"], ["--fast", "--lr", .2]):
+        compress("sga", tmp_path, image, *options, output=tmp_path / "x.iinc")
+    assert len(names()) == 5
+
+
+def test_results_of_edited_code(tmp_path, monkeypatch, capfd):
+    """Are computed again, with a note; comments and docstrings make no other code."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with open(os.path.join(ROOT, "danneal.py"), encoding="utf-8") as file:
+        source = file.read()
+    (tmp_path / "mine.py").write_text(source)
+    (tmp_path / "images").mkdir()
+    write_image(tmp_path / "images" / "a.png", 64, 64)
+    argv = ["--checkpoint_dir", CHECKPOINTS, "compress", "--its", 5, "--lr", .1, "--results_dir",
+            tmp_path / "results", BASE_RUN, tmp_path / "images"]
+
+    def computed_again(text):
+        (tmp_path / "mine.py").write_text(text)
+        nic.kept_compressor.cache_clear()
+        sys.modules.pop("mine", None)
+        capfd.readouterr()
+        costs.append(run("mine", *argv)["rd_cost"][0])
+        printed = capfd.readouterr()
+        assert ("another version of mine.py" in printed.err) == (len(costs) == 3)
+        return bool(computed(printed.out))
+    costs = []
+    assert computed_again(source)
+    assert not computed_again(source.replace('"""', '"""Changed. ', 1) + "# another line\n")
+    assert computed_again(source.replace("return nic.two_way(v, T)", "return nic.two_way(v, 9 * T)"))
+    assert costs[0] == costs[1] != costs[2]
+    assert store.code_of("bb_sga") != store.code_of("sga")
+
+
+def test_commands_of_other_scripts(fails):
+    assert "bb_plain.py and others with bb_ compress" in fails("mbt2018_bb", "compress", "a", "b",
+                                                               "--its", 3)
+    assert "mbt2018.py and mbt2018_bb.py train" in fails("sga", "train", "--lambda", 1)
+
+
 # ------------------------------------------------------------------------------ what is expected
 
 def test_output_after_options_and_what_is_printed(tmp_path, capfd):

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import struct
+import zlib
 import subprocess
 import sys
 
@@ -38,6 +40,8 @@ def found_in(imgs):
 def test_files_that_pillow_does_not_read_are_named(folder, fails, capfd):
     (folder / "c.heic").write_bytes(b"\0\0\0\x1cftypheic")
     write_image(folder / "d.avif", 40, 40)
+    for name in ("weights.h5", "figure.eps"):  # which Pillow lists among its formats
+        (folder / name).write_text("no image")
     assert found_in(folder) == ["a.jpg", "b.png", "d.avif"]
     error = capfd.readouterr().err
     assert "files in %s are skipped" % folder in error
@@ -107,8 +111,6 @@ def bad_images(tmp_path):
 
 def write_16_bit_rgb(path):
     """A 2 x 2 PNG of 16 bits per channel, which PIL can read but not write."""
-    import struct
-    import zlib
 
     def chunk(kind, data):
         return (struct.pack(">I", len(data)) + kind + data
@@ -139,6 +141,31 @@ def test_depths(suffix, tmp_path):
         shutil.copy(os.path.join(GOLDEN, "images", "face-16x16-10bit.avif"), str(deep))
     with pytest.raises(basics.UserError, match="more than 8 bits per channel"):
         image_files.read_image(str(deep))
+
+
+@pytest.mark.parametrize("num_bytes", [60000, 70000, 3000000])
+@pytest.mark.parametrize("suffix", [".jp2", ".avif"])
+def test_depths_behind_metadata(suffix, num_bytes, tmp_path):
+    """Boxes are read wherever they stand, also with a length of 8 bytes; as raw code streams."""
+    test_depths(suffix, tmp_path)
+    deep = tmp_path / ("16" + suffix)
+    content = deep.read_bytes()
+    first = struct.unpack(">I", content[:4])[0]
+    if suffix == ".jp2":  # after the signature and ftyp
+        first += struct.unpack(">I", content[first:first + 4])[0]
+    for box in (struct.pack(">I4s", num_bytes, b"free") + bytes(num_bytes - 8),
+                struct.pack(">I4sQ", 1, b"free", num_bytes) + bytes(num_bytes - 16)):
+        deep.write_bytes(content[:first] + box + content[first:])
+        with pytest.raises(basics.UserError, match="more than 8 bits per channel"):
+            with open(deep, "rb") as file:
+                is_deep = (image_files._is_deep_avif if suffix == ".avif"
+                           else image_files._is_deep_jpeg_2000)
+                assert is_deep(file)
+            image_files.read_image(str(deep))
+    if suffix == ".jp2":
+        deep.write_bytes(content[content.index(b"\xff\x4f\xff\x51"):])
+        with pytest.raises(basics.UserError, match="more than 8 bits per channel"):
+            image_files.read_image(str(deep))
 
 
 @pytest.mark.parametrize("script", KINDS)

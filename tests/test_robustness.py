@@ -236,7 +236,7 @@ def test_a_checkpoint_of_strangers_is_only_data(tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------- generated command lines
 
-names = st.text(string.ascii_letters + " äß漢🙂'%{}=", min_size=1, max_size=12)
+names = st.text(string.ascii_letters + " äß漢🙂'%{}=[]?*~\\", min_size=1, max_size=12)
 modes = st.sampled_from(["RGB"] * 5 + ["RGBA", "L", "LA", "1", "P", "CMYK", "YCbCr",
                          "LAB", "I", "F", "I;16"])
 
@@ -361,3 +361,15 @@ def test_generated_command_lines_end_in_a_result_or_in_one_line(tmp_path, capfd)
             assert "Avg est_bpp: nan" not in out
     check()
     assert len(counts) == 6, counts
+
+    @hypothesis.settings(max_examples=8, deadline=None, database=None, derandomize=True,
+                         suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.given(lines, st.sampled_from([(1,), (2,), (0, 1, 2)]))
+    def check_with_closed_streams(line, closed):
+        script, argv, _ = line
+        hypothesis.assume("\0" not in "".join(argv))
+        done = subprocess.run(command(script, *argv), stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, universal_newlines=True,
+                              preexec_fn=lambda: [os.close(number) for number in closed])
+        assert done.returncode in (0, 2) and "Traceback" not in done.stdout + done.stderr
+    check_with_closed_streams()

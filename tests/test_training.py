@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -585,3 +586,31 @@ def test_init_bits_back_from_base(tmp_path, images, capfd, fails):
     assert "by name and shape" in fails(
         "mbt2018", "--checkpoint_dir", tmp_path / "runs", "--num_filters", 8, "train",
         "--train_glob", images / "*", *SMALL, "--init_from", base)
+
+
+@pytest.mark.slow
+def test_two_trainings_of_a_run(tmp_path, images, fails):
+    """The second is told of the first, until that ends, however it does."""
+    argv = ["--checkpoint_dir", tmp_path / "runs", "--num_filters", 2, "train", "--train_glob",
+            images / "*", *SMALL, "--save_checkpoint_secs", 1]
+    first = subprocess.Popen(command("mbt2018", *argv, "--last_step", 100000),
+                             stdout=subprocess.PIPE, universal_newlines=True)
+    try:
+        while not first.stdout.readline().startswith("step=1 "):
+            assert first.poll() is None
+        line = fails("mbt2018", *argv, "--last_step", 100000)
+        assert "in use by process %d on %s" % (first.pid, socket.gethostname()) in line
+    finally:
+        first.kill()
+        first.communicate()
+    run("mbt2018", *argv, "--last_step", 10000, "--seed", 0)
+
+
+def test_a_lock_says_who_has_it(tmp_path):
+    path = str(tmp_path / "lock")
+    with basics.locked(path):
+        with pytest.raises(basics.UserError, match="in use by process %d" % os.getpid()):
+            with basics.locked(path):
+                pass
+    with basics.locked(path):
+        pass
