@@ -24,11 +24,11 @@ def save(figure, path):
     print("plot: %s" % path)
 
 
-def draw(folder, title, curves, codecs, papers):
+def draw(folder, title, curves, codecs, papers, papers_label):
     """Write rd-psnr.png, rd-msssim.png and bd-rate.png of a data set, as far as there are values.
 
-    Dicts of curves by name: the methods', other codecs', and the paper's. A note names curves that
-    lack a plot's metric.
+    Dicts of curves by name: the methods', other codecs', and the paper's, whose label says of what
+    they are. A note names curves that lack a plot's metric.
     """
     for quality, label, name in (("psnr", "PSNR, dB", "rd-psnr.png"),
                                  ("msssim_db", "MS-SSIM, dB", "rd-msssim.png")):
@@ -40,10 +40,11 @@ def draw(folder, title, curves, codecs, papers):
                      title=title)
             axis.grid(alpha=.25)
             if quality == "psnr" and papers:
-                axis.plot([], [], "--", color="#888888", label="published", linewidth=1)
+                axis.plot([], [], "--", color="#888888", label=papers_label, linewidth=1)
             axis.legend(fontsize=9)
             save(figure, os.path.join(folder, name))
-    draw_bars(folder, title, rd_curves.savings(curves, "psnr"), rd_curves.savings(papers, "psnr"))
+    draw_bars(folder, title, rd_curves.savings(curves, "psnr"), rd_curves.savings(papers, "psnr"),
+              papers_label)
 
 
 def is_known(curve, quality):
@@ -84,7 +85,7 @@ def bar_label(saving):
     return text
 
 
-def draw_bars(folder, title, rates, papers):
+def draw_bars(folder, title, rates, papers, papers_label):
     """Write bd-rate.png of a data set: the Saving per script, and the published one's mark."""
     shown = [method for method in rd_curves.methods_of(rates)
              if method.script != "mbt2018" and np.isfinite(rates[method.script].rate)]
@@ -98,7 +99,7 @@ def draw_bars(folder, title, rates, papers):
     known = [i for i, method in enumerate(shown) if method.script in papers]
     if known:
         axis.plot([papers[shown[i].script].rate for i in known], known, "D", color="white",
-                  markeredgecolor="#222222", label="published")
+                  markeredgecolor="#222222", label=papers_label)
         axis.legend(loc="lower left", fontsize=9)
     axis.margins(x=.15)
     axis.invert_yaxis()

@@ -75,12 +75,11 @@ def table1_rows(curves, failed):
     return rows
 
 
-def published_rows(papers, dataset):
-    """Return the rows of Table 1 of the paper's curves, which are marked as such."""
+def published_rows(papers, papers_label):
+    """Return the rows of Table 1 of the paper's curves, which have a label."""
     rows = table1_rows(papers, {})
     for row in rows:
-        row[:3] = ["", "%s, published, %d images" % (
-            row[1], rd_curves.PUBLISHED[dataset.lower()].number), ""]
+        row[:3] = ["", "%s, %s" % (row[1], papers_label), ""]
     return rows
 
 
@@ -130,9 +129,9 @@ def markdown(header, rows):
                      for row in [header, ["---"] * len(header)] + rows)
 
 
-def write_tables(folder, dataset, curves, codecs, papers, failed):
+def write_tables(folder, curves, codecs, papers, papers_label, failed):
     """Write table1.csv, and table1.md with the points too, of a data set; return the latter."""
-    rows = table1_rows({**codecs, **curves}, failed) + published_rows(papers, dataset)
+    rows = table1_rows({**codecs, **curves}, failed) + published_rows(papers, papers_label)
     rd_curves.write_csv(os.path.join(folder, "table1.csv"), HEADER, rows)
     points = points_rows(curves)
     text = "\n\n".join([markdown(HEADER, rows), COSTS_NOTE, POINTS_NOTE,
@@ -173,12 +172,15 @@ def summarise(folder, with_compressai, failed):
     else:
         basics.note("%s: curves of other images, not drawn" % codecs_folder)
     dataset = os.path.basename(unlabelled)
-    papers = rd_curves.published(dataset, settings.get("sizes"))
-    print("%s\n\n%s" % (folder, write_tables(folder, dataset, curves, codecs, papers, failed)))
+    papers, label = rd_curves.published(dataset, settings.get("sizes")), ""
+    if papers:
+        label = "published, %d images" % rd_curves.PUBLISHED[dataset.lower()].number
+    text = write_tables(folder, curves, codecs, papers, label, failed)
+    print("%s\n\n%s" % (folder, text))
     title = os.path.basename(folder)
     if "number" in settings:
         title += ", %d images" % settings["number"]
-    plots.draw(folder, title, curves, codecs, papers)
+    plots.draw(folder, title, curves, codecs, papers, label)
     if with_compressai:
         export_compressai(folder, curves)
 
