@@ -837,7 +837,7 @@ def train(args, objective, method):
     if args.patchsize % 64:
         raise UserError("--patchsize %d: must be a multiple of 64" % args.patchsize)
     N = args.num_filters or 192
-    run_name = "%s-num_filters=%d-lmbda=%s" % (args.script, N, args.lmbda)
+    run_name = args.run_name or "%s-num_filters=%d-lmbda=%s" % (args.script, N, args.lmbda)
     args = argparse.Namespace(**{**vars(args), "num_filters": N, "run_name": run_name})
     folder = os.path.join(args.checkpoint_dir, run_name)
     cluster = clusters.join_cluster(runs.session_config(args.threads))
@@ -858,6 +858,7 @@ def train_replica(args, N, folder, objective, method, cluster):
     held_out = patches.held_out_images(args.eval_glob)
     paths, in_memory = patches.training_files(args.train_glob, args.patchsize, held_out)
     is_chief, source, settings = cluster.replica == 0, None, vars(args)
+    print("%s: building the graph, to train on %d images" % (folder, len(paths)), flush=True)
     if is_chief:
         with basics.errors_of("--eval_glob %s" % args.eval_glob):
             patches.require_evaluable(held_out, N, method.is_iterative)
@@ -881,13 +882,12 @@ def train_replica(args, N, folder, objective, method, cluster):
         # Paths relative to the folder, so that a run can be moved and go on.
         saver = tf.train.Saver(sharded=True, save_relative_paths=True)
         if is_chief:
-            listeners = []
-            if held_out:
-                listeners.append(validation.Validation(folder, args.logdir, functools.partial(
-                    results_on, held_out, folder, method, args.lmbda, args.threads)))
-            hooks.append(tf.train.CheckpointSaverHook(
-                folder, save_secs=args.save_checkpoint_secs, saver=saver, listeners=listeners))
-            hooks += training.summary_hooks(args.logdir, folder, args.save_summary_secs, scalars,
+            logdir = training.summary_folder(args.logdir, folder)
+            evaluate = functools.partial(results_on, held_out, folder, method, args.lmbda,
+                                         args.threads)
+            listeners = [validation.Validation(folder, logdir, evaluate)] if held_out else []
+            hooks += [training.CheckpointSaver(folder, args.save_checkpoint_secs, saver, listeners)]
+            hooks += training.summary_hooks(logdir, args.save_summary_secs, scalars,
                                             dict(original=x, reconstruction=x_tilde))
         scaffold = tf.train.Scaffold(saver=saver, init_fn=source and training.initialiser(source))
         with (training.prepared_folder(folder, settings, run) if is_chief

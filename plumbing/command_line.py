@@ -100,6 +100,13 @@ def one_of(names):
     return parse
 
 
+def file_name(text):
+    """Parser of a name without a folder, likewise."""
+    if not text or text in (".", "..") or "/" in text:
+        raise argparse.ArgumentTypeError("%r: must be a name without /" % text)
+    return text
+
+
 count = number(int, 1)
 natural = number(int, 0)
 positive = number(float, 0, exclusive=True)
@@ -160,8 +167,10 @@ def add_train_options(parser):
     parser.add_argument("--force", action="store_true",
                         help="continue a run with other settings than it was begun with, but for "
                         "--init_from")
-    parser.add_argument("--logdir", default="/tmp/tf_logs",
-                        help="folder for TensorBoard, none if empty (default: %(default)s)")
+    parser.add_argument("--logdir",
+                        help="folder for TensorBoard, none if empty (default: in the run's)")
+    parser.add_argument("--run_name", type=file_name, metavar="NAME",
+                        help="of the run (default: mbt2018-num_filters=<N>-lmbda=<lambda>)")
     parser.add_argument("--seed", type=natural, default=0,
                         help="seed of weights, patches and noise (default: %(default)s)")
 

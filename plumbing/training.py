@@ -10,9 +10,11 @@ import glob
 import json
 import os
 import re
+import shlex
 import shutil
 import time
 
+import numpy as np
 import tqdm
 import tensorflow.compat.v1 as tf
 
@@ -111,23 +113,72 @@ def initialiser(run):
 
 
 def summary_folder(logdir, folder):
-    """Where TensorBoard finds a run's summaries."""
-    return os.path.join(logdir, os.path.basename(folder))
+    """Where TensorBoard finds a run's summaries: by default in its folder; "" with an empty logdir.
+    """
+    if logdir is None:
+        return os.path.join(folder, "summaries")
+    return logdir and os.path.join(logdir, os.path.basename(folder))
 
 
-def summary_hooks(logdir, folder, seconds, scalars, images):
-    """Hooks that write summaries of a run for TensorBoard, as often; none with an empty logdir.
+class SummarySaver(tf.train.SummarySaverHook):
+    """Writes summaries now and then, and after the last step."""
+
+    def __init__(self, folder, seconds, summary):
+        super().__init__(save_secs=seconds, summary_op=summary, output_dir=folder)
+        self.folder, self.summary = folder, summary
+
+    def end(self, session):
+        step, summary = session.run([tf.train.get_global_step(), self.summary])
+        tf.summary.FileWriterCache.get(self.folder).add_summary(summary, step)
+        super().end(session)
+
+
+def summary_hooks(folder, seconds, scalars, images):
+    """Hooks that write summaries of a run for TensorBoard, as often; none with an empty folder.
 
     scalars: names -> scalars. images: names -> [B, H, W, 3] in [0, 1].
     """
-    if not logdir:
+    if not folder:
         return []
     for name, value in scalars.items():
         tf.summary.scalar(name, value)
     for name, image in images.items():
         tf.summary.image(name, tf.saturate_cast(tf.round(255 * image), tf.uint8))
-    return [tf.train.SummarySaverHook(save_secs=seconds, summary_op=tf.summary.merge_all(),
-                                      output_dir=summary_folder(logdir, folder))]
+    print("summaries: tensorboard --logdir %s" % shlex.quote(folder), flush=True)
+    return [SummarySaver(folder, seconds, tf.summary.merge_all())]
+
+
+class CheckpointSaver(tf.train.SessionRunHook):
+    """Saves a checkpoint at the start, now and then, and at the end; listeners are told.
+
+    As tf.train.CheckpointSaverHook, which also writes the graph, of megabytes, at each start.
+    """
+
+    def __init__(self, folder, seconds, saver, listeners):
+        self.path, self.saver, self.listeners = os.path.join(folder, "model.ckpt"), saver, listeners
+        self.timer, self.saved = tf.train.SecondOrStepTimer(every_secs=seconds), None
+
+    def after_create_session(self, session, coord):
+        self.save(session)
+
+    def before_run(self, run_context):
+        return tf.train.SessionRunArgs(tf.train.get_global_step())
+
+    def after_run(self, run_context, run_values):
+        if self.timer.should_trigger_for_step(run_values.results + 1):
+            self.save(run_context.session)
+
+    def end(self, session):
+        self.save(session)
+
+    def save(self, session):
+        step = session.run(tf.train.get_global_step())
+        self.timer.update_last_triggered_step(step)
+        if step != self.saved:
+            self.saver.save(session, self.path, step)
+            self.saved = step
+            for listener in self.listeners:
+                listener.after_save(session, step)
 
 
 @contextlib.contextmanager
@@ -176,26 +227,28 @@ def training_loop(train_op, scalars, last_step, folder, cluster, scaffold, hooks
 def train_to(last_step, sess, next_step, scalars, is_alone):
     """Run next_step until it is last_step, or the session or, alone, the user stops; the last step.
 
-    A line after the first step, after those that are multiples of 100, and after the last.
+    A line after the first step, after those that are multiples of 100, and after the last has the
+    means since the line before; the PSNR is that of the mean MSE.
     """
     # Not sess.run, which would call hooks: that of summaries takes a batch.
     step = first = printed = sess.run_step_fn(
         lambda step_context: step_context.session.run(tf.train.get_global_step()))
-    since = time.time()
+    since, values = time.time(), []
     with tqdm.tqdm(total=last_step, initial=step, disable=None, leave=False) as bar, \
             (interruptible() if is_alone else contextlib.nullcontext()):
         while step < last_step and not sess.should_stop():
             # With several replicas, a step can be seen twice or not at all.
             next_line = min(last_step, (printed + 1) // 100 * 100 + 100)
-            if printed == first or step + 1 >= next_line:
-                step, values = sess.run([next_step, scalars])
+            step, latest = sess.run([next_step, scalars])
+            values.append(latest)
+            if printed == first or step >= next_line:
+                means = {name: np.mean([one[name] for one in values]) for name in latest}
+                means.update(psnr=10 * np.log10(255 ** 2 / means["mse"]), lr=latest["lr"])
                 speed = (step - printed) / (time.time() - since)
                 basics.print_line(
                     "step={step} loss={loss:.4f} bpp={bpp:.4f} mse={mse:.3f} psnr={psnr:.3f} "
-                    "lr={lr:.3g} steps/s={speed:.2f}".format(step=step, speed=speed, **values))
-                since, printed = time.time(), step
-            else:
-                step = sess.run(next_step)
+                    "lr={lr:.3g} steps/s={speed:.2f}".format(step=step, speed=speed, **means))
+                since, printed, values = time.time(), step, []
             bar.update(step - bar.n)
     return step
 

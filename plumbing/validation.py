@@ -8,7 +8,7 @@ import os
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from plumbing import basics, training
+from plumbing import basics
 
 MEANS = ("rd_cost", "est_bpp", "mse", "psnr")
 
@@ -17,7 +17,7 @@ class Validation(tf.train.CheckpointSaverListener):
     """Evaluates every checkpoint of the run in a folder.
 
     evaluate() gives a list of results, dicts of arrays, on the held-out images. Their means are a
-    line on stdout, a row of validation.csv in the folder and, unless logdir is empty, summaries.
+    line on stdout, a row of validation.csv in the folder, and summaries in logdir, unless it is "".
     """
 
     def __init__(self, folder, logdir, evaluate):
@@ -39,7 +39,7 @@ class Validation(tf.train.CheckpointSaverListener):
             basics.note("validation.csv of %s has no row of step %d: %s"
                         % (self.folder, step, error))
         if self.logdir:
-            summarise(training.summary_folder(self.logdir, self.folder), step, means)
+            summarise(self.logdir, step, means)
 
 
 def append_row(path, step, means):

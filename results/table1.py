@@ -299,13 +299,6 @@ def parse_method(name):
     return name
 
 
-def parse_label(text):
-    """Return a part of a folder's name, for argparse."""
-    if "/" in text:
-        raise argparse.ArgumentTypeError("%r: must be a name without /" % text)
-    return text
-
-
 def make_parser():
     """Return the parser of the command line."""
     parser = command_line.Parser(prog="table1.py", description=__doc__,
@@ -323,7 +316,7 @@ def make_parser():
     parser.add_argument("--output", default=RESULTS, help="where to write (default: %(default)s)")
     parser.add_argument("--from-csv", action="store_true",
                         help="only tables and plots, of every data set under --output")
-    parser.add_argument("--label", metavar="NAME", type=parse_label,
+    parser.add_argument("--label", metavar="NAME", type=command_line.file_name,
                         help="of a folder for tables of other settings")
     parser.add_argument("--export-compressai", action="store_true",
                         help="also write what CompressAI's plot tool reads")

@@ -4,7 +4,8 @@
 
 The plain implementation ("baseline") has tfc.SignalConv2D everywhere, keeps latents as numpy arrays
 that are fed, with gradients fetched and Adam in numpy, fetches the PSNR on every step, lets
-AutoGraph convert what it builds, and uses the default allocator. Each side is a process of its own;
+AutoGraph convert what it builds, uses the default allocator, computes MS-SSIM by TensorFlow, and builds
+all graphs anew for each image. Each side is a process of its own;
 they take turns, so that a slow phase of the machine hits both.
 """
 
@@ -38,7 +39,7 @@ def import_scripts(side, kind):
 
     `script` runs mbt2018.py, which does not need sga and its tensorflow_probability.
     """
-    global nic, clusters, command_line, image_files, layers, patches, runs, training
+    global nic, clusters, command_line, image_files, layers, patches, quality, runs, training
     global np, PIL, tf, tfc, mbt2018, sga
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if side == "baseline":
@@ -47,7 +48,8 @@ def import_scripts(side, kind):
         import tensorflow.compat.v1
         tensorflow.compat.v1.autograph.experimental.do_not_convert = lambda function: function
     import tf_boilerplate as nic
-    from plumbing import clusters, command_line, image_files, layers, patches, runs, training
+    from plumbing import (clusters, command_line, image_files, layers, patches, quality, runs,
+                          training)
     import numpy as np
     import PIL.Image
     import tensorflow.compat.v1 as tf
@@ -56,9 +58,18 @@ def import_scripts(side, kind):
     if side == "baseline":
         layers.FastSignalConv2D = tfc.SignalConv2D
         layers.gdn = lambda name, **kwargs: tfc.GDN(name=name, **kwargs)
+        quality.ms_ssim = ms_ssim_of_tensorflow
+        for kept in ("kept_decoder", "kept_range_coder", "kept_compressor"):
+            setattr(nic, kept, getattr(nic, kept).__wrapped__)
     import mbt2018
     if kind != "script":
         import sga
+
+
+def ms_ssim_of_tensorflow(a, b, pool):
+    """In the place of quality.ms_ssim."""
+    with tf.Graph().as_default(), tf.Session() as sess:
+        return sess.run(tf.image.ssim_multiscale(a[None], b[None], 255))[0]
 
 
 def random_run(N):
@@ -355,7 +366,6 @@ def compress_row(required, turns=5):
     image = os.path.join(tempfile.gettempdir(), "noise.png")
     import numpy as np
     import PIL.Image
-    import PIL.Image
     PIL.Image.fromarray(np.random.RandomState(0).randint(0, 256, (256, 256, 3)).astype(
         np.uint8)).save(image)
     argv = ["compress", "--checkpoint_dir", MODELS, "--results_dir", "",
@@ -378,19 +388,46 @@ def script_seconds(*argv):
     return time.perf_counter() - begin
 
 
-def folder_row(required, turns=3):
-    """sga.py on a folder of eight images, one after the other and two side by side."""
+def folder_row(required_of_one, required_of_two, turns=3):
+    """sga.py on a folder of 24 crops: by one process of one thread, of two, and by two of one."""
     folder = tempfile.mkdtemp()
-    run = make_run_and_images(folder, 64, 8)
+    run = make_run_and_images(folder, 64, 24, 256, 256)
+    times = {"one process, one thread": ["--threads", 1], "one process": [],
+             "two processes": ["--jobs", 2]}
+    taken = {name: [] for name in times}
+    for _ in range(turns):
+        for name, options in times.items():
+            taken[name].append(script_seconds(
+                "sga.py", "--checkpoint_dir", folder, "compress", run, folder + "/images", "--its",
+                50, *options, "--results_dir", tempfile.mkdtemp()))
+    one, two, both = (statistics.median(values) for values in taken.values())
+    return table(["50 iterations of SGA on 24 crops of 256×256, N = 64", "one process",
+                  "`--jobs 2`", "ratio", "required"], [
+                      compared("of one thread", required_of_one, one, both),
+                      compared("of a thread per core", required_of_two, two, both)])
+
+
+def evaluation_row(required, turns=2):
+    """mbt2018.py compress of a folder of 24 images, as processes."""
+    folder = tempfile.mkdtemp()
+    run = make_run_and_images(folder, 64, 24)
+    argv = ["compress", "--checkpoint_dir", folder, "--results_dir", "", run, folder + "/images"]
     times = [[], []]
     for _ in range(turns):
-        for jobs, elapsed in zip((1, 2), times):
-            elapsed.append(script_seconds(
-                "sga.py", "--checkpoint_dir", folder, "compress", run, folder + "/images", "--its",
-                50, "--jobs", jobs, "--results_dir", tempfile.mkdtemp()) / 8)
-    header = ["", "one at a time", "two", "ratio", "required"]
-    return table(header, [compared("50 iterations of SGA, 512×768, N = 64, per image of a folder",
-                                   required, *map(statistics.median, times))])
+        times[0].append(script_seconds(__file__, "--work", "baseline", "script", *argv))
+        times[1].append(script_seconds("mbt2018.py", *argv))
+    return table(COMPARISON, [compared("`mbt2018.py compress` of 24 images, 512×768, N = 64",
+                                       required, *map(statistics.median, times))])
+
+
+def tests_row():
+    """CPU seconds of the quick tests."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "tests",
+                    "-m", "not slow"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    taken = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return "The quick tests take %d seconds of a core.\n" % taken
 
 
 def decompress_row(required, turns=5):
@@ -406,11 +443,11 @@ def decompress_row(required, turns=5):
                                          seconds(taken), "≤ %d s" % required]])
 
 
-def make_run_and_images(folder, N, num_imgs):
+def make_run_and_images(folder, N, num_imgs, height=512, width=768):
     """Name of a run in `folder` with random weights; images of noise are in its folder images."""
     import_scripts("ours", "script")
     os.mkdir(os.path.join(folder, "images"))
-    for i, image in enumerate(noise(num_imgs, 512, 768)):
+    for i, image in enumerate(noise(num_imgs, height, width)):
         PIL.Image.fromarray(image).save(os.path.join(folder, "images", "%d.png" % i))
     run = random_run(N)
     os.rename(os.path.dirname(run.checkpoint), os.path.join(folder, run.name))
@@ -442,7 +479,9 @@ ROWS = {
     "train-192": lambda: train_row(.80, 192, 256, burst=1),
     "train-64": lambda: train_row(.60, 64, 128, burst=5),
     "cost": lambda: cost_row(.12),
-    "folder": lambda: folder_row(.90),
+    "folder": lambda: folder_row(.62, .90),
+    "evaluation": lambda: evaluation_row(.30),
+    "tests": tests_row,
     "compress": lambda: compress_row(.70),
     "decompress": lambda: decompress_row(4),
     "pixels": pixels_row,

@@ -167,6 +167,30 @@ def test_one_step_is_one_of_adam(tmp_path):
                                    atol=1e-7 * max(1, np.abs(before[name]).max()))
 
 
+def test_where_things_go(tmp_path, images, capfd):
+    """Summaries into the run's folder, whose name may be given; no graph at each start."""
+    argv = ["mbt2018", "--checkpoint_dir", tmp_path, "--num_filters", 2, "train", "--train_glob",
+            images / "*", "--batchsize", 2, "--patchsize", 64, "--last_step", 1, "--run_name",
+            "fast lmbda=0.01"]
+    run(*argv)
+    (folder,) = tmp_path.glob("fast*")
+    assert "tensorboard --logdir '%s'" % (folder / "summaries") in capfd.readouterr().out
+    assert {path.name.split(".")[0] for path in folder.iterdir()} == {
+        "args", "checkpoint", "model", "summaries", "train"}
+    compress("mbt2018", tmp_path, TINY, run_name=folder.name, checkpoints=tmp_path)
+
+
+def test_lines_are_means(tmp_path, images, capfd):
+    """Over the steps since the line before; the PSNR is that of the mean MSE."""
+    train(tmp_path, images, "--last_step", 3, "--threads", 1)
+    lines = [dict(item.split("=") for item in line.split())
+             for line in capfd.readouterr().out.splitlines() if line.startswith("step=")]
+    assert [line["step"] for line in lines] == ["1", "3"]
+    for line in lines:
+        assert float(line["psnr"]) == pytest.approx(
+            10 * np.log10(255 ** 2 / float(line["mse"])), abs=.01)
+
+
 def test_train_compress(tmp_path, images, capfd):
     folder = train(tmp_path, images, "--last_step", 3, "--lr", "2e-3", "--lr_warmup", 6)
     line = capfd.readouterr().out.splitlines()[-1]
