@@ -328,8 +328,8 @@ def line_of(error):
 def quiet_tensorflow(verbose=False):
     """A context in which TensorFlow tells errors alone, and takes no more memory than there is."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else "3"
-    available = machine.available_memory()  # TensorFlow's own limit is 64 GB
-    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % (available / 2 ** 20))
+    limit = machine.free_memory() / 2 ** 20  # TensorFlow's own is 64 GB
+    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % limit)
     tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
     with deprecation.silence():  # else TensorFlow inspects the arguments of every op
         yield

@@ -35,11 +35,15 @@ def memory_per_pixel(N, with_gradients):
     return per_pixel, 3.8e8 + 3000 * N ** 2
 
 
-def available_memory():
-    """Bytes that this process has or can get: of the machine, its cgroups, and its own limit."""
-    free = min([psutil.virtual_memory().available, free_virtual_memory(),
+def free_memory():
+    """Bytes that this process can still get: of the machine, its cgroups, and its own limit."""
+    return min([psutil.virtual_memory().available, free_virtual_memory(),
                 *map(free_in_cgroup, cgroup_folders())])
-    return free + psutil.Process().memory_info().rss
+
+
+def available_memory():
+    """Bytes that this process can use: what it can still get, and what it has."""
+    return free_memory() + psutil.Process().memory_info().rss
 
 
 def free_virtual_memory():

@@ -184,7 +184,7 @@ def test_links_to_nothing_are_named(folder, capfd):
         assert found_in(imgs) == ["a.jpg", "b.png"]
         error = capfd.readouterr().err
         assert "1 files of %s are skipped" % imgs in error and "gone.png" in error
-        basics.note.cache_clear()
+        basics.print_note.cache_clear()
 
 
 def test_two_stars_recurse(folder):
