@@ -927,13 +927,11 @@ def compress_command(method, args):
         raise next(iter(failed.values()))
     plan = tasks.plan_of(method, args, run, source, images, failed)
     store.require_targets(plan)
-    watchers = [progress.print_losses]
-    if args.verbose:
-        watchers.append(progress.print_rounded_losses)
+    watchers = (progress.LossPrinter(),)
 
     def compress_here(task):
         with progress.about(task.path) if source.many else contextlib.nullcontext():
-            return compress_task(task, tuple(watchers))
+            return compress_task(task, watchers)
 
     (results,), failures = tasks.run_plans(compress_task, [plan], args.jobs, args.scheduler,
                                            compress_here)
@@ -1002,7 +1000,7 @@ def decompress_command(method, args):
         compressed_files.require_writable_outputs(args.input_file, output, args.initial_bits)
         machine.require_memory(run.num_filters, parsed.file.shape, 1)
         decoder = decoder_of(run, *parsed.file.shape[1:], args.threads,
-                             watchers=(progress.print_losses,))
+                             watchers=(progress.LossPrinter(),))
         x_hat, bits = compressed_files.decode(decoder, parsed, bool(args.initial_bits))
     if not args.force:
         basics.require_unchanged(output, lambda: np.array_equal(

@@ -126,7 +126,7 @@ class Parser(argparse.ArgumentParser):
 def add_global_options(parser, **default):
     """Options that may stand before or after the subcommand."""
     parser.add_argument("--verbose", action="store_true", **default,
-                        help="show TensorFlow's messages, and losses after rounding")
+                        help="show TensorFlow's messages")
     parser.add_argument("--num_filters", type=count, metavar="N", **default,
                         help="filters per layer (default: those of the run; to train: 192)")
     parser.add_argument("--checkpoint_dir", metavar="DIR", **default,

@@ -5,6 +5,7 @@ A watcher is a function of an `Iteration`.
 
 import contextlib
 import os
+import time
 import typing
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from plumbing import basics
 
 RECORD_EVERY = 10  # iterations between two entries of a record
+PRINT_EVERY = 100  # iterations between two lines
 
 
 class Iteration(typing.NamedTuple):
@@ -22,7 +24,7 @@ class Iteration(typing.NamedTuple):
     losses: dict  # of [B], before update t
     # () -> dict of [B], the losses after update t and after rounding; None of the fit of q
     after_rounding: typing.Optional[typing.Callable]
-    is_check: bool  # whether it is one of the few after which a line is printed
+    is_check: bool  # whether it is one of the few after which the losses are checked
 
 
 _beginning = ""  # of the lines
@@ -39,24 +41,44 @@ def about(path):
         _beginning = ""
 
 
-def print_losses(iteration):
-    """Watcher that prints the losses of a check."""
-    if iteration.is_check:
-        temperature = "" if np.isnan(iteration.T) else " T=%.4f" % iteration.T
-        basics.print_line("%sit=%d,%s %s" % (_beginning, iteration.t, temperature,
-                                             shown(iteration.losses)))
+class LossPrinter:
+    """Watcher that prints a line every PRINT_EVERY iterations, and after the last.
+
+    It has the temperature T, the losses of the relaxed latents before an update and those of the
+    rounded ones after it, and the time left.
+    """
+
+    def __call__(self, iteration):
+        if iteration.t == 0:
+            self.start = time.time()
+        t, its = iteration.t, iteration.its
+        if t % PRINT_EVERY and t < its - 1:
+            return
+        parts = ["%sit=%d" % (_beginning, t)]
+        if np.isfinite(iteration.T):
+            parts[0] += " T=%.4f" % iteration.T
+        if iteration.after_rounding:
+            parts += ["relaxed: " + shown(iteration.losses),
+                      "rounded: " + shown(iteration.after_rounding())]
+        else:
+            parts.append("fit of q: " + shown(iteration.losses))
+        if 0 < t < its - 1:
+            parts.append(duration((time.time() - self.start) / t * (its - 1 - t)) + " left")
+        basics.print_line(" | ".join(parts))
 
 
 def has_bar(watchers):
     """Whether a bar of the progress is shown: where the losses are printed."""
-    return print_losses in watchers
+    return any(isinstance(watch, LossPrinter) for watch in watchers)
 
 
-def print_rounded_losses(iteration):
-    """Watcher that prints the losses of a check after rounding."""
-    if iteration.is_check and iteration.after_rounding:
-        basics.print_line("%safter rounding: %s" % (_beginning,
-                                                    shown(iteration.after_rounding())))
+def duration(seconds):
+    """Text of a time with its unit."""
+    if seconds < 90:
+        return "%.0f s" % seconds
+    if seconds < 5400:
+        return "%.0f min" % (seconds / 60)
+    return "%.1f h" % (seconds / 3600)
 
 
 def shown(losses):

@@ -282,8 +282,10 @@ def stored(plan):
         parts.update(split(stored_results(path), plan.settings))
     found = []
     for file in plan.files:
-        result = stored_results(file.part) or parts.get(file.image)
+        result = stored_results(file.part) or dict(parts.get(file.image, {}))
         is_there = result and is_of(result, dict(plan.settings, image=file.image))
+        if is_there:  # of the same pixels, perhaps under another name
+            result["files"] = np.array([os.path.basename(file.path)])
         if file.record and not os.path.exists(file.record):
             is_there = False
         if is_there and file.output:

@@ -14,7 +14,7 @@ import typing
 import numpy as np
 import tqdm
 
-from plumbing import basics, command_line, compressed_files, runs, store, workers
+from plumbing import basics, command_line, compressed_files, progress, runs, store, workers
 
 
 class Task(typing.NamedTuple):
@@ -179,7 +179,7 @@ class Report:
         """Count task k, and say how long the others may take."""
         self.left.remove(k)
         self.forecast.measured(self.tasks[k], outcome)
-        self.bar.set_postfix_str("about %s left" % duration(self.forecast.seconds(
+        self.bar.set_postfix_str("about %s left" % progress.duration(self.forecast.seconds(
             self.tasks[k] for k in self.left)), refresh=False)
         self.bar.update()
 
@@ -234,12 +234,3 @@ class Forecast:
         mean = {script: np.mean(ratios) for script, ratios in self.ratios.items()}
         return sum(predicted_seconds(task) * mean.get(task.settings["script"], np.mean(every))
                    for task in tasks) / self.num_workers
-
-
-def duration(seconds):
-    """Text of a time with its unit."""
-    if seconds < 90:
-        return "%.0f s" % seconds
-    if seconds < 5400:
-        return "%.0f min" % (seconds / 60)
-    return "%.1f h" % (seconds / 3600)

@@ -21,7 +21,7 @@ import sys
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
 import tf_boilerplate as nic
-from plumbing import basics, command_line, image_files, store, tasks
+from plumbing import basics, command_line, image_files, progress, store, tasks
 import numpy as np
 
 import planning
@@ -264,10 +264,10 @@ def run_plans(plans, jobs, scheduler):
         store.require_targets(plan)
     expected = tasks.expected(missing)
     for script, (count, seconds) in expected.items():
-        print("%s: %d images, about %s" % (script, count, tasks.duration(seconds)))
+        print("%s: %d images, about %s" % (script, count, progress.duration(seconds)))
     if expected:
         seconds = sum(seconds for _, seconds in expected.values())
-        print("together about %s of all cores of this machine" % tasks.duration(seconds),
+        print("together about %s of all cores of this machine" % progress.duration(seconds),
               flush=True)
     _, failures = tasks.run_plans(nic.compress_task, missing, jobs, scheduler)
     failed = {}

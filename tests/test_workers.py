@@ -132,6 +132,11 @@ def test_a_folder_grows(pair, tmp_path, capfd):
     assert computed() == ["2.png"]
     assert computed() == []
     assert len(list((tmp_path / "results").iterdir())) == 2
+    (pair / "3.png").write_bytes((pair / "0.png").read_bytes())  # the same picture
+    assert computed() == []
+    results = compress("mbt2018", tmp_path, pair)
+    assert list(results["files"]) == ["0.png", "1.png", "2.png", "3.png"]
+    assert results["rd_cost"][3] == results["rd_cost"][0]
 
 
 def test_failures_in_a_folder(pair, tmp_path, monkeypatch, capfd):
