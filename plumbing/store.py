@@ -7,6 +7,7 @@ parts of all are joined. Results of other settings, images or weights have anoth
 
 import ast
 import contextlib
+import glob
 import importlib.util
 import io
 import json
@@ -278,7 +279,7 @@ def stored(plan):
     if not plan.many or not plan.base:
         return [None] * len(plan.files)
     parts = {}
-    for path in {plan.base, plan.target}:
+    for path in glob.glob(glob.escape(plan.base[:-len(".npz")]) + "*.npz"):  # and path_for's names
         parts.update(split(stored_results(path), plan.settings))
     found = []
     for file in plan.files:
