@@ -920,9 +920,10 @@ def compress_command(method, args):
     """
     run = named_run(args, method)
     source = image_files.find_images(args.imgs)
-    images, failed = store.look_at(source.paths, functools.partial(
+    require = fileformat.check_shape if args.scheduler else functools.partial(
         image_files.require_compressible, N=run.num_filters, with_gradients=method.is_iterative,
-        jobs=min(args.jobs, len(source.paths))))
+        jobs=min(args.jobs, len(source.paths)))
+    images, failed = store.look_at(source.paths, require)
     if failed and (not source.many or not images):
         raise next(iter(failed.values()))
     plan = tasks.plan_of(method, args, run, source, images, failed)
@@ -938,9 +939,9 @@ def compress_command(method, args):
     if failures and not source.many:
         raise failures[0].error
     if failures:
-        raise basics.Incomplete("%d of %d images failed, %s; all others are done, and the same "
-                                "command continues" % (len(failures), len(source.paths),
-                                                       ", ".join(one.path for one in failures)))
+        kept = "the same command continues" if plan.base else "nothing is kept"
+        raise basics.Incomplete("%d of %d images failed, %s; all others are done, and %s" % (
+            len(failures), len(source.paths), ", ".join(one.path for one in failures), kept))
     if plan.output:
         print("compressed: %s" % plan.output)
     store.print_averages(results)
@@ -956,7 +957,8 @@ def kept_compressor(folder, settings, keeps_records, watchers):
     method = importlib.import_module(settings["script"]).METHOD
     if (run.fingerprint.hex(), store.code_of(settings["script"])) != (
             settings["model"], settings["code"]):
-        raise UserError("%s, %s.py: not what they were at first" % (folder, settings["script"]))
+        raise UserError("%s or %s.py is another here than at first; start workers anew after a "
+                        "change" % (folder, settings["script"]))
     options = argparse.Namespace(**{option.name: settings[option.name]
                                     for option in method.options})
     codec, = (codec for codec in method.codecs if codec.suffix == "." + settings["codec"])

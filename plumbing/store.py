@@ -7,6 +7,7 @@ parts of all are joined. Results of other settings, images or weights have anoth
 
 import ast
 import contextlib
+import functools
 import glob
 import importlib.util
 import io
@@ -61,10 +62,12 @@ def settings_of(options, lmbda, script, run, threads, codec, initial_bits=b""):
     return settings
 
 
+@functools.lru_cache(maxsize=None)
 def code_of(script):
     """Checksum of a method's script and those that it imports, without comments and docstrings.
 
-    Not of the shared code, which has no METHOD.
+    Not of the shared code, which has no METHOD. It is that of the first call in a process, which
+    goes on with the code that it has imported.
     """
     names, sources = [script], []
     for name in names:  # which grows
@@ -145,8 +148,18 @@ def path_for(settings, path):
         return path
     if stored.get("code", "") != settings["code"]:
         basics.note("%s: was computed by another version of %s.py" % (path, settings["script"]))
-    checksum = basics.digest(json.dumps(settings, sort_keys=True).encode()).hex()[:8]
-    return "%s-%s.npz" % (path[:-len(".npz")], checksum)
+    return "%s-%s.npz" % (path[:-len(".npz")], digits_of(settings))
+
+
+def digits_of(settings):
+    """Eight digits that stand for settings."""
+    return basics.digest(json.dumps(settings, sort_keys=True).encode()).hex()[:8]
+
+
+def part_name(image_name, settings):
+    """Name of a part: others are of other settings, also for another process at the same time."""
+    image_name = os.fsdecode(os.fsencode(image_name)[:MOST_BYTES])
+    return "%s-%s.npz" % (image_name, digits_of(settings))
 
 
 class Pixels(typing.NamedTuple):
@@ -189,8 +202,7 @@ def planned(run, settings, initial_bits, images, failed, many, base, output=None
     for path, shape, image in images:
         name, part, record, file_output = os.path.basename(path), None, None, output
         if many and base:
-            part = path_for(dict(settings, image=image),
-                            os.path.join(base + ".parts", name + ".npz"))
+            part = os.path.join(base + ".parts", part_name(name, dict(settings, image=image)))
         if with_records:
             record = record_path(target)
         if with_records and many:
@@ -237,6 +249,8 @@ def write_records(file, records):
 
 def write_done(file, results, content, records):
     """Write what was computed of an InputFile: its compressed file, records, and part."""
+    for path in filter(None, (file.record, file.part)):  # another process may have joined its own
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     write_records(file, records)
     if file.output:
         write_compressed(file.output, content)
@@ -342,8 +356,9 @@ def joined(results):
 def join(plan, results):
     """Save the results on all files of a Plan as one, and remove their parts; returns them."""
     whole = joined(results)
-    if plan.target:
-        write_results(plan.target, whole)
+    if plan.base:  # where another process may have written since
+        checksums = [file.image for file in plan.files]
+        write_results(path_for(dict(plan.settings, image=checksums), plan.base), whole)
     parts = [file.part for file in plan.files if file.part]
     for part in parts:
         with contextlib.suppress(FileNotFoundError):

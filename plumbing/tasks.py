@@ -99,7 +99,7 @@ def run_plans(compress, plans, jobs=1, scheduler=None, compress_here=None):
     results = [store.stored(plan) for plan in plans]
     failures = [Failed(plan, path, error) for plan in plans for path, error in plan.failed.items()]
     pending = find_pending(plans, results)
-    report = Report([one.task for one in pending], len(plans) > 1)
+    report = Report([one.task for one in pending], compress_here is None)
     for failure in failures:
         report.failure(failure)
     wholes = [join_if_complete(*pair) for pair in zip(plans, results)]
@@ -118,9 +118,10 @@ def run_plans(compress, plans, jobs=1, scheduler=None, compress_here=None):
                     wholes[i] = join_if_complete(one.plan, results[i])
                 report.ended(k, outcome)
     except KeyboardInterrupt:
-        num_images = sum(len(plan.files) for plan in plans)
-        raise KeyboardInterrupt(": %d of %d images are done; the same command continues"
-                                % (num_images - len(report.left), num_images))
+        num_images = sum(len(plan.files) + len(plan.failed) for plan in plans)
+        num_done = sum(result is not None for found in results for result in found)
+        kept = "the same command continues" if plans[0].base else "nothing is kept"
+        raise KeyboardInterrupt(": %d of %d images are done; %s" % (num_done, num_images, kept))
     return wholes, failures
 
 

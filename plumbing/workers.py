@@ -5,8 +5,10 @@ time, so that a task which kills it takes no other along. It goes on with tasks 
 while there are any, and so with the graphs that it has built.
 """
 
+import atexit
 import contextlib
 import logging
+import multiprocessing
 import tempfile
 import threading
 import time
@@ -94,28 +96,39 @@ def client_of(jobs, scheduler):
         return
     with tempfile.TemporaryDirectory() as folder, dask.config.set(
             {"distributed.scheduler.allowed-failures": TRIES - 1}):
-        cluster = distributed.LocalCluster(
-            jobs, threads_per_worker=max(1, machine.num_threads(None) // jobs), host=HOST,
-            dashboard_address=HOST + ":0", worker_dashboard_address=HOST + ":0", memory_limit=0,
-            local_directory=folder, silence_logs=logging.CRITICAL, env=QUIET)
-        client = distributed.Client(cluster)
+        others = multiprocessing.active_children()
         try:
-            yield client
-        except BaseException:
-            kill_workers(cluster)
+            with distributed.LocalCluster(
+                    jobs, threads_per_worker=max(1, machine.num_threads(None) // jobs), host=HOST,
+                    dashboard_address=HOST + ":0", worker_dashboard_address=HOST + ":0",
+                    memory_limit=0, local_directory=folder, silence_logs=logging.CRITICAL,
+                    env=QUIET) as cluster, distributed.Client(cluster) as client:
+                with killing_on_error(cluster):
+                    yield client
+        except BaseException:  # also while they start
+            atexit.unregister(distributed.deploy.spec.close_clusters)
+            kill([one.pid for one in multiprocessing.active_children() if one not in others])
             raise
-        finally:
-            client.close()
-            cluster.close()
 
 
-def kill_workers(cluster):
-    """End the workers of a LocalCluster at once; it would wait seconds for those at work."""
+@contextlib.contextmanager
+def killing_on_error(cluster):
+    """A context; on an error the workers end at once, where the cluster would wait seconds."""
+    try:
+        yield
+    except BaseException:
+        for nanny in cluster.workers.values():
+            nanny.auto_restart = False
+        kill([nanny.pid for nanny in cluster.workers.values()])
+        raise
+
+
+def kill(pids):
+    """End processes, and wait until they have; None stands for one that has not begun."""
     processes = []
-    for nanny in cluster.workers.values():
-        nanny.auto_restart = False
+    for pid in filter(None, pids):
         with contextlib.suppress(psutil.NoSuchProcess):
-            processes.append(psutil.Process(nanny.pid))
+            processes.append(psutil.Process(pid))
             processes[-1].kill()
     psutil.wait_procs(processes, timeout=2)
 
@@ -166,8 +179,14 @@ def outcome_of(future, num_workers):
     try:
         message = future.result()
     except KilledWorker:
-        return Outcome(error=basics.UserError("%d processes ended at it, killed or out of memory"
-                                              % TRIES), num_workers=num_workers)
+        error = basics.UserError("the processes that were at it ended, killed or out of memory")
+        return Outcome(error=error, num_workers=num_workers)
+    except ImportError as error:
+        error = basics.UserError("a worker lacks the code (%s); PYTHONPATH of all workers must "
+                                 "have this checkout" % error)
+        return Outcome(error=error, num_workers=num_workers)
+    except Exception as error:  # as of a worker with another version of the code
+        return Outcome(error=error, num_workers=num_workers)
     for note in message.notes:
         basics.note(note)
     error = None

@@ -168,6 +168,8 @@ def collect(plans, folder):
                     basics.note("%s on %s: the mean PSNR is without %d images that are reproduced "
                                 "exactly" % (script, plan.run.name, num_exact))
                 rows.append([plan.settings["lmbda"], plan.run.name] + means)
+        path = os.path.join(folder, script + ".csv")
         if rows:
-            rd_curves.write_csv(os.path.join(folder, script + ".csv"),
-                                ["lmbda", "run_name"] + rd_curves.COLUMNS, rows)
+            rd_curves.write_csv(path, ["lmbda", "run_name"] + rd_curves.COLUMNS, rows)
+        elif os.path.exists(path):  # of results that are no longer those of these settings
+            os.remove(path)

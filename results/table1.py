@@ -262,6 +262,11 @@ def run_plans(plans, jobs, scheduler):
     print("%d of %d results exist" % (len(plans) - len(missing), len(plans)), flush=True)
     for plan in missing:
         store.require_targets(plan)
+        if not scheduler:
+            method = planning.method_of(plan.settings["script"])
+            for file in plan.files:
+                image_files.require_compressible(file.shape, plan.run.num_filters,
+                                                 method.is_iterative, jobs)
     expected = tasks.expected(missing)
     for script, (count, seconds) in expected.items():
         print("%s: %d images, about %s" % (script, count, progress.duration(seconds)))

@@ -552,6 +552,7 @@ def test_results_of_edited_code(tmp_path, monkeypatch, capfd):
     def computed_again(text):
         (tmp_path / "mine.py").write_text(text)
         nic.kept_compressor.cache_clear()
+        store.code_of.cache_clear()
         sys.modules.pop("mine", None)
         capfd.readouterr()
         costs.append(run("mine", *argv)["rd_cost"][0])
