@@ -169,9 +169,10 @@ def test_record_of_a_folder_and_early_stops(script, folder, tmp_path, monkeypatc
     """Each image has a record of its own, which has its result in it; so has each batch."""
     results = compress(script, tmp_path, folder, "--save_opt_record", "--lr", 0.05, "--its", 60)
     (records,) = (tmp_path / "results").glob("opt-*")
-    assert sorted(os.listdir(records)) == [name + ".npz" for name in results["files"]]
+    assert len(os.listdir(records)) == len(results["files"])
     for name, cost in zip(results["files"], results["rd_cost"]):
-        losses = load(records / (name + ".npz"))["rd_loss_after_rounding"]
+        (record,) = records.glob(name + "-????????.npz")
+        losses = load(record)["rd_loss_after_rounding"]
         assert losses.shape[1] == 1 and len(losses) >= 2
         best = losses.min() if script == "ste" else losses[-1, 0]
         assert best == pytest.approx(cost, rel=0.05)  # of 8-bit pixels
