@@ -100,6 +100,8 @@ def run_plans(compress, plans, jobs=1, scheduler=None, compress_here=None):
     failures = [Failed(plan, path, error) for plan in plans for path, error in plan.failed.items()]
     pending = find_pending(plans, results)
     report = Report([one.task for one in pending], compress_here is None)
+    if report.names_plans:
+        report.expectation()
     for failure in failures:
         report.failure(failure)
     wholes = [join_if_complete(*pair) for pair in zip(plans, results)]
@@ -132,15 +134,6 @@ def join_if_complete(plan, results):
     return store.join(plan, results)
 
 
-def expected(plans):
-    """Dict by script of (number of images to compute, seconds that they take this machine)."""
-    found = {}
-    for one in find_pending(plans, [store.stored(plan) for plan in plans]):
-        count, seconds = found.get(one.task.settings["script"], (0, 0))
-        found[one.task.settings["script"]] = count + 1, seconds + predicted_seconds(one.task)
-    return found
-
-
 class Report:
     """What is told of tasks: a bar with the time left, and a line for each that ends."""
 
@@ -151,6 +144,17 @@ class Report:
                              bar_format="{l_bar}{bar}| {n_fmt} of {total_fmt}{postfix}")
         if len(tasks) < 2:  # whose own bar is enough
             self.bar.disable = True
+
+    def expectation(self):
+        """Tell how many images each script has to compute, and how long that may take."""
+        seconds = {}  # lists by script
+        for task in self.tasks:
+            seconds.setdefault(task.settings["script"], []).append(predicted_seconds(task))
+        for script, each in seconds.items():
+            print("%s: %d images, about %s" % (script, len(each), progress.duration(sum(each))))
+        if self.tasks:
+            print("together about %s of all cores of this machine"
+                  % progress.duration(self.forecast.seconds(self.tasks)), flush=True)
 
     def name(self, plan, path):
         """Of an image in a plan, for a line."""

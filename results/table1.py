@@ -21,7 +21,7 @@ import sys
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
 import tf_boilerplate as nic
-from plumbing import basics, command_line, image_files, progress, store, tasks
+from plumbing import basics, command_line, image_files, store, tasks
 import numpy as np
 
 import planning
@@ -267,13 +267,6 @@ def run_plans(plans, jobs, scheduler):
             for file in plan.files:
                 image_files.require_compressible(file.shape, plan.run.num_filters,
                                                  method.is_iterative, jobs)
-    expected = tasks.expected(missing)
-    for script, (count, seconds) in expected.items():
-        print("%s: %d images, about %s" % (script, count, progress.duration(seconds)))
-    if expected:
-        seconds = sum(seconds for _, seconds in expected.values())
-        print("together about %s of all cores of this machine" % progress.duration(seconds),
-              flush=True)
     _, failures = tasks.run_plans(nic.compress_task, missing, jobs, scheduler)
     failed = {}
     for one in failures:
