@@ -25,6 +25,8 @@ HOST = "127.0.0.1"  # of the scheduler for --jobs, which no other machine is to 
 QUIET = {"PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.semaphore_tracker"}
 CONNECT = "10s"  # that a scheduler may take to answer
 POLL = 1  # seconds between two looks for new workers
+# Dask keeps the source of the code that submits, and imports all of TensorFlow in search of it.
+KEEP_NO_SOURCE = {"distributed.diagnostics.computations.ignore-modules": ["."]}
 one_at_a_time = threading.Lock()  # Dask gives a worker more tasks if it has several threads
 
 
@@ -135,6 +137,7 @@ def kill(pids):
 
 def outcomes_of_cluster(function, tasks, client):
     """Yield (k, Outcome) as `outcomes` does, from the workers of a Dask client."""
+    import dask
     import distributed
     waiting, running = list(range(len(tasks))), {}  # running: positions, by their futures
     freed = []  # groups of the last tasks of workers that have none
@@ -148,7 +151,9 @@ def outcomes_of_cluster(function, tasks, client):
                 others = {tasks[k].group for k in running.values()}
                 k = next_task(waiting, tasks, freed.pop() if freed else None, others)
                 waiting.remove(k)
-                running[client.submit(message_of_task, function, tasks[k], pure=False)] = k
+                with dask.config.set(KEEP_NO_SOURCE):
+                    future = client.submit(message_of_task, function, tasks[k], pure=False)
+                running[future] = k
             freed, done = [], []
             if running:
                 with contextlib.suppress(distributed.TimeoutError):

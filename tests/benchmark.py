@@ -388,7 +388,7 @@ def script_seconds(*argv):
     return time.perf_counter() - begin
 
 
-def folder_row(required_of_one, required_of_two, turns=3):
+def folder_row(required_of_one, required_of_two, its=150, turns=1):
     """sga.py on a folder of 24 crops: by one process of one thread, of two, and by two of one."""
     folder = tempfile.mkdtemp()
     run = make_run_and_images(folder, 64, 24, 256, 256)
@@ -399,9 +399,9 @@ def folder_row(required_of_one, required_of_two, turns=3):
         for name, options in times.items():
             taken[name].append(script_seconds(
                 "sga.py", "--checkpoint_dir", folder, "compress", run, folder + "/images", "--its",
-                50, *options, "--results_dir", tempfile.mkdtemp()))
+                its, *options, "--results_dir", tempfile.mkdtemp()))
     one, two, both = (statistics.median(values) for values in taken.values())
-    return table(["50 iterations of SGA on 24 crops of 256×256, N = 64", "one process",
+    return table(["%d iterations of SGA on 24 crops of 256×256, N = 64" % its, "one process",
                   "`--jobs 2`", "ratio", "required"], [
                       compared("of one thread", required_of_one, one, both),
                       compared("of a thread per core", required_of_two, two, both)])
