@@ -17,9 +17,9 @@ import os
 import sys
 import typing
 
-from plumbing import (basics, clusters, coding, command_line, compressed_files, fileformat, grid,
-                      image_files, layers, machine, patches, progress, quality, runs, store,
-                      tasks, training, validation)
+from plumbing import (basics, clusters, coding, command_line, compressed_files, decompression,
+                      fileformat, grid, image_files, layers, machine, patches, progress,
+                      quality, result_files, runs, store, tasks, training, validation)
 import numpy as np
 import tqdm
 import tensorflow.compat.v1 as tf
@@ -944,7 +944,7 @@ def compress_command(method, args):
             len(failures), len(source.paths), ", ".join(one.path for one in failures), kept))
     if plan.output:
         print("compressed: %s" % plan.output)
-    store.print_averages(results)
+    result_files.print_averages(results)
     if plan.target:
         print("results: %s" % plan.target)
     return results
@@ -969,7 +969,7 @@ def kept_compressor(folder, settings, keeps_records, watchers):
 def compress_task(task, watchers=()):
     """tasks.Done of a Task; UserError if the image can't be compressed here."""
     compressor = kept_compressor(task.folder, tuple(sorted(task.settings.items())),
-                                 task.keeps_records, watchers)
+                                 "opt" in task.kept, watchers)
     image_files.require_compressible(task.shape, task.num_filters,
                                      compressor.method.is_iterative)
     images = image_files.read_images(task.path)
@@ -988,31 +988,13 @@ def compress_task(task, watchers=()):
                    files=np.repeat(os.path.basename(task.path), len(images)),
                    num_threads=machine.num_threads(compressor.threads),
                    file_checksum=basics.digest(compressed.content or b"").hex())
-    return tasks.Done(results, compressed.content, compressed.records)
+    return tasks.done(task, results, compressed)
 
 
 def decompress_command(method, args):
-    """Decode args.input_file to args.output_file; UserError if it is not what it should be."""
-    run = named_run(args, method)
-    with basics.errors_of(args.input_file):
-        parsed = compressed_files.read(args.input_file, run)
-        if args.initial_bits and not parsed.file.initial[0]:
-            raise UserError("written without --initial_bits")
-        output = compressed_files.output_for(parsed, args.input_file, args.output_file)
-        compressed_files.require_writable_outputs(args.input_file, output, args.initial_bits)
-        machine.require_memory(run.num_filters, parsed.file.shape, 1)
-        decoder = decoder_of(run, *parsed.file.shape[1:], args.threads,
-                             watchers=(progress.LossPrinter(),))
-        x_hat, bits = compressed_files.decode(decoder, parsed, bool(args.initial_bits))
-    if not args.force:
-        basics.require_unchanged(output, lambda: np.array_equal(
-            image_files.read_images(output), x_hat))
-        basics.require_unchanged(args.initial_bits, lambda: basics.read_bytes(
-            args.initial_bits) == bits)
-    if args.initial_bits:
-        basics.write_bytes(args.initial_bits, bits)
-    image_files.write_images(output, x_hat)
-    print("decoded: %s" % output)
+    """Decode args.input_file, or all of a folder or glob."""
+    decompression.decompress(args, method.model, functools.partial(
+        decoder_of, threads=args.threads, watchers=(progress.LossPrinter(),)))
 
 
 def make_parser(script, doc, method=None, train=None):

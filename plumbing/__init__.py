@@ -16,11 +16,13 @@ To understand the methods, it need not be read. Each module imports only those a
     quality           metrics of decoded pictures
     progress          what is told of an optimisation while it runs
     command_line      options, parsing, errors of one line
+    decompression     compressed files to pictures: which, with which run, where to
     workers           tasks on this process, several, or a cluster
     patches           patches of training images
     training          the loop, the learning rate, a run's folder
     validation        evaluation of the checkpoints of a training
-    store             results: their names, settings, parts and averages
+    result_files      results: written, read, joined and averaged
+    store             results: their names and settings, and those that are there
     tasks             what is missing of results is computed, and how long that takes
 """
 

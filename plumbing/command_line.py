@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import glob
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorflow.python.util import deprecation
 
-from plumbing import basics, machine
+from plumbing import basics, machine, runs
 
 
 class Option(typing.NamedTuple):
@@ -183,8 +184,9 @@ def add_compress_options(parser, method):
                         help="compressed file to write (for a folder or glob: a folder of them)")
     parser.add_argument("--write", action="store_true",
                         help="write the compressed file, by default beside <imgs>")
-    parser.add_argument("--results_dir", default="./results",
-                        help="where to save the .npz; none if empty (default: %(default)s)")
+    parser.add_argument("--results_dir", default="./outputs",
+                        help="folder for the results, an .npz, and of several images also a "
+                        ".csv; none if empty (default: %(default)s)")
     add_worker_options(parser)
     parser.add_argument("--lambda", dest="lmbda", type=number(float, 0),
                         help="weight of the distortion (default: that of the run)")
@@ -204,7 +206,12 @@ def add_compress_options(parser, method):
                            help=" ".join("--%s %s" % item for item in values.items()))
     if method.is_iterative:
         parser.add_argument("--save_opt_record", action="store_true",
-                            help="save the losses now and then, too")
+                            help="save the losses now and then, too, as opt-….npz")
+    parser.add_argument("--save_latents", action="store_true",
+                        help="save the integers that are coded, too, as latents-….npz with y_hat "
+                        "and z_hat")
+    parser.add_argument("--save_reconstruction", action="store_true",
+                        help="save the decoded picture, too, as recon-….png, or .npy of several")
 
 
 def add_worker_options(parser):
@@ -220,10 +227,12 @@ def add_worker_options(parser):
 
 def add_decompress_options(parser):
     parser.set_defaults(initial_bits="")
-    parser.add_argument("run_name", help="folder of checkpoint_dir that holds the model")
-    parser.add_argument("input_file", help="file written by compress")
-    parser.add_argument("output_file", nargs="?",
-                        help=".png or .npy to write (default: input_file + that)")
+    parser.usage = "%s [options] [run_name] input_file [output_file]" % parser.prog
+    parser.add_argument("words", nargs="+", metavar="run_name, input_file, output_file",
+                        help="folder of checkpoint_dir that holds the model (default: the one "
+                        "whose weights the file was written with); file written by compress, a "
+                        "folder, or a quoted glob; .png or .npy to write, of a folder or glob a "
+                        "folder (default: input_file + that)")
     parser.add_argument("--force", action="store_true",
                         help="replace what is there and not the same picture")
 
@@ -272,6 +281,8 @@ def parse_arguments(parser, method, argv):
     if "function" not in args:
         parser.error("no command %s here: %s" % (args.command, ELSEWHERE[args.command]))
     are_options = any(word.startswith("-") for word in others)
+    if args.command == "decompress" and not are_options:
+        args.words, others = args.words + others, []
     if len(others) == 1 and not are_options and getattr(args, "output_file", "") is None:
         args.output_file = others[0]  # after an option
     elif others:
@@ -279,9 +290,11 @@ def parse_arguments(parser, method, argv):
                                        or getattr(args, "output_file", None))
         advice = "; " + basics.QUOTE if is_glob else ""
         parser.error("unrecognized arguments: %s%s" % (" ".join(others), advice))
-    for value in vars(args).values():
+    for value in list(vars(args).values()) + vars(args).get("words", []):
         if isinstance(value, str) and "\0" in value:
             parser.error("%r: no name of a file has a null character" % value)
+    if args.command == "decompress":
+        name_words(parser, args)
     if args.command == "compress":
         require_flags_that_go_together(parser, args)
         given = {option.name: vars(args).pop(option.name) for option in method.options}
@@ -290,19 +303,32 @@ def parse_arguments(parser, method, argv):
     return args
 
 
+# What is kept beside results, by how its name begins: by which flag it is asked for.
+KEPT = dict(opt="save_opt_record", latents="save_latents", recon="save_reconstruction")
+
+
+def name_words(parser, args):
+    """Set run_name, input_file and output_file of decompress from its words.
+
+    The first of two is a run if there is one of that name, or no file.
+    """
+    words = args.words
+    if len(words) > 3:
+        parser.error("unrecognized arguments: %s; %s" % (" ".join(words[3:]), basics.QUOTE))
+    is_run = len(words) == 3
+    if len(words) == 2:
+        is_file = os.path.exists(words[0]) or glob.has_magic(words[0])
+        folder = os.path.join(args.checkpoint_dir, words[0])
+        is_run = not is_file or bool(runs.newest_checkpoint(folder))
+    args.run_name = words[0] if is_run else None
+    args.input_file, args.output_file = (words[is_run:] + [None])[:2]
+
+
 def require_flags_that_go_together(parser, args):
     """An error if flags of compress exclude each other."""
-    if args.save_opt_record and not args.results_dir:
-        parser.error("--save_opt_record: only with --results_dir")
-
-
-def output_of(args, source, codec):
-    """The compressed file to write or, for many images, the folder of them; None if none is."""
-    if args.output_file or not args.write:
-        return args.output_file
-    if source.many:
-        return os.path.dirname(os.path.abspath(source.paths[0])) + codec.suffix
-    return args.imgs + codec.suffix
+    for flag in KEPT.values():
+        if vars(args)[flag] and not args.results_dir:
+            parser.error("--%s: only with --results_dir" % flag)
 
 
 # Of TensorFlow, where a disk, the network or memory is at fault, and not the code.

@@ -87,34 +87,3 @@ def decode(decoder, parsed, with_initial_bits=False):
     if with_initial_bits and basics.digest(bits) != file.initial[1]:
         raise basics.UserError("decodes to other initial bits than were encoded")
     return np.concatenate([image.x_hat for image in images]), bits
-
-
-def read(path, run):
-    """Parsed of a compressed file; UserError if it is damaged or not of this run."""
-    if os.path.isdir(path):
-        raise basics.UserError("is a folder; decompress takes one compressed file")
-    parsed = parse_file(basics.read_bytes(path), run)
-    if not parsed.header:
-        basics.note("%s has no checksum (the original's format): a wrong run or damage goes "
-                    "unnoticed" % path)
-    return parsed
-
-
-def output_for(parsed, input_file, output_file=None):
-    """Where the pictures go: a .png of one image, a .npy of several, by default beside the file."""
-    num_imgs = parsed.file.shape[0]
-    endings = (".png", ".npy")
-    if num_imgs > 1:
-        endings = (".npy",)
-    output = output_file or input_file + endings[0]
-    if not output.endswith(endings):
-        raise basics.UserError("%d image(s) can't be decoded to %s, only to %s"
-                               % (num_imgs, output, " or ".join(endings)))
-    return output
-
-
-def require_writable_outputs(input_file, *outputs):
-    """UserError or OSError unless the outputs, of which some may be "", are different files."""
-    basics.require_distinct(input_file, *outputs)
-    for path in filter(None, outputs):
-        basics.require_writable(path)

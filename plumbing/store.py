@@ -1,4 +1,4 @@
-"""Results: their names, settings, parts and averages.
+"""Results: their names and settings, and those that are there.
 
 The results on an image or .npy are a dict of arrays over its images and of the settings that they
 were computed with. They are saved as .npz. Of a folder, those on each image are a part, until the
@@ -10,7 +10,6 @@ import contextlib
 import functools
 import glob
 import importlib.util
-import io
 import json
 import os
 import sys
@@ -18,7 +17,7 @@ import typing
 
 import numpy as np
 
-from plumbing import basics, fileformat, image_files, runs
+from plumbing import basics, fileformat, image_files, result_files, runs
 
 
 class InputFile(typing.NamedTuple):
@@ -28,7 +27,7 @@ class InputFile(typing.NamedTuple):
     image: str  # checksum of the pixels
     output: typing.Optional[str]  # compressed file
     part: typing.Optional[str]  # results of this image, one of many
-    record: typing.Optional[str]  # losses over the iterations
+    kept: dict  # paths by kind, one of WRITERS, of what else is asked for
 
 
 class Plan(typing.NamedTuple):
@@ -133,18 +132,26 @@ def lmbda_of(run_name):
         return None
 
 
-def record_path(results):
-    """Where the optimisation record beside results goes."""
-    folder, name = os.path.split(results)
-    return os.path.join(folder, "opt" + name[len("rd"):])
+def kept_path(kind, results, base, part, num_imgs):
+    """Where what is kept of a kind goes: beside the results or, with a part, into a folder there.
+
+    results, base: as Plan.target and Plan.base, which has the folder's name.
+    """
+    folder, name = os.path.split(base if part else results)
+    stem = os.path.join(folder, kind + name[len("rd"):-len(".npz")])
+    if part:
+        stem = os.path.join(stem, os.path.basename(part)[:-len(".npz")])
+    if kind != "recon":
+        return stem + ".npz"
+    return stem + (".png" if num_imgs == 1 else ".npy")
 
 
 def path_for(settings, path):
     """A path of results or, where others are stored there, one with a digest of the settings."""
-    stored = stored_results(path)
+    stored = result_files.stored(path)
     if stored is None and os.path.exists(path):
         basics.note("%s: is damaged, and replaced" % path)
-    if stored is None or is_of(stored, settings):
+    if stored is None or result_files.is_of(stored, settings):
         return path
     if stored.get("code", "") != settings["code"]:
         basics.note("%s: was computed by another version of %s.py" % (path, settings["script"]))
@@ -187,12 +194,13 @@ def look_at(paths, require):
 
 
 def planned(run, settings, initial_bits, images, failed, many, base, output=None, suffix="",
-            with_records=False):
+            kinds=()):
     """Plan for a list of Pixels, of which many are those of a folder or glob.
 
     settings: what the results depend on but the images. base: path of the results, or None.
     output: the compressed file or, of many images, the folder for those, whose names end in
-    `suffix`; or None. The results of other settings or images stay as they are.
+    `suffix`; or None. kinds: of WRITERS, what is to be kept. The results of other settings or
+    images stay as they are.
     """
     checksums = [pixels.image for pixels in images]
     target = base and path_for(dict(settings, image=checksums), base)
@@ -200,62 +208,46 @@ def planned(run, settings, initial_bits, images, failed, many, base, output=None
         basics.note("%s is of other settings, images or code, and stays" % base)
     files = []
     for path, shape, image in images:
-        name, part, record, file_output = os.path.basename(path), None, None, output
+        name, part, file_output = os.path.basename(path), None, output
         if many and base:
             part = os.path.join(base + ".parts", part_name(name, dict(settings, image=image)))
-        if with_records:
-            record = record_path(target)
-        if with_records and many:
-            record = os.path.join(record_path(base)[:-len(".npz")], os.path.basename(part))
+        kept = {kind: kept_path(kind, target, base, part, shape[0]) for kind in kinds}
         if output and many:
             file_output = os.path.join(output, name + suffix)
-        files.append(InputFile(path, shape, image, file_output, part, record))
+        files.append(InputFile(path, shape, image, file_output, part, kept))
     return Plan(run, settings, initial_bits, files, failed, output, target, base, many)
 
 
 def require_targets(plan):
     """Raise an error if the results or a compressed file of a Plan can't be written."""
     for file in plan.files:
-        for path in filter(None, (plan.target, file.part, file.record)):
+        for path in filter(None, (plan.target, file.part, file.output, *file.kept.values())):
             basics.require_writable(path, missing=1)
         if file.output:
-            basics.require_writable(file.output, missing=int(plan.many))
             fileformat.require_replaceable(file.output, plan.initial_bits)
 
 
 # ---------------------------------------------------------------- files
 
-def write_results(path, results):
-    """Save a dict of arrays as .npz."""
-    content = io.BytesIO()  # in a file, zipfile would print a traceback when the disk is full
-    np.savez(content, **results)
-    basics.write_bytes(path, content.getvalue())
+# How what is kept beside results is written, by how its name begins.
+WRITERS = dict(opt=result_files.write_records, latents=result_files.write,
+               recon=image_files.write_images)
 
 
-def read_results(path):
-    """What write_results wrote; raises many types if it is missing or damaged."""
-    with np.load(path, allow_pickle=False) as stored:
-        return {field: stored[field] for field in stored.files}
+def write_done(file, results, content, kept):
+    """Write what was computed of an InputFile: its compressed file, part, and what is kept.
 
-
-def write_records(file, records):
-    """Save the optimisation records of an InputFile's batches, which may have stopped apart."""
-    for k, record in enumerate(records):
-        path = file.record
-        if len(records) > 1:
-            path = "%s-batch=%d.npz" % (path[:-len(".npz")], k)
-        write_results(path, record)
-
-
-def write_done(file, results, content, records):
-    """Write what was computed of an InputFile: its compressed file, records, and part."""
-    for path in filter(None, (file.record, file.part)):  # another process may have joined its own
+    kept: dict by kind.
+    """
+    # They were there at first, but another process may have joined its own parts.
+    for path in filter(None, (file.part, *file.kept.values())):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    write_records(file, records)
+    for kind, path in file.kept.items():
+        WRITERS[kind](path, kept[kind])
     if file.output:
         write_compressed(file.output, content)
     if file.part:
-        write_results(file.part, results)
+        result_files.write(file.part, results)
 
 
 def write_compressed(path, content):
@@ -265,68 +257,36 @@ def write_compressed(path, content):
     basics.write_bytes(path, content)
 
 
-def stored_results(path):
-    """The results in a file, or None if it is missing or damaged."""
-    with contextlib.suppress(Exception):  # damaged files raise many types
-        return read_results(path)
-    return None
-
-
-def is_of(result, settings):
-    """Whether results are of these settings."""
-    return all(np.array_equal(result.get(name), value) for name, value in settings.items())
-
-
 def is_joined(plan):
     """Whether the results on all images of a Plan are there."""
-    result = stored_results(plan.target) if plan.target else None
+    result = result_files.stored(plan.target) if plan.target else None
     checksums = [file.image for file in plan.files]
-    return bool(result) and is_of(result, dict(plan.settings, image=checksums))
+    return bool(result) and result_files.is_of(result, dict(plan.settings, image=checksums))
 
 
 def stored(plan):
     """List of the results on the files of a Plan that are there, None where they are not.
 
-    They are of the same settings, pixels and model, with the compressed file and the record if
-    these are asked for. Of a folder or glob, they are looked for in parts, and joined.
+    They are of the same settings, pixels and model, with the compressed file and what is to be
+    kept if these are asked for. Of a folder or glob, they are looked for in parts, and joined.
     """
     if not plan.many or not plan.base:
         return [None] * len(plan.files)
     parts = {}
     for path in glob.glob(glob.escape(plan.base[:-len(".npz")]) + "*.npz"):  # and path_for's names
-        parts.update(split(stored_results(path), plan.settings))
+        parts.update(result_files.split(result_files.stored(path), plan.settings))
     found = []
     for file in plan.files:
-        result = stored_results(file.part) or dict(parts.get(file.image, {}))
-        is_there = result and is_of(result, dict(plan.settings, image=file.image))
+        result = result_files.stored(file.part) or dict(parts.get(file.image, {}))
+        is_there = result and result_files.is_of(result, dict(plan.settings, image=file.image))
         if is_there:  # of the same pixels, perhaps under another name
             result["files"] = np.array([os.path.basename(file.path)])
-        if file.record and not os.path.exists(file.record):
+        if not all(map(os.path.exists, file.kept.values())):
             is_there = False
         if is_there and file.output:
             is_there = checksum_of(file.output) == str(result.get("file_checksum", ""))
         found.append(result if is_there else None)
     return found
-
-
-def split(joined, settings):
-    """Dict by checksum of the results on single images in joined ones, if of these settings."""
-    if not joined or not is_of(joined, settings):
-        return {}
-    fields = [name for name in joined if not name.startswith("avg_")]
-    return {str(image): {name: one_of(joined[name], name, k) for name in fields}
-            for k, image in enumerate(joined["image"])}
-
-
-# Fields of an image that are no arrays over images, but an array in joined results.
-CHECKSUMS = ("image", "file_checksum")
-
-
-def one_of(value, name, k):
-    """Of a field in joined results the value for image k."""
-    if name in CHECKSUMS:
-        return str(value[k])
-    return value[k:k + 1] if np.ndim(value) else value
 
 
 def checksum_of(path):
@@ -336,29 +296,18 @@ def checksum_of(path):
     return basics.digest(basics.read_bytes(path)).hex()
 
 
-# ---------------------------------------------------------------- averages
-
-def joined(results):
-    """One dict of the results on several files."""
-    whole = {}
-    for name, value in results[0].items():
-        whole[name] = value
-        if name in CHECKSUMS:
-            whole[name] = [str(result.get(name, "")) for result in results]
-        elif np.ndim(value):
-            whole[name] = np.concatenate([result[name] for result in results])
-    if "batch_sizes" in whole:
-        whole["avg_batch_actual_bpp"] = (np.sum(whole["batch_actual_bpp"])
-                                         / np.sum(whole["batch_sizes"]))
-    return whole
-
-
 def join(plan, results):
-    """Save the results on all files of a Plan as one, and remove their parts; returns them."""
-    whole = joined(results)
+    """Save the results on all files of a Plan as one, and remove their parts; returns them.
+
+    Those of several images are saved as a .csv, too.
+    """
+    whole = result_files.joined(results)
     if plan.base:  # where another process may have written since
         checksums = [file.image for file in plan.files]
-        write_results(path_for(dict(plan.settings, image=checksums), plan.base), whole)
+        target = path_for(dict(plan.settings, image=checksums), plan.base)
+        if len(whole["files"]) > 1:
+            result_files.write_csv(target[:-len(".npz")] + ".csv", whole)
+        result_files.write(target, whole)
     parts = [file.part for file in plan.files if file.part]
     for part in parts:
         with contextlib.suppress(FileNotFoundError):
@@ -367,21 +316,3 @@ def join(plan, results):
         with contextlib.suppress(OSError):  # there are others', or it is gone
             os.rmdir(os.path.dirname(parts[0]))
     return whole
-
-
-def print_averages(results):
-    """A line per array of numbers over images."""
-    for name, values in results.items():
-        if np.ndim(values) and np.asarray(values).dtype.kind == "f":
-            num_defined = np.isfinite(values).sum()
-            some = ""
-            if 0 < num_defined < len(values):
-                some = " (of %d of %d images)" % (num_defined, len(values))
-            average = results.get("avg_" + name, finite_mean(values))
-            print("Avg %s: %.5f%s" % (name, average, some))
-
-
-def finite_mean(values):
-    """Mean of those that are finite, as MS-SSIM of small images is not; nan if none is."""
-    values = np.asarray(values)[np.isfinite(values)]
-    return values.mean() if values.size else np.nan

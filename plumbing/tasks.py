@@ -14,7 +14,8 @@ import typing
 import numpy as np
 import tqdm
 
-from plumbing import basics, command_line, compressed_files, progress, runs, store, workers
+from plumbing import (basics, command_line, compressed_files, progress, result_files, runs, store,
+                      workers)
 
 
 class Task(typing.NamedTuple):
@@ -26,7 +27,7 @@ class Task(typing.NamedTuple):
     image: str  # checksum of the pixels
     num_filters: int
     initial_bits: bytes
-    keeps_records: bool
+    kept: tuple  # of kinds, of what is kept beside results, see store.WRITERS
     needs_file: bool  # it fails if the latents can't be coded
 
     @property
@@ -39,7 +40,14 @@ class Done(typing.NamedTuple):
     """What comes of a Task."""
     results: dict
     content: typing.Optional[bytes]  # of the compressed file
-    records: list  # of each batch, see store.write_records
+    kept: dict  # by kind
+
+
+def done(task, results, compressed):
+    """Done of a Task, from what the Compressor made of it, and results."""
+    kept = dict(opt=compressed.records, recon=compressed.x_hat,
+                latents=dict(y_hat=compressed.y_hat, z_hat=compressed.z_hat))
+    return Done(results, compressed.content, {kind: kept[kind] for kind in task.kept})
 
 
 class Failed(typing.NamedTuple):
@@ -71,8 +79,17 @@ def plan_of(method, args, run, source, images, failed, codec=None):
     base = store.result_path(args.results_dir, method.result_name, settings, source.name,
                              args.preset, args.changed)
     return store.planned(run, settings, initial_bits, images, failed, source.many, base,
-                         command_line.output_of(args, source, codec), codec.suffix,
-                         args.save_opt_record)
+                         output_of(args, source, codec), codec.suffix,
+                         [kind for kind in store.WRITERS if vars(args)[command_line.KEPT[kind]]])
+
+
+def output_of(args, source, codec):
+    """The compressed file to write or, for many images, the folder of them; None if none is."""
+    if args.output_file or not args.write:
+        return args.output_file
+    if source.many:
+        return os.path.dirname(os.path.abspath(source.paths[0])) + codec.suffix
+    return args.imgs + codec.suffix
 
 
 def find_pending(plans, results):
@@ -83,7 +100,7 @@ def find_pending(plans, results):
         for k, file in enumerate(plan.files):
             if results[i][k] is None:
                 task = Task(folder, plan.settings, os.path.abspath(file.path), file.shape,
-                            file.image, plan.run.num_filters, plan.initial_bits, bool(file.record),
+                            file.image, plan.run.num_filters, plan.initial_bits, tuple(file.kept),
                             bool(file.output))
                 pending.append(Pending(task, plan, file, (i, k)))
     return sorted(pending, key=lambda one: -predicted_seconds(one.task))
@@ -120,11 +137,20 @@ def run_plans(compress, plans, jobs=1, scheduler=None, compress_here=None):
                     wholes[i] = join_if_complete(one.plan, results[i])
                 report.ended(k, outcome)
     except KeyboardInterrupt:
-        num_images = sum(len(plan.files) + len(plan.failed) for plan in plans)
-        num_done = sum(result is not None for found in results for result in found)
-        kept = "the same command continues" if plans[0].base else "nothing is kept"
-        raise KeyboardInterrupt(": %d of %d images are done; %s" % (num_done, num_images, kept))
+        raise KeyboardInterrupt(": " + left_by_interrupt(plans, results))
     return wholes, failures
+
+
+def left_by_interrupt(plans, results):
+    """Text that says what is saved of plans that were interrupted."""
+    if not plans[0].base:
+        return "no results are saved"
+    if not plans[0].many and len(plans) == 1:
+        return "the image is not saved; the same command begins anew"
+    num_images = sum(len(plan.files) + len(plan.failed) for plan in plans)
+    num_done = sum(result is not None for found in results for result in found)
+    return ("%d of %d images are done and saved, nothing of the others; the same command continues"
+            % (num_done, num_images))
 
 
 def join_if_complete(plan, results):
@@ -167,7 +193,7 @@ class Report:
         """Tell of a Pending that ended, one of many."""
         if one.plan.many or self.names_plans:
             basics.print_line("%s: %s" % (self.name(one.plan, one.file.path), " ".join(
-                "%s=%.4f" % (field, store.finite_mean(results[field]))
+                "%s=%.4f" % (field, result_files.finite_mean(results[field]))
                 for field in ("rd_cost", "est_bpp", "psnr"))))
 
     def failure(self, failed):

@@ -93,23 +93,76 @@ def shown(value):
 def initialiser(run):
     """Scaffold's init_fn that starts training, at step 0, from the weights of a run.
 
-    It takes the variables that both have by name and shape, and says which; UserError unless
-    these are most of them.
+    It takes the variables that both have by name and shape, or of a run of fewer filters those
+    that both have by name, and says which; UserError unless these are most of them.
     """
-    stored = tf.train.load_checkpoint(run.checkpoint).get_variable_to_shape_map()
-    weights = [v for v in tf.global_variables() if v.op.name != "global_step"
-               and not runs.OPTIMISER_VARIABLES.fullmatch(v.op.name)]
-    shared = [v for v in weights if v.op.name in stored
-              and v.shape.is_compatible_with(stored[v.op.name])]
-    fresh = [v.op.name for v in weights if v not in shared]
+    reader = tf.train.load_checkpoint(run.checkpoint)
+    stored = reader.get_variable_to_shape_map()
+    weights = {v.op.name: v for v in tf.global_variables() if v.op.name != "global_step"
+               and not runs.OPTIMISER_VARIABLES.fullmatch(v.op.name)}
+    N = weights["analysis_transform/layer_0/bias"].shape[0].value
+    if run.num_filters < N:
+        shared = {name: v for name, v in weights.items() if name in stored and "cdf" not in name}
+    else:
+        shared = {name: v for name, v in weights.items() if name in stored
+                  and v.shape.is_compatible_with(stored[name])}
+    fresh = [name for name in weights if name not in shared]
     if 2 * len(shared) <= len(weights):
         raise basics.UserError(
             "--init_from %s: only %d of %d variables are there by name and shape"
             % (run.checkpoint, len(shared), len(weights)))
-    print("from %s: %d variables; fresh: %s"
-          % (run.checkpoint, len(shared), ", ".join(fresh) or "none"), flush=True)
-    saver = tf.train.Saver(shared)
-    return lambda scaffold, sess: saver.restore(sess, run.checkpoint)
+    widening = ""
+    if run.num_filters < N:
+        widening = ", of %d filters widened to %d" % (run.num_filters, N)
+    print("from %s: %d variables%s; fresh: %s" % (run.checkpoint, len(shared), widening,
+                                                  ", ".join(fresh) or "none"), flush=True)
+    if not widening:
+        saver = tf.train.Saver(list(shared.values()))
+        return lambda scaffold, sess: saver.restore(sess, run.checkpoint)
+
+    def widen(scaffold, sess):
+        for name, v in shared.items():
+            v.load(widened(name, reader.get_tensor(name), sess.run(v), run.num_filters, N), sess)
+    return widen
+
+
+def widened(name, narrow, wide, n, N):
+    """The initial value `wide` of a variable with that of a run of n filters in its first channels.
+
+    The other channels keep their initial values, and have no effect on the first ones, so that
+    pictures stay the same; that of the other latents costs bits until it is trained.
+    """
+    wide = wide.copy()
+    if "kernel" in name or name.endswith("gamma"):
+        old, new = by_channel(name, narrow, n), by_channel(name, wide, N)
+        _, inputs, _, outputs = old.shape
+        new[:, inputs:, :, :outputs] = 0 if "kernel" in name else ZERO_OF_GAMMA
+        new[:, :inputs, :, :outputs] = old
+    else:  # an array whose first axis is the channels, or two halves as of mu and log sigma
+        halves = 2 if len(narrow) == 2 * n else 1
+        old, new = (v.reshape((halves, -1) + v.shape[1:]) for v in (narrow, wide))
+        new[:, :old.shape[1]] = old
+    return wide
+
+
+ZERO_OF_GAMMA = 2 ** -18  # GDN's gamma, as tensorflow-compression stores it, of no effect
+
+
+def by_channel(name, value, n):
+    """A view [taps, inputs, halves, outputs] of a kernel, or GDN's gamma, in a model of n filters.
+
+    There are two halves of 2 n outputs, as of mu and log sigma, else one.
+    """
+    inputs = n
+    if name.startswith("analysis_transform/layer_0/kernel"):
+        inputs = 3
+    elif name.endswith("/kernel"):  # [height, width, inputs, outputs]
+        inputs = value.shape[2]
+    taps = len(value) * (value.shape[1] if value.ndim == 4 else 1)
+    if name.endswith("gamma"):
+        taps = 1
+    halves = 2 if value.size == taps * inputs * 2 * n else 1
+    return value.reshape(taps, inputs, halves, -1)
 
 
 def summary_folder(logdir, folder):

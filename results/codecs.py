@@ -106,7 +106,8 @@ def main(argv=None):
     parser.add_argument("--images", required=True, help="as <imgs> of the scripts")
     parser.add_argument("--codecs", nargs="+", choices=list(CODECS), default=list(CODECS),
                         metavar="CODEC", help="of %s; default: all" % ", ".join(CODECS))
-    parser.add_argument("--output", default=RESULTS, help="where to write (default: %(default)s)")
+    parser.add_argument("--output", default="./outputs",
+                        help="where to write (default: %(default)s)")
     command_line.run_or_exit(parser, run, parser.parse_args(argv))
 
 

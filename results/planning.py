@@ -6,7 +6,7 @@ import typing
 
 import numpy as np
 import tf_boilerplate as nic
-from plumbing import basics, command_line, image_files, runs, store, tasks
+from plumbing import basics, command_line, image_files, result_files, runs, store, tasks
 import rd_curves
 
 ROOT = os.path.dirname(rd_curves.RESULTS)
@@ -161,8 +161,9 @@ def collect(plans, folder):
         rows = []
         for plan in sorted(plans, key=lambda each: each.settings["lmbda"]):
             if plan.settings["script"] == script and store.is_joined(plan):
-                result = store.read_results(plan.target)
-                means = ["%.6f" % store.finite_mean(result[name]) for name in rd_curves.COLUMNS]
+                result = result_files.read(plan.target)
+                means = ["%.6f" % result_files.finite_mean(result[name])
+                         for name in rd_curves.COLUMNS]
                 num_exact = np.isinf(result["psnr"]).sum()
                 if num_exact:
                     basics.note("%s on %s: the mean PSNR is without %d images that are reproduced "

@@ -191,6 +191,7 @@ def results(tmp_path_factory):
 
 
 # A file of each format and kind of latents, of two images, and the pixels that it stands for.
+ORIGINAL = os.path.join(GOLDEN, "tfci", "face-197x251.tfci")  # written by the original
 Written = collections.namedtuple("Written", "script content pixels")
 WRITERS = {"tfci": ("mbt2018", ".tfci"), "centred": ("map", ".iinc"), "integer": ("sga", ".iinc"),
            "bits-back": ("bb_no_sga", ".iinc")}

@@ -16,8 +16,8 @@ import pytest
 import tf_boilerplate as nic
 from plumbing import fileformat, store
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, KINDS, NPY, PNG, ROOT, TINY,
-                      command, compress, load, parsed_arguments, run, run_of, run_process,
-                      write_image)
+                      command, compress, load, parsed_arguments, pixels, reported_pixels, run,
+                      run_of, run_process, write_image)
 
 SCRIPTS = list(FAST)
 # The paper's settings, and for each one that is a little different.
@@ -64,7 +64,8 @@ def test_result_names_and_settings(script, tmp_path):
     changed = {"bb_sga": "-rate_its=2-rate_samples=2-sga_its=2", "sga": "-sga_its=2", "mbt2018": "",
                "bb_no_sga": "-lmbda=1e-05-rate_its=2-rate_samples=2",
                "bb_plain": "-lmbda=1e-05-rate_samples=2"}.get(script, "-its=2")
-    assert os.listdir(tmp_path / "results") == [name + changed + ".npz"]
+    assert sorted(os.listdir(tmp_path / "results")) == [name + changed + ".csv",
+                                                        name + changed + ".npz"]
     assert results["lmbda"] == 1e-5 and results["run_name"] == run_of(script)
     assert results["est_bpp"].shape == results["files"].shape == (2,)
     np.testing.assert_allclose(results["rd_cost"], 1e-5 * results["mse"] + results["est_bpp"])
@@ -181,6 +182,38 @@ def test_record_of_a_folder_and_early_stops(script, folder, tmp_path, monkeypatc
     assert len(list((tmp_path / "npy" / "results").glob("opt-*-batch=?.npz"))) == 2
 
 
+@pytest.mark.parametrize("script", KINDS)
+def test_latents_and_pictures_are_kept(script, folder, tmp_path):
+    """Those of the file: by image, beside the table of metrics; of a .npy in one file."""
+    options = ("--save_latents", "--save_reconstruction") + FAST[script]
+    with reported_pixels() as reported:
+        results = compress(script, tmp_path, folder, *options)
+        np.save(tmp_path / "two.npy", np.load(NPY)[:, :80, :64])
+        compress(script, tmp_path / "npy", tmp_path / "two.npy", *options)
+    saved = {kind: next((tmp_path / "results").glob(kind + "-*")) for kind in ("latents", "recon")}
+    for name, picture in zip(results["files"], reported):
+        (path,) = saved["recon"].glob(name + "-????????.png")
+        np.testing.assert_array_equal(pixels(path), picture)
+        (path,) = saved["latents"].glob(name + "-????????.npz")
+        height, width = picture.shape[1:3]
+        assert load(path)["y_hat"].shape == (1, height // 16, width // 16, 16)
+        assert load(path)["z_hat"].shape == (1, -(-height // 64), -(-width // 64), 16)
+    (csv,) = (tmp_path / "results").glob("rd-*.csv")
+    header, *rows = [row.split(",") for row in csv.read_text().splitlines()]
+    assert [row[0] for row in rows] == list(results["files"]) == ["a.jpg", "b.png"]
+    for name in ("psnr", "est_bpp", "rd_cost", "actual_bpp"):
+        column = [float(row[header.index(name)]) for row in rows]
+        np.testing.assert_allclose(column, results[name], rtol=1e-7)
+    (path,) = (tmp_path / "npy" / "results").glob("recon-*.npy")
+    np.testing.assert_array_equal(pixels(path), reported[-1])
+    (path,) = (tmp_path / "npy" / "results").glob("rd-*.csv")
+    assert [line.split(",")[0] for line in path.read_text().splitlines()] == [
+        "image", "two.npy[0]", "two.npy[1]"]
+    os.remove(str(next(saved["recon"].glob("a.jpg-*"))))  # what is missing is made again
+    compress(script, tmp_path, folder, *options)
+    assert len(list(saved["recon"].glob("*.png"))) == 2
+
+
 def test_the_last_iteration_is_checked(monkeypatch):
     """Also where it is no multiple of the iterations between checks: a worse end is not taken."""
     class Session:
@@ -218,8 +251,9 @@ def test_the_same_noise_alone_and_in_a_batch(script, tmp_path):
 def test_folder_and_glob(script, glob, folder, tmp_path):
     joined = compress(script, tmp_path, os.path.join(str(folder), glob), *FAST[script])
     assert list(joined["files"]) == ["a.jpg", "b.png"]
-    (name,) = os.listdir(tmp_path / "results")  # without parts
-    assert "=some images" in name
+    names = sorted(os.listdir(tmp_path / "results"))  # without parts
+    assert len(names) == 2 and "=some images" in names[0]
+    assert names[0][:-4] + ".npz" == names[1]
     alone = compress(script, tmp_path / "alone", folder / "b.png", *FAST[script])
     assert joined["rd_cost"][1] == alone["rd_cost"][0]
 
@@ -413,7 +447,6 @@ def test_decompress_overwrites_only_what_it_wrote(tmp_path, fails):
     compress("bb_plain", tmp_path, image, "--initial_bits", image, output=tmp_path / "a.iinc")
     before = image.read_bytes()
     argv = ["bb_plain", "--checkpoint_dir", CHECKPOINTS, "decompress", BB_RUN, tmp_path / "a.iinc"]
-    assert "takes one compressed file" in fails(*argv[:-1], tmp_path)
     assert "--force" in fails(*argv, image)
     (tmp_path / "bits").write_text("kept")
     assert "--force" in fails(*argv, tmp_path / "new.png", "--initial_bits", tmp_path / "bits")
@@ -508,7 +541,7 @@ def test_a_fault_of_a_method_keeps_its_traceback(options, tmp_path):
 
 def test_only_the_last_folder_is_created(tmp_path, fails):
     argv = ["mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, TINY]
-    for options in ([tmp_path / "a" / "x.tfci", "--results_dir", ""],
+    for options in ([tmp_path / "a" / "b" / "x.tfci", "--results_dir", ""],
                     ["--results_dir", tmp_path / "a" / "b"]):
         assert "no such folder" in fails(*argv, *options)
     assert "no such folder" in fails(
@@ -517,8 +550,10 @@ def test_only_the_last_folder_is_created(tmp_path, fails):
     assert os.listdir(tmp_path) == []
     run(*argv, tmp_path / "x.tfci", "--results_dir", tmp_path / "a")
     assert sorted(os.listdir(tmp_path)) == ["a", "x.tfci"]
-    assert "no such folder" in fails("mbt2018", "--checkpoint_dir", CHECKPOINTS, "decompress",
-                                     BASE_RUN, tmp_path / "x.tfci", tmp_path / "b" / "x.png")
+    decode = ["mbt2018", "--checkpoint_dir", CHECKPOINTS, "decompress", tmp_path / "x.tfci"]
+    run(*decode, tmp_path / "b" / "x.png")
+    assert "no such folder" in fails(*decode, tmp_path / "c" / "d" / "x.png")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "x.tfci"]
 
 
 def test_names_of_results(tmp_path, monkeypatch):

@@ -13,10 +13,9 @@ from plumbing import basics, fileformat, grid, runs
 import tensorflow.compat.v1 as tf
 
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT,
-                      SHIPPED, compress, decompress, pixels, reported_pixels, run, run_of,
+                      ORIGINAL, SHIPPED, compress, decompress, pixels, reported_pixels, run, run_of,
                       write_image)
 
-ORIGINAL = os.path.join(GOLDEN, "tfci", "face-197x251.tfci")
 DECODED = os.path.join(GOLDEN, "tfci", "face-197x251-decoded.png")
 CENTRED = ("mbt2018", "map", "unoise")
 BITS_BACK = ("bb_sga", "bb_no_sga", "bb_plain")

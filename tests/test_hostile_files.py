@@ -13,9 +13,8 @@ import tf_boilerplate as nic
 from plumbing import basics, fileformat, machine, runs
 import tensorflow.compat.v1 as tf
 
-from conftest import GOLDEN, WRITERS, decompress
+from conftest import ORIGINAL, WRITERS, decompress
 
-ORIGINAL = os.path.join(GOLDEN, "tfci", "face-197x251.tfci")
 # What is made from the model alone is kept, as most of the time goes there.
 KEPT = [(module, name, functools.lru_cache(maxsize=None)(function)) for module, name, function in (
     (runs, "read_run", runs.read_run), (nic, "kept_decoder", nic.kept_decoder.__wrapped__),

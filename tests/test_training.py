@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -532,10 +533,10 @@ def test_checkpoints_that_cannot_be_trained_on(tmp_path, images, fails):
     assert "mbt2018_bb.py" in train_16()
 
 
-def run_export(folder, target):
+def run_export(folder, target, *options):
     import sys
     done = subprocess.run([sys.executable, os.path.join(ROOT, "results", "export_model.py"),
-                           str(folder), str(target)], stdout=subprocess.PIPE,
+                           str(folder), str(target), *options], stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, universal_newlines=True)
     if done.returncode or done.stderr:
         return done.returncode, done.stderr
@@ -555,6 +556,22 @@ def test_exported_model_is_the_same_model(tmp_path):
                            (tmp_path, "no checkpoint")):
         code, line = run_export(folder, tmp_path / "runs")
         assert code == 2 and reason in line and line.count("\n") == 1
+
+
+def test_exported_model_is_rounded(tmp_path):
+    """It packs to less than 60 %, and costs about the same."""
+    base = os.path.join(CHECKPOINTS, BASE_RUN)
+    exported = run_export(base, tmp_path / "runs", "--significant_bits", "10")
+    before, after = weights(base), weights(exported)
+    kernel = "synthesis_transform/layer_1/kernel_rdft"
+    np.testing.assert_allclose(after[kernel], before[kernel], rtol=2 ** -10)
+    assert len(zlib.compress(after[kernel].tobytes())) < .6 * after[kernel].nbytes
+    name = "synthesis_transform/layer_1/bias"
+    np.testing.assert_array_equal(after[name], before[name])
+    costs = [compress("mbt2018", tmp_path / str(i), NPY, checkpoints=checkpoints)["rd_cost"]
+             for i, checkpoints in enumerate([CHECKPOINTS, tmp_path / "runs"])]
+    assert costs[1] != pytest.approx(costs[0], rel=1e-9)
+    assert costs[1] == pytest.approx(costs[0], rel=5e-3)
 
 
 @pytest.mark.slow
@@ -590,6 +607,21 @@ def test_step_0_is_the_run_that_it_starts_from(tmp_path, images):
     for name in first.get_variable_to_shape_map():
         if name != "global_step" and not runs.OPTIMISER_VARIABLES.fullmatch(name):
             np.testing.assert_array_equal(first.get_tensor(name), before[name], err_msg=name)
+
+
+def test_a_narrower_run_is_widened(tmp_path, images, capfd):
+    """Pictures stay the same."""
+    base = os.path.join(CHECKPOINTS, BASE_RUN)
+    folder = train(tmp_path, images, "--last_step", 1, "--init_from", base, N=24)
+    assert "of 16 filters widened to 24; fresh: " in capfd.readouterr().out
+    wide = tmp_path / "wide" / BASE_RUN
+    wide.mkdir(parents=True)
+    for path in folder.glob("model.ckpt-0.*"):
+        shutil.copy(str(path), str(wide))
+    before = compress("mbt2018", tmp_path / "before", NPY)
+    after = compress("mbt2018", tmp_path / "after", NPY, checkpoints=wide.parent)
+    assert after["psnr"] == pytest.approx(before["psnr"], abs=1e-3)
+    assert (after["est_bpp"] > before["est_bpp"]).all()
 
 
 def test_init_bits_back_from_base(tmp_path, images, capfd, fails):

@@ -1,0 +1,78 @@
+"""decompress of one file or several, with a run's name or without."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from conftest import BASE_RUN, BB_RUN, CHECKPOINTS, ORIGINAL, pixels, run
+
+
+def decompress(script, *words, checkpoints=CHECKPOINTS):
+    run(script, "--checkpoint_dir", checkpoints, "decompress", *words)
+
+
+@pytest.fixture
+def written(files, tmp_path):
+    """A folder with files of base models and another file."""
+    folder = tmp_path / "written"
+    folder.mkdir()
+    for name in ("tfci", "centred", "integer"):
+        (folder / (name + (".tfci" if name == "tfci" else ".iinc"))).write_bytes(
+            files[name].content)
+    (folder / "notes.txt").write_text("of another kind")
+    return folder
+
+
+def test_the_run_is_that_of_the_file(files, tmp_path, capfd):
+    """By its name or, where no run of that name has the weights, by these."""
+    (tmp_path / "file").write_bytes(files["integer"].content)
+    decompress("sga", tmp_path / "file", tmp_path / "by name.npy")
+    np.testing.assert_array_equal(pixels(tmp_path / "by name.npy"), files["integer"].pixels)
+    assert capfd.readouterr().err == ""
+    checkpoints = tmp_path / "runs"
+    shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(checkpoints / "other"))
+    shutil.copytree(os.path.join(CHECKPOINTS, BB_RUN), str(checkpoints / BASE_RUN))
+    decompress("sga", tmp_path / "file", tmp_path / "by weights.npy", checkpoints=checkpoints)
+    np.testing.assert_array_equal(pixels(tmp_path / "by weights.npy"), files["integer"].pixels)
+
+
+def test_files_whose_run_is_not_there(files, tmp_path, fails):
+    def decode(script, *words, checkpoints=CHECKPOINTS):
+        return fails(script, "--checkpoint_dir", checkpoints, "decompress", *words)
+    (tmp_path / "file").write_bytes(files["integer"].content)
+    (tmp_path / "runs").mkdir()
+    line = decode("sga", tmp_path / "file", checkpoints=tmp_path / "runs")
+    assert "written with the run " + BASE_RUN in line
+    assert "give the run's name" in decode("mbt2018", ORIGINAL)
+    assert "base model, which this script can't use" in decode("bb_plain", tmp_path / "file")
+    assert "no-run" in decode("sga", "no-run", tmp_path / "file")
+    assert "unrecognized arguments: d" in decode("sga", BASE_RUN, tmp_path / "file", "c", "d")
+
+
+@pytest.mark.parametrize("words", [(BASE_RUN,), ()])
+def test_a_folder_and_a_glob(words, written, files, tmp_path):
+    decompress("sga", *words, written)
+    decompress("sga", *words, written / "*.iinc", tmp_path / "out")
+    assert sorted(os.listdir(tmp_path / "out")) == ["centred.iinc.npy", "integer.iinc.npy"]
+    for folder in (written, tmp_path / "out"):
+        for path in folder.glob("*.npy"):
+            np.testing.assert_array_equal(pixels(path), files[path.name.split(".")[0]].pixels)
+    assert len(list(written.glob("*.npy"))) == 3
+
+
+def test_one_of_several_that_fails(written, capfd, fails, tmp_path):
+    """It is named, and the others are decoded."""
+    (written / "damaged.iinc").write_bytes(b"nothing")
+    with pytest.raises(SystemExit) as exit:
+        decompress("sga", written)
+    assert exit.value.code == 1 and len(list(written.glob("*.npy"))) == 3
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("damaged.iinc" in line for line in lines)
+    assert "1 of 4 files" in lines[1]
+    assert "only of a single file" in fails("bb_plain", "--checkpoint_dir", CHECKPOINTS,
+                                            "decompress", "--initial_bits", "x", written)
+    (tmp_path / "empty").mkdir()
+    assert "no file there" in fails("sga", "--checkpoint_dir", CHECKPOINTS, "decompress",
+                                    tmp_path / "empty")
