@@ -3,7 +3,8 @@
     python results/convergence.py [<image>]
 
 For the shipped base models at two lambdas, with the paper's setting, --fast and --thorough. Writes
-convergence.csv and convergence.png in --output; --from-csv only draws.
+convergence.csv and convergence.png in --output. --from-csv only draws, the convergence.csv that is
+there: <image> does not count then, as the CSV says of which image it is.
 """
 
 import argparse
@@ -25,7 +26,8 @@ import rd_curves
 RUNS = ["mbt2018-num_filters=64-lmbda=0.01", "mbt2018-num_filters=64-lmbda=0.0025"]
 PRESETS = {"paper": None, "fast": "fast", "thorough": "thorough"}  # by setting
 COLOURS = {"paper": "#555555", "fast": "#d95f02", "thorough": "#1b6ca8"}
-FIELDS = ["run_name", "setting", "iteration", "seconds", "cost", "encoder_cost"]
+LABELS = {"paper": "the paper's setting", "fast": "--fast", "thorough": "--thorough"}
+FIELDS = ["image", "size", "run_name", "setting", "iteration", "seconds", "cost", "encoder_cost"]
 
 
 class Moment(typing.NamedTuple):
@@ -69,15 +71,16 @@ def descent(run_name, preset, x):
 
 def measure(image, path):
     """Write the CSV of all runs and settings on an image."""
-    rows = []
+    x, rows = image_files.read_images(image), []
+    size = "%dx%d" % (x.shape[2], x.shape[1])
     for run_name in RUNS:
         for setting, preset in PRESETS.items():
-            moments, start = descent(run_name, preset, image_files.read_images(image))
+            moments, start = descent(run_name, preset, x)
             print(run_name, setting,
                   "%.4f after %.1f s" % (moments[-1].cost, moments[-1].seconds))
             for moment in moments:
-                rows.append([run_name, setting, moment.iteration, "%.2f" % moment.seconds,
-                             "%.5f" % moment.cost, "%.5f" % start])
+                rows.append([os.path.basename(image), size, run_name, setting, moment.iteration,
+                             "%.2f" % moment.seconds, "%.5f" % moment.cost, "%.5f" % start])
     rd_curves.write_csv(path, FIELDS, rows)
 
 
@@ -88,9 +91,10 @@ def draw_costs(axis, rows, run_name, field):
                   if (row["run_name"], row["setting"]) == (run_name, setting)]
         costs = [float(point["cost"]) for point in points]
         axis.plot([float(point[field]) for point in points], costs,
-                  color=COLOURS[setting], label=setting, linewidth=1.6)
+                  color=COLOURS[setting], label=LABELS[setting], linewidth=1.8)
         if setting == "paper":
-            axis.axhline(costs[-1], color=COLOURS[setting], linewidth=.7, linestyle=":")
+            axis.axhline(costs[-1], color=COLOURS[setting], linewidth=1, linestyle=":",
+                         label="the paper's, at its end")
             axis.set_ylim(.98 * costs[-1], 1.02 * float(points[0]["encoder_cost"]))
 
 
@@ -103,11 +107,14 @@ def draw(path, picture):
                                      ("iterations", "seconds of CPU time")):
             draw_costs(axis, rows, run_name, field)
             axis.set_xscale("log")
+            axis.xaxis.set_major_formatter("{x:g}")
             axis.set_xlabel(unit)
             axis.grid(alpha=.25, which="both")
-            axis.set_title("λ = %g" % runs.run_lmbda(run_name))
-        of_run[0].set_ylabel("λ·MSE + bits per pixel, rounded")
-    axes[0, 0].legend(title="setting of sga.py")
+            axis.set_title("λ = %g" % runs.run_lmbda(run_name), fontsize=11)
+        of_run[0].set_ylabel("λ·MSE + bits per pixel")
+    figure.legend(handles=axes[0, 0].lines, loc="upper center", bbox_to_anchor=(.5, .01), ncol=4)
+    figure.suptitle("R-D cost of SGA's latents, rounded: %s, %s pixels" % (
+        rows[0]["image"], rows[0]["size"].replace("x", "×")))
     plots.save(figure, picture)
 
 
@@ -117,7 +124,7 @@ def run(args):
     picture = os.path.join(args.output, "convergence.png")
     basics.require_distinct(args.image, path, picture)
     for written in (path, picture):
-        basics.require_writable(written)
+        basics.require_writable(written, missing=1)
     if not args.from_csv:
         measure(args.image, path)
     try:
@@ -132,7 +139,7 @@ def main(argv=None):
     parser.add_argument("image", nargs="?",
                         default=os.path.join(RESULTS, "images", "face-384x384.png"))
     parser.add_argument("--from-csv", action="store_true", help="only draw")
-    parser.add_argument("--output", default=".", metavar="DIR",
+    parser.add_argument("--output", default="outputs", metavar="DIR",
                         help="folder of convergence.csv and convergence.png (default: %(default)s)")
     command_line.run_or_exit(parser, run, parser.parse_args(argv))
 

@@ -5,7 +5,8 @@
 Of a 64x64 crop from the middle of the image, with the shipped base model at lambda = 0.01 and the
 paper's settings. All other elements, and z, are where SGA ends, also at the marked points. Of the
 elements that SGA rounds otherwise than the encoder's y would be, the two are those for which that
-saves most. The path is that of the two alone: while SGA moves, so do all others.
+saves most. The path is that of the two alone: while SGA moves, so do all others. It ends where y is
+before it is rounded, and the result is the integers nearest to that.
 """
 
 import argparse
@@ -118,27 +119,35 @@ def draw_costs(axis, axes_values, costs):
     """Draw costs [RESOLUTION, RESOLUTION] over two axes, and lines at the integers."""
     import matplotlib.ticker
     levels = np.quantile(costs, np.linspace(0, 1, 15))
-    axis.contourf(*axes_values, costs, levels, cmap="Greys")
-    axis.clabel(axis.contour(*axes_values, costs, levels[1:-1:2], colors="#555555", linewidths=.7),
-                fmt="%.2f", fontsize=8)
+    axis.contourf(*axes_values, costs, levels, cmap="Greys", vmax=1.6 * levels[-1])
+    lines = axis.contour(*axes_values, costs, levels[1:-1:2], colors="#555555", linewidths=.8)
+    axis.clabel(lines, fmt="%.2f %%", fontsize=11, colors="#222222", zorder=3.5)
     axis.xaxis.set_major_locator(matplotlib.ticker.MultipleLocator(1))
     axis.yaxis.set_major_locator(matplotlib.ticker.MultipleLocator(1))
     axis.grid(color="#1b6ca8", alpha=.5, linewidth=.8)
 
 
 def draw_path(figure, axis, path, temperatures):
-    """Draw SGA's path [its + 1, 2], coloured by its temperatures [its]."""
-    points = axis.scatter(*path.T, c=[temperatures[0]] + temperatures, cmap="plasma", s=9,
+    """Draw SGA's path [its + 1, 2], coloured by its temperatures [its], on a dark line."""
+    axis.plot(*path.T, color="#333333", linewidth=6, solid_capstyle="round", zorder=2.5)
+    points = axis.scatter(*path.T, c=[temperatures[0]] + temperatures, cmap="plasma", s=14,
                           linewidths=0, zorder=3)
-    figure.colorbar(points, ax=axis, label="temperature T of SGA")
+    bar = figure.colorbar(points, ax=axis)
+    bar.set_label("temperature T of SGA along its path", fontsize=13)
+    bar.ax.tick_params(labelsize=12)
 
 
 def draw_marks(axis, marks):
     """Draw a dict of Marks by label."""
     for label, mark in marks.items():
-        size = 18 if mark.marker == "*" else 11
+        size = 22 if mark.marker == "*" else 11
         axis.plot(*mark.point, mark.marker, color=mark.colour, markersize=size,
                   markeredgecolor="white", linestyle="none", label=label, zorder=4)
+
+
+def element_label(element):
+    """Return the label of the axis of an element (row, column, channel) of y."""
+    return "element (row %d, column %d, channel %d) of y" % element
 
 
 def draw(landscape, picture):
@@ -147,10 +156,11 @@ def draw(landscape, picture):
     draw_costs(axis, landscape.axes_values, landscape.costs)
     draw_path(figure, axis, landscape.path, landscape.temperatures)
     draw_marks(axis, landscape.marks)
-    axis.set(xlabel="element (row, column, channel) = %s of y" % (landscape.elements[0],),
-             ylabel="element %s of y" % (landscape.elements[1],),
-             title="R-D cost over two latents of one image, % above SGA's")
-    axis.legend(loc="best", fontsize=9)
+    axis.set_xlabel(element_label(landscape.elements[0]), fontsize=13)
+    axis.set_ylabel(element_label(landscape.elements[1]), fontsize=13)
+    axis.set_title("R-D cost over two latents of one image, % above SGA's", fontsize=14)
+    axis.tick_params(labelsize=13)
+    axis.legend(loc="upper center", bbox_to_anchor=(.5, -.11), ncol=2, fontsize=12)
     plots.save(figure, picture)
 
 
@@ -173,9 +183,10 @@ def measure(x):
         return 100 * (cost(points, z_hat) / lowest - 1)
 
     path = path.reshape(len(path), -1)[:, chosen]
-    marks = {"encoder": Mark(path[0], "s", "#1b6ca8"),
-             "rounded": Mark(np.round(path[0]), "D", "#222222"),
-             "SGA": Mark(y_hat.ravel()[chosen], "*", "#d62728")}
+    marks = {"encoder's y": Mark(path[0], "s", "#1b6ca8"),
+             "encoder's y, rounded": Mark(np.round(path[0]), "D", "#222222"),
+             "SGA's y, rounded: the result": Mark(y_hat.ravel()[chosen], "*", "#d62728"),
+             "SGA's y before rounding": Mark(path[-1], "o", "#2ca02c")}
     axes_values = axes_around(np.array([*path, *(mark.point for mark in marks.values())]))
     costs = costs_above(*axes_values).reshape(RESOLUTION, RESOLUTION)
     labelled = {"%s: %+.2f %%" % (name, costs_above(*mark.point[:, None])[0]): mark
@@ -188,7 +199,7 @@ def run(args):
     """Measure the landscape of the image's middle and draw it."""
     x = centre_crop(read_large_image(args.image, SIDE), SIDE)[None]
     basics.require_distinct(args.image, args.output)
-    basics.require_writable(args.output)
+    basics.require_writable(args.output, missing=1)
     draw(measure(x), args.output)
 
 
@@ -197,7 +208,7 @@ def main(argv=None):
                                  formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?",
                         default=os.path.join(RESULTS, "images", "face-384x384.png"))
-    parser.add_argument("--output", default="landscape.png",
+    parser.add_argument("--output", default="outputs/landscape.png",
                         help="picture to write (default: %(default)s)")
     command_line.run_or_exit(parser, run, parser.parse_args(argv))
 

@@ -28,10 +28,14 @@ import planning
 import plots
 import rd_curves
 
+OUTPUT = "./outputs"  # where tables go by default
+
 HEADER = ["Table 1", "method", "script", "points", "BD-rate %, PSNR", "BD-rate %, MS-SSIM",
           "BD-rate %, PSNR, size of files", "overlap dB, PSNR", "overlap dB, MS-SSIM",
           "R-D cost %", "R-D cost %, mean PSNR", "cost saved, % of rate", "* not to be trusted"]
-COSTS_NOTE = "Costs are means over λ; that saved, in % of the rate, is BD-rate to first order."
+SHOWN = HEADER[:3] + ["BD-rate %, PSNR", "R-D cost %", "BD-rate %, MS-SSIM", "points", HEADER[-1]]
+SHOWN_NOTE = ("Against the base hyperprior; R-D costs are means over λ. More columns are in "
+              "table1.csv.")
 POINTS_NOTE = ("Bits per pixel (information content), PSNR in dB, and in brackets the R-D cost "
                "λ · MSE + bits per pixel against that of base:")
 
@@ -134,7 +138,8 @@ def write_tables(folder, curves, codecs, papers, papers_label, failed):
     rows = table1_rows({**codecs, **curves}, failed) + published_rows(papers, papers_label)
     rd_curves.write_csv(os.path.join(folder, "table1.csv"), HEADER, rows)
     points = points_rows(curves)
-    text = "\n\n".join([markdown(HEADER, rows), COSTS_NOTE, POINTS_NOTE,
+    shown_rows = [[row[HEADER.index(name)] for name in SHOWN] for row in rows]
+    text = "\n\n".join([markdown(SHOWN, shown_rows), SHOWN_NOTE, POINTS_NOTE,
                         markdown(points[0], points[1:])]) + "\n"
     basics.write_bytes(os.path.join(folder, "table1.md"), text.encode())
     return text
@@ -179,7 +184,7 @@ def summarise(folder, with_compressai, failed):
     print("%s\n\n%s" % (folder, text))
     title = os.path.basename(folder)
     if "number" in settings:
-        title += ", %d images" % settings["number"]
+        title += ", %d image%s" % (settings["number"], "s" * (settings["number"] != 1))
     plots.draw(folder, title, curves, codecs, papers, label)
     if with_compressai:
         export_compressai(folder, curves)
@@ -238,7 +243,7 @@ def compute(args):
     name = source.name if source.many else os.path.splitext(source.name)[0]
     if args.label:
         name += "-" + args.label
-    folder = os.path.join(args.output, name)
+    folder = os.path.join(args.output or OUTPUT, name)
     require_images_elsewhere(source.paths, folder)
     setup = planning.Setup(args.checkpoint_dir, source, images, os.path.join(folder, "npz"),
                            args.options, args.threads)
@@ -275,11 +280,14 @@ def run_plans(plans, jobs, scheduler):
             for script, lmbdas in failed.items()}
 
 
-def folders_of_tables(output):
-    """Return the folders under `output` that have a CSV of a method; UserError if there is none."""
+def folders_of_tables(output, must_exist=True):
+    """Return the folders under `output` that have a CSV of a method.
+
+    UserError if there is none but must be.
+    """
     folders = [folder for folder, _, files in os.walk(os.path.abspath(output))
                if any(script + ".csv" in files for script in rd_curves.SCRIPTS)]
-    if not folders:
+    if must_exist and not folders:
         raise basics.UserError("%s: no CSV of a method there" % output)
     return folders
 
@@ -311,9 +319,11 @@ def make_parser():
     command_line.add_worker_options(parser)
     parser.add_argument("--threads", type=command_line.count, metavar="N",
                         help="as of the scripts")
-    parser.add_argument("--output", default=RESULTS, help="where to write (default: %(default)s)")
+    parser.add_argument("--output", metavar="DIR",
+                        help="where to write (default: ./outputs)")
     parser.add_argument("--from-csv", action="store_true",
-                        help="only tables and plots, of every data set under --output")
+                        help="only tables and plots, of every data set under --output (default: "
+                        "results/, where this script is, and ./outputs)")
     parser.add_argument("--label", metavar="NAME", type=command_line.file_name,
                         help="of a folder for tables of other settings")
     parser.add_argument("--export-compressai", action="store_true",
@@ -329,8 +339,10 @@ def run(args):
         raise basics.UserError("--from-csv: --images, --runs, --label and options of scripts are "
                                "for a table that is computed")
     failed = {}
-    if args.from_csv:
+    if args.from_csv and args.output:
         folders = folders_of_tables(args.output)
+    elif args.from_csv:
+        folders = folders_of_tables(RESULTS) + folders_of_tables(OUTPUT, must_exist=False)
     elif args.images:
         folder, failed = compute(args)
         folders = [folder]

@@ -20,6 +20,7 @@ import compare
 import convergence
 import landscape
 import planning
+import plots
 import rd_curves
 import table1
 import training as training_plot
@@ -107,6 +108,60 @@ def test_one_bad_curve_is_marked_and_leaves_the_others(tmp_path):
     assert "| -20.00 * |" in (tmp_path / "table1.md").read_text()
     assert (tmp_path / "bd-rate.png").exists() and (tmp_path / "rd-psnr.png").exists()
     assert not (tmp_path / "rd-msssim.png").exists()
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures by name that are drawn, instead of being written."""
+    drawn = {}
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.update(
+        {os.path.basename(path): figure}))
+    return drawn
+
+
+def a_curve(rates, qualities, run_name="mbt2018-num_filters=64-lmbda=1"):
+    """A curve as read_csv returns it."""
+    return dict(est_bpp=np.array(rates), psnr=np.array(qualities),
+                run_name=np.array([run_name] * len(rates)))
+
+
+def test_rd_plots_show_our_range_and_the_whole(figures, capfd):
+    curves = {"mbt2018": a_curve([.2, .3, .4, .5], [28, 29, 30, 31]),
+              "sga": a_curve([.2, .3, .4, .5], [29, 30, 31, 32])}
+    within, beyond = a_curve([.25, .4], [28.5, 30]), a_curve([.1, .4, 2], [25, 29, 40])
+    plots.draw("x", "kodak", curves, {"WebP": within}, {}, "")
+    assert len(figures["rd-psnr.png"].axes) == 1
+    plots.draw("x", "kodak", curves, {"WebP": within, "JPEG": beyond}, {"sga": beyond}, "paper's")
+    ours, whole = figures["rd-psnr.png"].axes
+    assert ours.axis() == pytest.approx((.185, .515, 27.8, 32.2))
+    assert whole.get_xlim()[0] < .1 and whole.get_xlim()[1] > 2 and whole.get_ylim()[1] > 40
+    for axis in (ours, whole):
+        assert sorted(text.get_text() for text in axis.texts) == ["JPEG", "WebP"]
+    legend = [text.get_text() for text in figures["rd-psnr.png"].legends[0].get_texts()]
+    assert legend == ["SGA", "base hyperprior", "paper's", "other codecs: bits of files"]
+    assert "x/rd-msssim.png: no method has MS-SSIM" in capfd.readouterr().err
+
+
+def test_curves_and_bars_that_are_not_drawn_are_named(figures, capfd):
+    rising, single = a_curve([.2, .3, .4, .5], [28, 29, 30, 31]), a_curve([.2], [40])
+    msssim = dict(msssim_db=rising["psnr"])
+    plots.draw("x", "kodak", {"mbt2018": {**rising, **msssim}, "sga": {**rising, **msssim},
+                              "ste": single}, {"JPEG": rising}, {"sga": rising}, "paper's")
+    lines = capfd.readouterr().err
+    for names in ("STE", "JPEG", "published SGA"):
+        assert "x/rd-msssim.png: not drawn, as they have no MS-SSIM for each point: %s\n" % names \
+            in lines
+    assert "x/bd-rate.png: without a BD-rate, not drawn: STE\n" in lines
+    plots.draw("y", "kodak", {"mbt2018": rising, "ste": single}, {}, {}, "")
+    assert "y/bd-rate.png: no method has a BD-rate, is not drawn" in capfd.readouterr().err
+
+
+def test_titles_have_the_number_of_filters_that_all_runs_have():
+    curve, other = a_curve([1.], [30.]), a_curve([1.], [30.], "mbt2018-num_filters=32-lmbda=1")
+    published = {name: curve[name] for name in ("est_bpp", "psnr")}
+    assert plots.filters_text({"sga": curve, "own": published}) == ", models of 64 filters"
+    for curves in ([curve, other], [published], [curve, a_curve([1.], [30.], "trunk-lmbda=1")]):
+        assert plots.filters_text(dict(enumerate(curves))) == ""
 
 
 def read(path):
@@ -439,16 +494,28 @@ def test_landscape_of_a_quadratic_cost():
     assert not plane[:, 0].any()
 
 
-def test_plots_are_written_to_the_current_folder(tmp_path, monkeypatch, capfd):
+def test_convergence_names_its_image(tmp_path, figures):
+    rows = [["boat.png", "768x512", run_name, setting, k, k, 2 - k / 10, 2]
+            for run_name in convergence.RUNS for setting in convergence.PRESETS for k in (1, 2)]
+    rd_curves.write_csv(str(tmp_path / "convergence.csv"), convergence.FIELDS, rows)
+    convergence.main(["--from-csv", "--output", str(tmp_path)])
+    figure = figures["convergence.png"]
+    assert "boat.png, 768×512 pixels" in figure._suptitle.get_text()
+    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert {"the paper's setting", "--fast", "--thorough"} < legend
+
+
+def test_plots_are_written_to_outputs(tmp_path, monkeypatch, capfd):
     """Not over those that ship."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         convergence.main(["--from-csv"])
     assert "convergence.csv" in capfd.readouterr().err
-    shutil.copy(os.path.join(ROOT, "results", "convergence.csv"), str(tmp_path))
+    outputs = tmp_path / "outputs"
+    shutil.copy(os.path.join(ROOT, "results", "convergence.csv"), str(outputs))
     convergence.main(["--from-csv"])
-    assert sorted(os.listdir(tmp_path)) == ["convergence.csv", "convergence.png"]
-    (tmp_path / "convergence.csv").write_text("run_name,setting\nx,paper\n")
+    assert sorted(os.listdir(outputs)) == ["convergence.csv", "convergence.png"]
+    (outputs / "convergence.csv").write_text("run_name,setting\nx,paper\n")
     with pytest.raises(SystemExit):
         convergence.main(["--from-csv"])
     assert "is missing" in capfd.readouterr().err
@@ -456,7 +523,7 @@ def test_plots_are_written_to_the_current_folder(tmp_path, monkeypatch, capfd):
         name = os.path.basename(plot.__file__)[:-3] + ".png"
         with pytest.raises(SystemExit):
             plot.main(["--help"])
-        assert "(default: %s)" % name in capfd.readouterr().out
+        assert "(default: outputs/%s)" % name in capfd.readouterr().out
 
 
 def test_validation_curves(tmp_path, capfd):
@@ -478,11 +545,39 @@ def test_validation_curves(tmp_path, capfd):
     assert "no run with a validation.csv" in capfd.readouterr().err
 
 
+def test_validation_curves_over_pixels(tmp_path, figures, capfd):
+    """Of all runs with args.json; a fresh bits-back model does not stretch the y-axis."""
+    for name in ("mbt2018-lmbda=0.01", "mbt2018_bb-lmbda=0.01"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "validation.csv").write_text("step,rd_cost\n0,%d\n1000,1\n" % (
+            90 if "bb" in name else 2))
+        (tmp_path / name / "args.json").write_text('{"batchsize": 2, "patchsize": 500}')
+    training_plot.main(["--checkpoint_dir", str(tmp_path)])
+    (axis,) = figures["training.png"].axes
+    assert axis.lines[0].get_xdata().tolist() == [0, 500] and "pixels" in axis.get_xlabel()
+    assert axis.get_ylim() == pytest.approx((.9, 2.1))
+    assert axis.get_title() == "λ = 0.01 (mbt2018_bb at 0: 90.00)"
+    (tmp_path / name / "args.json").write_text("{}")
+    training_plot.main(["--checkpoint_dir", str(tmp_path)])
+    (axis,) = figures["training.png"].axes
+    assert axis.lines[0].get_xdata().tolist() == [0, 1000] and "steps" in axis.get_xlabel()
+    assert "args.json: without batchsize" in capfd.readouterr().err
+
+
+def test_comparison_shows_where_sga_gains_most():
+    original = np.zeros((200, 300, 3), np.uint8)
+    base, improved = original.copy(), original.copy()
+    base[150:160, 200:210] = 9  # SGA is better here,
+    improved[20:30, 20:30] = 200  # and worse here
+    top, left = compare.most_improved(original, base, improved)
+    assert 160 - compare.SIDE <= top <= 150 and 210 - compare.SIDE <= left <= 200
+
+
 @pytest.mark.slow
 def test_compare(tmp_path, monkeypatch):
     """JPEG has about SGA's rate; what is drawn is what the files decode to."""
     drawn = []
-    monkeypatch.setattr(compare, "draw", lambda original, compressed, path: drawn.append(
+    monkeypatch.setattr(compare, "draw", lambda original, compressed, *_: drawn.append(
         (original, compressed)))
     image_files.write_images(str(tmp_path / "crop.png"), image_files.read_images(
         os.path.join(ROOT, "results", "images", "face-384x384.png"))[:, 100:292, 100:292])
@@ -490,7 +585,8 @@ def test_compare(tmp_path, monkeypatch):
     (original, compressed), = drawn
     assert list(compressed) == ["JPEG", "base hyperprior", "SGA", "SGA + BB"]
     costs = {}
-    for label, (decoded, bpp, psnr) in compressed.items():
+    for label, (decoded, bpp, kind, psnr) in compressed.items():
+        assert ("of the file" in kind) == (label == "JPEG")
         mse = np.mean((np.float64(decoded) - original) ** 2)
         assert psnr == pytest.approx(10 * np.log10(255 ** 2 / mse), abs=1e-3)
         costs[label] = .01 * mse + bpp
@@ -513,10 +609,11 @@ def test_no_script_writes_over_its_input(tmp_path, monkeypatch, capfd):
     for script in (compare, landscape):
         for name in ("photo.png", "link.png"):
             assert "different files" in refused_by(script, ["photo.png", "--output", name], capfd)
-    os.rename("photo.png", "convergence.png")
-    assert "different files" in refused_by(convergence, ["convergence.png"], capfd)
+    (tmp_path / "outputs").mkdir()
+    os.rename("photo.png", "outputs/convergence.png")
+    assert "different files" in refused_by(convergence, ["outputs/convergence.png"], capfd)
     (tmp_path / "kodak").mkdir()
-    os.rename("convergence.png", "kodak/rd-psnr.png")
+    os.rename("outputs/convergence.png", "kodak/rd-psnr.png")
     assert "--output writes elsewhere" in refused_by(table1, [
         "--checkpoint_dir", CHECKPOINTS, "--images", "kodak", "--output", "."], capfd)
     assert (tmp_path / "kodak" / "rd-psnr.png").read_bytes() == before
