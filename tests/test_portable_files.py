@@ -1,8 +1,10 @@
 """A file decodes to the same pixels on other machines, and by another program."""
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import tf_boilerplate as nic
 from plumbing import grid
 
 import second_decoder
-from conftest import (CHECKPOINTS, FAST, NPY, command, compress, decompress, load, pixels,
+from conftest import (CHECKPOINTS, FAST, NPY, ROOT, compress, decompress, load, pixels,
                       reported_pixels, run_of, write_image)
 
 pytestmark = pytest.mark.usefixtures("new_decoders")
@@ -89,41 +91,49 @@ def test_numbers_that_differ_by_more_are_noticed(kind, script, tmp_path, fails,
                                     run_of(script), tmp_path / "x.iinc", tmp_path / "out.npy")
 
 
-def start(cpu, *argv):
-    """Process of a script, on an emulated processor if `cpu` is not None; qemu warns a lot."""
-    return subprocess.Popen((["qemu-x86_64", "-cpu", cpu] if cpu else []) + command(*argv),
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+# Runs the command lines of its argument, a list in JSON of [script, words...].
+RUN_ALL = """
+import importlib, json, sys
+sys.path.insert(0, {root!r})
+for script, *words in json.loads(sys.argv[1]):
+    importlib.import_module(script).main(words)
+"""
 
 
-needs_emulator = pytest.mark.skipif(
-    not shutil.which("qemu-x86_64"), reason="emulates processors: apt-get install qemu-user")
-
-
-@pytest.mark.slow
-@needs_emulator
-@pytest.mark.parametrize("kind,script", IINC)
-def test_files_decode_on_other_processors(kind, script, tmp_path):
-    """With AVX2, and with AVX alone; of bits-back a chain, whose second q is fitted."""
-    images = np.load(NPY)[:, :128, :128]
-    np.save(tmp_path / "x.npy", images if kind == "bits-back" else images[:1])
-    with reported_pixels() as reported:
-        compress(script, tmp_path, tmp_path / "x.npy", *FAST[script], output=tmp_path / "file")
-    outputs = {cpu: tmp_path / (cpu + ".npy") for cpu in ("Haswell", "SandyBridge")}
-    processes = [start(cpu, script, "--checkpoint_dir", CHECKPOINTS, "decompress", run_of(script),
-                       tmp_path / "file", output) for cpu, output in outputs.items()]
-    assert [process.wait() for process in processes] == [0, 0]
-    for output in outputs.values():
-        np.testing.assert_array_equal(pixels(output), reported[0])
+def start(cpu, lines):
+    """Process of command lines on an emulated processor; qemu warns a lot."""
+    return subprocess.Popen(
+        ["qemu-x86_64", "-cpu", cpu, sys.executable, "-c", RUN_ALL.format(root=ROOT),
+         json.dumps([list(map(str, line)) for line in lines])],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 @pytest.mark.slow
-@needs_emulator
-def test_a_file_of_another_processor(tmp_path):
+@pytest.mark.skipif(not shutil.which("qemu-x86_64"),
+                    reason="emulates processors: apt-get install qemu-user")
+def test_other_processors(tmp_path):
+    """Files decode with AVX2, and with AVX alone, and one that was written there decodes here.
+
+    Of bits-back a chain, whose second q is fitted.
+    """
+    images, expected, lines = np.load(NPY)[:, :128, :128], {}, {"Haswell": [], "SandyBridge": []}
+    for kind, script in IINC:
+        np.save(tmp_path / "x.npy", images if kind == "bits-back" else images[:1])
+        with reported_pixels() as reported:
+            compress(script, tmp_path, tmp_path / "x.npy", *FAST[script], output=tmp_path / kind)
+        for cpu in lines:
+            expected[tmp_path / ("%s-%s.npy" % (cpu, kind))] = reported[0]
+            lines[cpu].append([script, "--checkpoint_dir", CHECKPOINTS, "decompress",
+                               run_of(script), tmp_path / kind, list(expected)[-1]])
     image = write_image(tmp_path / "x.png", 128, 128)
-    process = start("Haswell", "ste", "--checkpoint_dir", CHECKPOINTS, "compress", "--its", 1,
-                    "--results_dir", tmp_path / "results", run_of("ste"), image, tmp_path / "file")
-    assert process.wait() == 0
-    (results,) = (tmp_path / "results").glob("rd-*.npz")
+    lines["Haswell"].append(
+        ["ste", "--checkpoint_dir", CHECKPOINTS, "compress", "--its", 1, "--results_dir",
+         tmp_path / "there", run_of("ste"), image, tmp_path / "file"])
+    processes = [start(*item) for item in lines.items()]
+    assert [process.wait() for process in processes] == [0, 0]
+    for path, picture in expected.items():
+        np.testing.assert_array_equal(pixels(path), picture)
+    (results,) = (tmp_path / "there").glob("rd-*.npz")
     decoded = np.float64(decompress("sga", tmp_path / "file", tmp_path / "out.png"))
     assert np.mean((decoded - pixels(image)) ** 2) == pytest.approx(load(results)["mse"][0],
                                                                     rel=1e-7)

@@ -338,7 +338,7 @@ def test_generated_command_lines_end_in_a_result_or_in_one_line(tmp_path, capfd)
     lines = st.one_of([compress_lines(folder)] * 4
                       + [train_lines(folder), decompress_lines(folder, files)])
 
-    @hypothesis.settings(max_examples=60, deadline=None, database=None, derandomize=True,
+    @hypothesis.settings(max_examples=40, deadline=None, database=None, derandomize=True,
                          suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(lines)
     def check(line):
