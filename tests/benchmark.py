@@ -4,9 +4,9 @@
 
 The plain implementation ("baseline") has tfc.SignalConv2D everywhere, keeps latents as numpy arrays
 that are fed, with gradients fetched and Adam in numpy, fetches the PSNR on every step, lets
-AutoGraph convert what it builds, uses the default allocator, computes MS-SSIM by TensorFlow, and builds
-all graphs anew for each image. Each side is a process of its own;
-they take turns, so that a slow phase of the machine hits both.
+AutoGraph convert what it builds, uses the default allocator, computes MS-SSIM by TensorFlow, and
+builds all graphs anew for each image. Each side is a process of its own; they take turns, so that a
+slow phase of the machine hits both.
 """
 
 import argparse
@@ -309,35 +309,22 @@ def seconds(value):
     return "%.3g s" % value if value >= 1 else "%.3g ms" % (1000 * value)
 
 
-def table(header, rows):
-    """Markdown."""
-    return "\n".join("| %s |" % " | ".join(map(str, row))
-                     for row in [header, ["---"] * len(header)] + rows) + "\n"
-
-
-COMPARISON = ["", "baseline", "ours", "ratio", "required"]
-
-
 def compared(name, required, plain, fast, show=seconds):
+    """A row of the table."""
     return [name, show(plain), show(fast), "%.2f" % (fast / plain), "≤ %.2f" % required]
 
 
 def sga_row(required, N):
     """An iteration of SGA, its memory, and how near the machine's limit it is."""
     (plain, facts), (fast, ours) = in_turns("sga", [N, 1, 512, 768])
-    text = table(COMPARISON, [
-        compared("iteration of SGA, 512×768, N = %d" % N, required, plain, fast),
-        compared("peak memory of it", 1, facts["peak"], ours["peak"], "{:.2f} GB".format)])
-    rates = []
-    for kind, arguments in [("conv", [N, 128, 192]), ("matmul", [2048])]:
-        (once, fact), = in_turns(kind, arguments, burst=5, sides=["ours"])
-        rates.append(fact["flops"] / once / 1e9)
-    return text + ("\n%.0f GFLOP an iteration, so %.0f GFLOP/s; this machine's 3×3 convolutions "
-                   "of N channels run at %.0f GFLOP/s (%.0f %% reached), products of 2048×2048 "
-                   "matrices at %.0f (%.0f %%).\n" % (
-                       facts["flops"] / 1e9, facts["flops"] / fast / 1e9,
-                       rates[0], facts["flops"] / fast / rates[0] / 1e7,
-                       rates[1], facts["flops"] / fast / rates[1] / 1e7))
+    (once, fact), = in_turns("conv", [N, 128, 192], burst=5, sides=["ours"])
+    rate, limit = facts["flops"] / fast / 1e9, fact["flops"] / once / 1e9
+    name = "iteration of SGA, 512×768, N = %d" % N
+    return [compared(name, required, plain, fast),
+            compared("peak memory of it", 1, facts["peak"], ours["peak"], "{:.2f} GB".format)], (
+                "An iteration of SGA with N = %d has %.0f GFLOP and runs at %.0f GFLOP/s, which is "
+                "%.0f %% of the rate of 3×3 convolutions of N channels here."
+                % (N, facts["flops"] / 1e9, rate, 100 * rate / limit))
 
 
 def train_row(required, N, patchsize, burst):
@@ -345,20 +332,23 @@ def train_row(required, N, patchsize, burst):
     (plain, _), (fast, _) = in_turns("train", [N, 8, patchsize], burst=burst)
     (reading, _), = in_turns("input", [N, 8, patchsize], burst=10, sides=["ours"])
     name = "training step, N = %d, 8 × %d²" % (N, patchsize)
-    return table(COMPARISON, [compared(name, required, plain, fast)]) + (
-        "\nIts input takes %s when nothing else runs, %.1f %% of the step, in parallel with it.\n"
-        % (seconds(reading), 100 * reading / fast))
+    return [compared(name, required, plain, fast)], (
+        "The input of a %s takes %s when nothing else runs, %.1f %% of the step, in parallel with "
+        "it." % (name, seconds(reading), 100 * reading / fast))
 
 
 def cost_row(required):
     """Time to the R-D cost of the paper's setting, by --fast."""
-    rows = []
+    rows, notes = [], []
     for lmbda in ("0.01", "0.0025"):
         (plain, paper), (fast, ours) = in_turns("cost", [lmbda], turns=1, burst=0)
-        rows.append(compared("SGA to that cost, λ = " + lmbda, required, plain, fast) + [
-            "%d" % ours["its"], "%.4f" % paper["cost"], "%.4f" % ours["cost"],
-            "%+.2f %%" % (100 * (ours["cost"] / paper["cost"] - 1))])
-    return table(COMPARISON + ["iterations", "paper's cost", "ours", "≤ +0.3 %"], rows)
+        rows.append(compared("SGA by `--fast` to the paper's cost, λ = " + lmbda, required, plain,
+                             fast))
+        notes.append("At λ = %s the paper's setting ends at a cost of %.4f, and `--fast` at %.4f "
+                     "(%+.2f %%) after %d iterations." % (
+                         lmbda, paper["cost"], ours["cost"],
+                         100 * (ours["cost"] / paper["cost"] - 1), ours["its"]))
+    return rows, " ".join(notes)
 
 
 def compress_row(required, turns=5):
@@ -370,14 +360,18 @@ def compress_row(required, turns=5):
         np.uint8)).save(image)
     argv = ["compress", "--checkpoint_dir", MODELS, "--results_dir", "",
             "mbt2018-num_filters=64-lmbda=0.01", image]
+    return processes_row("`mbt2018.py compress`, 256×256, whole process", required, argv, turns)
+
+
+def processes_row(name, required, argv, turns):
+    """mbt2018.py with arguments, as processes of both sides that take turns."""
     commands = [[os.path.abspath(__file__), "--work", "baseline", "script"] + argv,
                 ["mbt2018.py"] + argv]
     times = [[], []]
     for _ in range(turns):
         for command, elapsed in zip(commands, times):
             elapsed.append(script_seconds(*command))
-    return table(COMPARISON, [compared("`mbt2018.py compress`, 256×256, whole process", required,
-                                       *map(statistics.median, times))])
+    return [compared(name, required, *map(statistics.median, times))], ""
 
 
 def script_seconds(*argv):
@@ -401,10 +395,9 @@ def folder_row(required_of_one, required_of_two, its=150, turns=1):
                 "sga.py", "--checkpoint_dir", folder, "compress", run, folder + "/images", "--its",
                 its, *options, "--results_dir", tempfile.mkdtemp()))
     one, two, both = (statistics.median(values) for values in taken.values())
-    return table(["%d iterations of SGA on 24 crops of 256×256, N = 64" % its, "one process",
-                  "`--jobs 2`", "ratio", "required"], [
-                      compared("of one thread", required_of_one, one, both),
-                      compared("of a thread per core", required_of_two, two, both)])
+    name = "24 crops of 256×256, %d iterations, `--jobs 2` against one process of " % its
+    return [compared(name + "one thread", required_of_one, one, both),
+            compared(name + "two threads", required_of_two, two, both)], ""
 
 
 def evaluation_row(required, turns=2):
@@ -412,12 +405,8 @@ def evaluation_row(required, turns=2):
     folder = tempfile.mkdtemp()
     run = make_run_and_images(folder, 64, 24)
     argv = ["compress", "--checkpoint_dir", folder, "--results_dir", "", run, folder + "/images"]
-    times = [[], []]
-    for _ in range(turns):
-        times[0].append(script_seconds(__file__, "--work", "baseline", "script", *argv))
-        times[1].append(script_seconds("mbt2018.py", *argv))
-    return table(COMPARISON, [compared("`mbt2018.py compress` of 24 images, 512×768, N = 64",
-                                       required, *map(statistics.median, times))])
+    return processes_row("`mbt2018.py compress` of 24 images, 512×768, N = 64", required, argv,
+                         turns)
 
 
 def tests_row():
@@ -427,7 +416,7 @@ def tests_row():
                     "-m", "not slow"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     taken = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return "The quick tests take %d seconds of a core.\n" % taken
+    return [], "The quick tests take %d seconds of a core." % taken
 
 
 def decompress_row(required, turns=5):
@@ -439,8 +428,8 @@ def decompress_row(required, turns=5):
     script_seconds(*argv, "compress", run, image, file, "--its", 1, "--results_dir", "")
     taken = statistics.median([script_seconds(*argv, "decompress", run, file)
                                for _ in range(turns)])
-    return table(["", "", "required"], [["`sga.py decompress`, 512×768, N = 64, whole process",
-                                         seconds(taken), "≤ %d s" % required]])
+    return [["`sga.py decompress`, 512×768, N = 64, whole process", "", seconds(taken), "",
+             "≤ %d s" % required]], ""
 
 
 def make_run_and_images(folder, N, num_imgs, height=512, width=768):
@@ -456,21 +445,21 @@ def make_run_and_images(folder, N, num_imgs, height=512, width=768):
 
 def pixels_row():
     """Iterations on images of several sizes, N = 192."""
-    rows = []
+    texts = []
     for height, width in [(256, 256), (512, 768), (768, 768), (1200, 1200)]:
         (step, fact), = in_turns("sga", [192, 1, height, width], turns=5, sides=["ours"])
-        rows.append(["%d × %d" % (height, width), seconds(step),
-                     "%.2f µs" % (1e6 * step / height / width), "%.2f GB" % fact["peak"]])
-    return table(["iteration of SGA, N = 192", "", "per pixel", "peak memory"], rows)
+        texts.append("%.2f µs per pixel and %.2f GB at %d×%d" % (
+            1e6 * step / height / width, fact["peak"], height, width))
+    return [], "An iteration of SGA with N = 192 takes %s." % ", ".join(texts)
 
 
 def batch_row():
     """Iterations on a batch and on a single image, N = 64."""
-    rows = []
+    texts = []
     for batch in (1, 24):
         (step, _), = in_turns("sga", [64, batch, 256, 256], burst=3, sides=["ours"])
-        rows.append(["%d × 256 × 256" % batch, seconds(step), seconds(step / batch)])
-    return table(["iteration of SGA, N = 64", "", "per image"], rows)
+        texts.append("%s per image in a batch of %d" % (seconds(step / batch), batch))
+    return [], "An iteration of SGA on 256×256, N = 64, takes %s." % ", ".join(texts)
 
 
 ROWS = {
@@ -491,26 +480,38 @@ ROWS = {
 def machine():
     with open("/proc/cpuinfo") as file:
         model = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    return "%s, %d threads, %s\n" % (model, len(os.sched_getaffinity(0)), datetime.date.today())
+    (once, fact), = in_turns("matmul", [2048], burst=5, sides=["ours"])
+    return "%s, %d threads, products of 2048×2048 matrices at %.0f GFLOP/s, %s." % (
+        model, len(os.sched_getaffinity(0)), fact["flops"] / once / 1e9, datetime.date.today())
+
+
+def line_of(cells):
+    """A line of a table in Markdown."""
+    return "| %s |" % " | ".join(cells)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--output", help="file to write the tables to, too")
+    parser.add_argument("--output", help="file to write the table to, too")
     args = parser.parse_args(argv)
-    tables = [machine()]
-    print(tables[0], flush=True)
+    text, notes = ["# Speed", "", "Written by `tests/benchmark.py`. Ratios below 1 are faster; "
+                   "seconds are medians.", "", machine(), ""], []
+    text += map(line_of, (["", "baseline", "ours", "ratio", "required"], ["---"] * 5))
+    print("\n".join(text), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TMPDIR"] = tempfile.tempdir = folder
-        for row in args.rows:
-            tables.append(ROWS[row]())
-            print(tables[-1], flush=True)
+        for name in args.rows:
+            rows, note = ROWS[name]()
+            text += map(line_of, rows)
+            if note:
+                notes += ["", note]
+            print("\n".join(map(line_of, rows)), flush=True)
+    print("\n".join(notes))
     if args.output:
-        with open(args.output, "w") as file:
-            file.write("# Speed\n\nWritten by `tests/benchmark.py`. Ratios below 1 are faster; "
-                       "seconds are medians.\n\n" + "\n".join(tables))
+        with open(args.output, "w", encoding="utf-8") as file:
+            file.write("\n".join(text + notes) + "\n")
 
 
 if __name__ == "__main__":
