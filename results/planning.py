@@ -43,7 +43,8 @@ def find_plans(setup, scripts, run_names):
             if method.model == model:
                 plans.append(make_plan(setup, script, found[lmbda, model]))
     if not plans:
-        raise basics.UserError("%s: no run there that one of %s can use"
+        raise basics.UserError("%s: no run there that one of %s can use; "
+                               "--checkpoint_dir names another folder"
                                % (setup.checkpoint_dir, ", ".join(scripts)))
     return plans
 
@@ -54,8 +55,7 @@ def find_runs(checkpoint_dir, run_names):
     UserError if a run's name has no lambda, or if it is another's of the same kind.
     """
     if not run_names:
-        run_names = [name for name in os.listdir(checkpoint_dir)
-                     if runs.newest_checkpoint(os.path.join(checkpoint_dir, name))]
+        run_names = runs.run_names(checkpoint_dir)
     found = {}
     for name in sorted(set(run_names)):
         run = runs.find_run(checkpoint_dir, name)

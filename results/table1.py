@@ -227,8 +227,8 @@ def require_images_elsewhere(paths, folder):
     """UserError if one of the images is where plots are written, which could replace it."""
     for path in paths:
         if os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder):
-            raise basics.UserError("%s: is in %s, where plots are written; --output writes "
-                                   "elsewhere" % (path, folder))
+            raise basics.UserError("%s: is in %s, the folder that the table goes to; --output "
+                                   "writes elsewhere" % (path, folder))
 
 
 def compute(args):
@@ -314,7 +314,7 @@ def make_parser():
     parser.add_argument("--runs", nargs="+", metavar="RUN", help="default: all runs there")
     parser.add_argument("--methods", nargs="+", type=parse_method, metavar="SCRIPT",
                         default=rd_curves.SCRIPTS,
-                        help="of %s, or your own; default: the former"
+                        help="of %s, or your own; default: all of the former"
                         % ", ".join(rd_curves.SCRIPTS))
     command_line.add_worker_options(parser)
     parser.add_argument("--threads", type=command_line.count, metavar="N",
@@ -325,7 +325,7 @@ def make_parser():
                         help="only tables and plots, of every data set under --output (default: "
                         "results/, where this script is, and ./outputs)")
     parser.add_argument("--label", metavar="NAME", type=command_line.file_name,
-                        help="of a folder for tables of other settings")
+                        help="added to the folder's name, for a table of other settings")
     parser.add_argument("--export-compressai", action="store_true",
                         help="also write what CompressAI's plot tool reads")
     parser.add_argument("options", nargs="*", metavar="-- OPTION",
