@@ -33,6 +33,8 @@ from plumbing.compressed_files import BITS_BACK, CENTRED, INTEGER
 from plumbing.fileformat import MAX_ITS, Fit, split_batches
 from plumbing.layers import GaussianConditional
 
+tf.logging.set_verbosity(tf.logging.ERROR)  # its warnings are of functions that it uses itself
+
 # For what builds a graph: AutoGraph would take seconds to convert tfc's layers.
 do_not_convert = tf.autograph.experimental.do_not_convert
 
@@ -708,11 +710,12 @@ class Compressor:
                                self.threads, (self.record,) + self.watchers)
 
     def compress(self, images, initial_bits=b""):
-        """Compressed of uint8 [num_imgs, H, W, 3].
+        """Compressed of uint8 [num_imgs, H, W, 3]; UserError if images are something else.
 
         initial_bits: bytes of which bits-back takes the first image's z, in the place of random
         ones; decoding gives them back.
         """
+        image_files.require_images("images", images)
         num_imgs, height, width, _ = images.shape
         latents, entries = [], []
         for x in split_batches(images, images.shape):
@@ -942,11 +945,8 @@ def compress_command(method, args):
         kept = "the same command continues" if plan.base else "nothing is kept"
         raise basics.Incomplete("%d of %d images failed, %s; all others are done, and %s" % (
             len(failures), len(source.paths), ", ".join(one.path for one in failures), kept))
-    if plan.output:
-        print("compressed: %s" % plan.output)
     result_files.print_averages(results)
-    if plan.target:
-        print("results: %s" % plan.target)
+    store.print_targets(plan)
     return results
 
 

@@ -39,4 +39,5 @@ for name, descriptor in (("stdout", 1), ("stderr", 2)):
 # TensorFlow's allocator that keeps freed memory: the C library's gives every large tensor back to
 # the kernel, whose zeroing of new pages takes several times as long as an element-wise operation.
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # messages of its C++ code, by default none
 warnings.filterwarnings("ignore", category=FutureWarning)  # TF 1.15's import, under numpy >= 1.17

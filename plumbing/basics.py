@@ -180,7 +180,7 @@ def require_unchanged(path, is_same):
         with contextlib.suppress(UserError):
             if is_same():
                 return
-        raise UserError("%s: is there and something else; --force replaces it" % path)
+        raise UserError("%s: exists and is different; --force replaces it" % path)
 
 
 def require_distinct(*paths):

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorflow.python.util import deprecation
 
-from plumbing import basics, machine, runs
+from plumbing import basics, runs
 
 
 class Option(typing.NamedTuple):
@@ -133,8 +133,8 @@ def add_global_options(parser, **default):
     parser.add_argument("--checkpoint_dir", metavar="DIR", **default,
                         help="folder of all runs (default: ./checkpoints)")
     parser.add_argument("--threads", type=number(int, 1, high=1024), metavar="N", **default,
-                        help="threads of an operation (default: one per core); results depend on "
-                        "it by rounding errors, and count as others where it is given")
+                        help="threads of an operation (default: one per core); results differ by "
+                        "rounding, and those with it are kept apart from those without")
 
 
 def add_train_options(parser):
@@ -148,7 +148,7 @@ def add_train_options(parser):
             ("patchsize", 256, "height and width of a patch, a multiple of 64"),
             ("last_step", 1000000, "step to train up to"),
             ("preprocess_threads", 4, "parallel readers of images"),
-            ("save_checkpoint_secs", 300, "seconds between checkpoints, the last 5 of which stay"),
+            ("save_checkpoint_secs", 300, "seconds between checkpoints; the last 5 are kept"),
             ("save_summary_secs", 60, "seconds between TensorBoard summaries")]:
         parser.add_argument("--" + name, type=count, default=default, metavar="N",
                             help=text + " (default: %(default)s)")
@@ -206,12 +206,13 @@ def add_compress_options(parser, method):
                            help=" ".join("--%s %s" % item for item in values.items()))
     if method.is_iterative:
         parser.add_argument("--save_opt_record", action="store_true",
-                            help="save the losses now and then, too, as opt-….npz")
+                            help="save the losses now and then, too: opt-….npz")
     parser.add_argument("--save_latents", action="store_true",
-                        help="save the integers that are coded, too, as latents-….npz with y_hat "
-                        "and z_hat")
+                        help="save the integers that are coded, too: latents-….npz with y_hat and "
+                        "z_hat, for a folder or glob a folder of them")
     parser.add_argument("--save_reconstruction", action="store_true",
-                        help="save the decoded picture, too, as recon-….png, or .npy of several")
+                        help="save the decoded picture, too: recon-….png, of a .npy another .npy, "
+                        "for a folder or glob a folder of them")
 
 
 def add_worker_options(parser):
@@ -221,18 +222,21 @@ def add_worker_options(parser):
                         "the cores (default: %(default)s)")
     parser.add_argument("--scheduler", metavar="ADDRESS",
                         default=os.environ.get("DASK_SCHEDULER_ADDRESS"),
-                        help="of a Dask cluster that does it in their place (default: "
-                        "$DASK_SCHEDULER_ADDRESS)")
+                        help="of a Dask cluster that processes the images in their place "
+                        "(default: $DASK_SCHEDULER_ADDRESS)")
+
+
+DECOMPRESS_WORDS = """\
+  run_name     folder of checkpoint_dir (default: the model that wrote the file)
+  input_file   file written by compress, a folder, or a quoted glob
+  output_file  .png or .npy, or a folder (default: input_file + .png or .npy)"""
 
 
 def add_decompress_options(parser):
     parser.set_defaults(initial_bits="")
     parser.usage = "%s [options] [run_name] input_file [output_file]" % parser.prog
-    parser.add_argument("words", nargs="+", metavar="run_name, input_file, output_file",
-                        help="folder of checkpoint_dir that holds the model (default: the one "
-                        "whose weights the file was written with); file written by compress, a "
-                        "folder, or a quoted glob; .png or .npy to write, of a folder or glob a "
-                        "folder (default: input_file + that)")
+    parser.description = DECOMPRESS_WORDS
+    parser.add_argument("words", nargs="+", metavar="input_file", help=argparse.SUPPRESS)
     parser.add_argument("--force", action="store_true",
                         help="replace what is there and not the same picture")
 
@@ -352,10 +356,8 @@ def line_of(error):
 
 @contextlib.contextmanager
 def quiet_tensorflow(verbose=False):
-    """A context in which TensorFlow tells errors alone, and takes no more memory than there is."""
+    """A context in which TensorFlow tells errors alone."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else "3"
-    limit = machine.free_memory() / 2 ** 20  # TensorFlow's own is 64 GB
-    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % limit)
     tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
     with deprecation.silence():  # else TensorFlow inspects the arguments of every op
         yield

@@ -10,8 +10,6 @@ import numpy as np
 
 from plumbing import basics, command_line, compressed_files, fileformat, image_files, machine, runs
 
-SUFFIXES = (".iinc", ".tfci")  # of the files in a folder
-
 
 class Job(typing.NamedTuple):
     """A compressed file to decode."""
@@ -52,14 +50,15 @@ def find_jobs(args):
     """(list of Job, whether they are of a folder or glob) that the arguments name."""
     path, output = args.input_file, args.output_file
     if os.path.isdir(path):
-        found = glob.glob(os.path.join(glob.escape(path), "*"))
-        files = [file for file in found if file.endswith(SUFFIXES) and os.path.isfile(file)]
+        found = filter(os.path.isfile, glob.glob(os.path.join(glob.escape(path), "*")))
+        files = [file for file in found if file.endswith(image_files.COMPRESSED)]
     elif not os.path.exists(path) and glob.has_magic(path):
         files = list(filter(os.path.isfile, glob.glob(path, recursive=True)))
     else:
         return [Job(path, output, path)], False
     if not files:
-        raise basics.UserError("%s: no file there that ends in %s" % (path, " or ".join(SUFFIXES)))
+        raise basics.UserError("%s: no file there that ends in %s"
+                               % (path, " or ".join(image_files.COMPRESSED)))
     if args.initial_bits:
         raise basics.UserError("--initial_bits %s: only of a single file" % args.initial_bits)
     if not output:
@@ -116,14 +115,13 @@ def run_of(content, checkpoint_dir):
 @functools.lru_cache(maxsize=None)
 def run_with_weights(checkpoint_dir, fingerprint, run_name):
     """The Run in a folder with weights of this checksum, that of the name if it has them."""
-    names = sorted(os.listdir(checkpoint_dir), key=lambda name: name != run_name)
+    names = sorted(runs.run_names(checkpoint_dir), key=lambda name: name != run_name)
     for name in names:
-        if runs.newest_checkpoint(os.path.join(checkpoint_dir, name)):
-            run = runs.find_run(checkpoint_dir, name)
-            if run.fingerprint == fingerprint:
-                return run
-    raise basics.UserError("was written with the run %s, whose weights no run in %s has"
-                           % (run_name, checkpoint_dir))
+        run = runs.find_run(checkpoint_dir, name)
+        if run.fingerprint == fingerprint:
+            return run
+    raise basics.UserError("was written with the run %s, whose weights no run in %s has; "
+                           "--checkpoint_dir names another folder" % (run_name, checkpoint_dir))
 
 
 def output_of(job, num_imgs):
@@ -133,6 +131,6 @@ def output_of(job, num_imgs):
         endings = (".npy",)
     output = job.output or job.stem + endings[0]
     if not output.endswith(endings):
-        raise basics.UserError("%d image(s) can't be decoded to %s, only to %s"
-                               % (num_imgs, output, " or ".join(endings)))
+        raise basics.UserError("%d image(s) can't be decoded to %s, only to a name in %s; %s"
+                               % (num_imgs, output, " or ".join(endings), basics.QUOTE))
     return output

@@ -29,7 +29,8 @@ with contextlib.suppress(ImportError):  # it may be installed for HEIC
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif"}
 # What Pillow opens, but by other programs or not at all, or that is no picture.
 NO_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
-DECODED = (".iinc.png", ".tfci.png")  # how decompress names a picture if it is not told
+COMPRESSED = (".iinc", ".tfci")  # how compress names files if it is not told
+DECODED = tuple(suffix + ".png" for suffix in COMPRESSED)  # and decompress pictures
 
 
 def read_image(path):
@@ -142,10 +143,15 @@ def read_images(path):
         raise basics.UserError("%s: not a readable .npy file (%s)" % (path, error))
     if not isinstance(images, np.ndarray):
         raise basics.UserError("%s: not a readable .npy file" % path)
+    require_images(path, images)
+    return images
+
+
+def require_images(name, images):
+    """UserError unless an array, called by a name, is uint8 [num_imgs, H, W, 3], none of them 0."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
         raise basics.UserError("%s: holds %s %s, accepted is uint8 (num_imgs, H, W, 3)"
-                               % (path, images.dtype, images.shape))
-    return images
+                               % (name, images.dtype, images.shape))
 
 
 def readable_extensions():
@@ -196,7 +202,7 @@ def images_in_folder(folder):
     note_dangling(folder, [os.path.join(folder, name) for name in visible])
     names = [name for name in visible if os.path.isfile(os.path.join(folder, name))]
     extensions = readable_extensions()
-    skipped = [name for name in names if not name.lower().endswith(extensions)]
+    skipped = [name for name in names if not name.lower().endswith(extensions + COMPRESSED)]
     if skipped:
         missing = sorted({plugin for suffix, plugin in PLUGINS.items()
                           if any(name.lower().endswith(suffix) for name in skipped)})

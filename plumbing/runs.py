@@ -59,14 +59,20 @@ def require_literal(path):
                                "accepted are paths without %s" % (path, " ".join(special)))
 
 
+def run_names(checkpoint_dir):
+    """Sorted names of the runs in a folder, none if it is not there."""
+    folders = glob.glob(os.path.join(glob.escape(checkpoint_dir), "*"))
+    return sorted(os.path.basename(folder) for folder in folders if newest_checkpoint(folder))
+
+
 def find_run(checkpoint_dir, run_name):
     """The Run in a folder of checkpoint_dir; UserError if there is no readable checkpoint."""
     folder = os.path.join(checkpoint_dir, run_name)
     checkpoint = newest_checkpoint(folder)
     if not checkpoint:
-        others = sorted(glob.glob(os.path.join(glob.escape(checkpoint_dir), "*")))
-        names = [os.path.basename(other) for other in others if newest_checkpoint(other)]
-        hint = ""
+        names, hint = run_names(checkpoint_dir), ""
+        if not names:
+            hint = "; --checkpoint_dir names another folder"
         if newest_checkpoint(run_name):
             hint = "; give --checkpoint_dir %s and the run's name" % os.path.dirname(
                 os.path.abspath(run_name))
@@ -115,9 +121,12 @@ def medians(run):
 def session_config(threads, gpu=True):
     """tf.ConfigProto with so many threads, as floats depend on them; None stands for all cores.
 
-    The memory of a GPU is taken as it is needed; without `gpu`, none is used.
+    TensorFlow takes no more memory than there is. That of a GPU is taken as it is needed; without
+    `gpu`, none is used.
     """
     number = machine.num_threads(threads)
+    limit = machine.free_memory() / 2 ** 20  # TensorFlow's own is 64 GB
+    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", "%d" % limit)
     return tf.ConfigProto(intra_op_parallelism_threads=number,
                           inter_op_parallelism_threads=number,
                           device_count={} if gpu else {"GPU": 0},

@@ -17,7 +17,7 @@ import typing
 
 import numpy as np
 
-from plumbing import basics, fileformat, image_files, result_files, runs
+from plumbing import basics, command_line, fileformat, image_files, result_files, runs
 
 
 class InputFile(typing.NamedTuple):
@@ -225,6 +225,17 @@ def require_targets(plan):
             basics.require_writable(path, missing=1)
         if file.output:
             fileformat.require_replaceable(file.output, plan.initial_bits)
+
+
+def print_targets(plan):
+    """A line for each file, or folder of files, that is written of a Plan."""
+    targets = {"compressed": plan.output, "results": plan.target}
+    for kind, path in plan.files[0].kept.items():
+        label = command_line.KEPT[kind][len("save_"):]
+        targets[label] = os.path.dirname(path) if plan.many else path
+    for label, path in targets.items():
+        if path:
+            print("%s: %s" % (label, path))
 
 
 # ---------------------------------------------------------------- files

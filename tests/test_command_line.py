@@ -182,7 +182,8 @@ def test_record_of_a_folder_and_early_stops(script, folder, tmp_path, monkeypatc
     assert len(list((tmp_path / "npy" / "results").glob("opt-*-batch=?.npz"))) == 2
 
 
-@pytest.mark.parametrize("script", KINDS)
+@pytest.mark.parametrize("script", [
+    "mbt2018", "sga", pytest.param("bb_sga", marks=pytest.mark.slow)])
 def test_latents_and_pictures_are_kept(script, folder, tmp_path):
     """Those of the file: by image, beside the table of metrics; of a .npy in one file."""
     options = ("--save_latents", "--save_reconstruction") + FAST[script]
@@ -256,6 +257,20 @@ def test_folder_and_glob(script, glob, folder, tmp_path):
     assert names[0][:-4] + ".npz" == names[1]
     alone = compress(script, tmp_path / "alone", folder / "b.png", *FAST[script])
     assert joined["rd_cost"][1] == alone["rd_cost"][0]
+
+
+@pytest.mark.parametrize("options, message", [
+    ([], "the image is not saved; the same command begins anew"),
+    (["--results_dir", ""], "no results are saved")])
+def test_an_image_that_is_interrupted(options, message, tmp_path, monkeypatch, capfd):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(nic.Compressor, "compress", interrupted)
+    with pytest.raises(SystemExit) as exit_info:
+        compress("mbt2018", tmp_path, TINY, *options)
+    assert exit_info.value.code == 130
+    assert capfd.readouterr().err == "mbt2018.py: interrupted: %s\n" % message
+    assert not list((tmp_path / "results").iterdir())
 
 
 def computed(printed):

@@ -74,6 +74,8 @@ def test_presets_and_their_options():
     (lambda run: nic.make_compressor(run, sga.METHOD, preset="slow"), "there are fast, thorough"),
     (lambda run: nic.make_compressor(run, bb_sga.METHOD), "is a base model"),
     (lambda run: nic.load("nowhere/at all"), "no checkpoint in"),
+    (lambda run: nic.make_compressor(run, mbt2018.METHOD).compress(np.zeros((64, 64, 3))),
+     r"images: holds float64 \(64, 64, 3\), accepted is uint8"),
     (lambda run: nic.decode(run, b"not a file"), "not a compressed file")])
 def test_errors_are_exceptions(call, message):
     with pytest.raises(nic.UserError, match=message):

@@ -231,7 +231,8 @@ def test_signals_end_everything(number, to_all, options, tmp_path):
     assert process.returncode == 130
     # In the middle of building a graph, Python may tell of destructors that failed, too.
     assert [line for line in errors.splitlines() if line.startswith("sga.py: ")] == [
-        "sga.py: interrupted: %d of 6 images are done; the same command continues" % done]
+        "sga.py: interrupted: %d of 6 images are done and saved, nothing of the others; the same "
+        "command continues" % done]
 
 
 @pytest.mark.slow
