@@ -143,7 +143,7 @@ def require_folder(folder, missing):
     """Make a folder, of which the last `missing` levels may not be there; else raise OSError."""
     if os.path.isfile(folder):
         raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder to write to", folder)
-    existing = folder
+    existing = os.path.abspath(folder)
     for _ in range(missing):
         existing = os.path.dirname(existing)
     if not os.path.exists(existing):

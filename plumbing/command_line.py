@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorflow.python.util import deprecation
 
-from plumbing import basics, runs
+from plumbing import basics, image_files, runs
 
 
 class Option(typing.NamedTuple):
@@ -208,8 +208,8 @@ def add_compress_options(parser, method):
         parser.add_argument("--save_opt_record", action="store_true",
                             help="save the losses now and then, too: opt-….npz")
     parser.add_argument("--save_latents", action="store_true",
-                        help="save the integers that are coded, too: latents-….npz with y_hat and "
-                        "z_hat, for a folder or glob a folder of them")
+                        help="save the rounded latents, too: latents-….npz with y_hat and z_hat, "
+                        "for a folder or glob a folder of them")
     parser.add_argument("--save_reconstruction", action="store_true",
                         help="save the decoded picture, too: recon-….png, of a .npy another .npy, "
                         "for a folder or glob a folder of them")
@@ -307,25 +307,25 @@ def parse_arguments(parser, method, argv):
     return args
 
 
-# What is kept beside results, by how its name begins: by which flag it is asked for.
-KEPT = dict(opt="save_opt_record", latents="save_latents", recon="save_reconstruction")
-
-
 def name_words(parser, args):
     """Set run_name, input_file and output_file of decompress from its words.
 
-    The first of two is a run if there is one of that name, or no file.
+    The first of several is a run if there is one of that name, or it is no file.
     """
     words = args.words
-    if len(words) > 3:
-        parser.error("unrecognized arguments: %s; %s" % (" ".join(words[3:]), basics.QUOTE))
-    is_run = len(words) == 3
-    if len(words) == 2:
-        is_file = os.path.exists(words[0]) or glob.has_magic(words[0])
-        folder = os.path.join(args.checkpoint_dir, words[0])
-        is_run = not is_file or bool(runs.newest_checkpoint(folder))
+    is_file = (os.path.exists(words[0]) or glob.has_magic(words[0])
+               or words[0].endswith(image_files.COMPRESSED))
+    is_known = bool(runs.newest_checkpoint(os.path.join(args.checkpoint_dir, words[0])))
+    is_run = len(words) > 1 and (is_known or not is_file)
+    if len(words) > 2 + is_run:
+        parser.error("unrecognized arguments: %s; %s"
+                     % (" ".join(words[2 + is_run:]), basics.QUOTE))
     args.run_name = words[0] if is_run else None
     args.input_file, args.output_file = (words[is_run:] + [None])[:2]
+
+
+# What is kept beside results, by how its name begins: by which flag it is asked for.
+KEPT = dict(opt="save_opt_record", latents="save_latents", recon="save_reconstruction")
 
 
 def require_flags_that_go_together(parser, args):

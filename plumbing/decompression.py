@@ -1,5 +1,6 @@
 """Compressed files to pictures: which files, with which run, and where the pictures go."""
 
+import contextlib
 import functools
 import glob
 import os
@@ -9,6 +10,9 @@ import typing
 import numpy as np
 
 from plumbing import basics, command_line, compressed_files, fileformat, image_files, machine, runs
+
+
+PICTURES = (".png", ".npy")  # of one image, of any number
 
 
 class Job(typing.NamedTuple):
@@ -25,11 +29,11 @@ def decompress(args, model, decoder_for):
     run, height and width to the decoder. UserError if a single file is not what it should be,
     Incomplete if one of several is not.
     """
-    jobs, many = find_jobs(args)
     run = None
-    if args.run_name:
+    if args.run_name is not None:
         run = runs.find_run(args.checkpoint_dir, args.run_name)
         runs.require_usable(run, model, args.num_filters)
+    jobs, many = find_jobs(args)
     failed = []
     for job in jobs:
         try:
@@ -42,7 +46,7 @@ def decompress(args, model, decoder_for):
             basics.print_line("error: %s" % basics.printable(line), sys.stderr)
             failed.append(job.file)
     if failed:
-        raise basics.Incomplete("%d of %d files were not decoded, %s; all others are done"
+        raise basics.Incomplete("%d of %d files were not decoded: %s"
                                 % (len(failed), len(jobs), ", ".join(failed)))
 
 
@@ -50,22 +54,26 @@ def find_jobs(args):
     """(list of Job, whether they are of a folder or glob) that the arguments name."""
     path, output = args.input_file, args.output_file
     if os.path.isdir(path):
-        found = filter(os.path.isfile, glob.glob(os.path.join(glob.escape(path), "*")))
-        files = [file for file in found if file.endswith(image_files.COMPRESSED)]
+        found = glob.glob(os.path.join(glob.escape(path), "*"))
     elif not os.path.exists(path) and glob.has_magic(path):
-        files = list(filter(os.path.isfile, glob.glob(path, recursive=True)))
+        found = glob.glob(path, recursive=True)
+    elif output and os.path.isdir(output):
+        return [Job(path, None, os.path.join(output, os.path.basename(path)))], False
     else:
         return [Job(path, output, path)], False
+    files = [file for file in sorted(found)
+             if file.endswith(image_files.COMPRESSED) and os.path.isfile(file)]
     if not files:
         raise basics.UserError("%s: no file there that ends in %s"
                                % (path, " or ".join(image_files.COMPRESSED)))
     if args.initial_bits:
         raise basics.UserError("--initial_bits %s: only of a single file" % args.initial_bits)
     if not output:
-        return [Job(file, None, file) for file in sorted(files)], True
+        return [Job(file, None, file) for file in files], True
+    if output.endswith(PICTURES):
+        raise basics.UserError("%s: the pictures of a folder or glob go into a folder" % output)
     basics.require_folder(output, missing=1)
-    jobs = [Job(file, None, os.path.join(output, os.path.basename(file)))
-            for file in sorted(files)]
+    jobs = [Job(file, None, os.path.join(output, os.path.basename(file))) for file in files]
     basics.require_distinct(*(job.stem for job in jobs))
     return jobs, True
 
@@ -117,16 +125,17 @@ def run_with_weights(checkpoint_dir, fingerprint, run_name):
     """The Run in a folder with weights of this checksum, that of the name if it has them."""
     names = sorted(runs.run_names(checkpoint_dir), key=lambda name: name != run_name)
     for name in names:
-        run = runs.find_run(checkpoint_dir, name)
-        if run.fingerprint == fingerprint:
-            return run
+        with contextlib.suppress(basics.UserError):  # as of another's checkpoint
+            run = runs.find_run(checkpoint_dir, name)
+            if run.fingerprint == fingerprint:
+                return run
     raise basics.UserError("was written with the run %s, whose weights no run in %s has; "
                            "--checkpoint_dir names another folder" % (run_name, checkpoint_dir))
 
 
 def output_of(job, num_imgs):
     """Where the picture of a Job goes: a .png of one image, a .npy of several."""
-    endings = (".png", ".npy")
+    endings = PICTURES
     if num_imgs > 1:
         endings = (".npy",)
     output = job.output or job.stem + endings[0]

@@ -30,6 +30,7 @@ PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif"}
 # What Pillow opens, but by other programs or not at all, or that is no picture.
 NO_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 COMPRESSED = (".iinc", ".tfci")  # how compress names files if it is not told
+RECONSTRUCTION = "recon-"  # beginning of the names of pictures that compress keeps
 DECODED = tuple(suffix + ".png" for suffix in COMPRESSED)  # and decompress pictures
 
 
@@ -149,6 +150,8 @@ def read_images(path):
 
 def require_images(name, images):
     """UserError unless an array, called by a name, is uint8 [num_imgs, H, W, 3], none of them 0."""
+    if not isinstance(images, np.ndarray):
+        raise basics.UserError("%s: not an array but %s" % (name, type(images).__name__))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
         raise basics.UserError("%s: holds %s %s, accepted is uint8 (num_imgs, H, W, 3)"
                                % (name, images.dtype, images.shape))
@@ -221,13 +224,14 @@ def note_dangling(imgs, paths):
 
 
 def without_decoded(imgs, paths):
-    """The paths but those of pictures that decompress wrote, unless there are no others."""
-    others = [path for path in paths if not path.endswith(DECODED)]
+    """The paths but those of pictures that were decoded, unless there are no others."""
+    others = [path for path in paths if not path.endswith(DECODED)
+              and not os.path.basename(path).startswith(RECONSTRUCTION)]
     if not others or len(others) == len(paths):
         return paths
-    basics.note("%d of %d images of %s are skipped, which decompress wrote (%s)" % (
+    basics.note("%d of %d images of %s are skipped, which were decoded (%s)" % (
         len(paths) - len(others), len(paths), imgs,
-        " or ".join("*" + ending for ending in DECODED)))
+        " or ".join(["*" + ending for ending in DECODED] + [RECONSTRUCTION + "*"])))
     return others
 
 

@@ -26,10 +26,12 @@ def read(path):
 def write_records(path, records):
     """Save the optimisation records of batches, which may have stopped apart: a file of each."""
     for k, record in enumerate(records):
-        name = path
-        if len(records) > 1:
-            name = "%s-batch=%d.npz" % (path[:-len(".npz")], k)
-        write(name, record)
+        write(record_of_batch(path, k) if len(records) > 1 else path, record)
+
+
+def record_of_batch(path, k):
+    """Path of the record of batch k, where there are several."""
+    return "%s-batch=%s.npz" % (path[:-len(".npz")], k)
 
 
 def write_csv(path, results):

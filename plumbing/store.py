@@ -228,11 +228,15 @@ def require_targets(plan):
 
 
 def print_targets(plan):
-    """A line for each file, or folder of files, that is written of a Plan."""
+    """A line for the compressed file of a Plan, its results, and what is kept beside them."""
     targets = {"compressed": plan.output, "results": plan.target}
     for kind, path in plan.files[0].kept.items():
         label = command_line.KEPT[kind][len("save_"):]
-        targets[label] = os.path.dirname(path) if plan.many else path
+        if plan.many:
+            path = os.path.dirname(path)
+        elif not os.path.exists(path):
+            path = result_files.record_of_batch(path, "*")
+        targets[label] = path
     for label, path in targets.items():
         if path:
             print("%s: %s" % (label, path))

@@ -101,22 +101,26 @@ def initialiser(run):
     weights = {v.op.name: v for v in tf.global_variables() if v.op.name != "global_step"
                and not runs.OPTIMISER_VARIABLES.fullmatch(v.op.name)}
     N = weights["analysis_transform/layer_0/bias"].shape[0].value
-    if run.num_filters < N:
-        shared = {name: v for name, v in weights.items() if name in stored and "cdf" not in name}
-    else:
-        shared = {name: v for name, v in weights.items() if name in stored
-                  and v.shape.is_compatible_with(stored[name])}
+    is_narrower = run.num_filters < N
+    if is_narrower:  # tables for the range coder are made anew
+        weights = {name: v for name, v in weights.items() if "cdf" not in name}
+
+    def fits(name):
+        if is_narrower:
+            return can_widen(name, stored[name], weights[name].shape, run.num_filters, N)
+        return weights[name].shape.is_compatible_with(stored[name])
+    shared = {name: v for name, v in weights.items() if name in stored and fits(name)}
     fresh = [name for name in weights if name not in shared]
     if 2 * len(shared) <= len(weights):
         raise basics.UserError(
             "--init_from %s: only %d of %d variables are there by name and shape"
             % (run.checkpoint, len(shared), len(weights)))
     widening = ""
-    if run.num_filters < N:
+    if is_narrower:
         widening = ", of %d filters widened to %d" % (run.num_filters, N)
     print("from %s: %d variables%s; fresh: %s" % (run.checkpoint, len(shared), widening,
                                                   ", ".join(fresh) or "none"), flush=True)
-    if not widening:
+    if not is_narrower:
         saver = tf.train.Saver(list(shared.values()))
         return lambda scaffold, sess: saver.restore(sess, run.checkpoint)
 
@@ -126,6 +130,22 @@ def initialiser(run):
     return widen
 
 
+def is_matrix(name):
+    """Whether a variable is a kernel, or GDN's gamma, which has inputs and outputs."""
+    return "kernel" in name or name.endswith("gamma")
+
+
+def can_widen(name, narrow, wide, n, N):
+    """Whether a variable of this shape in a run of n filters is part of one in a run of N.
+
+    The last kernel of h_a has two halves in the bits-back model and one in the base model.
+    """
+    if not is_matrix(name):
+        return True
+    old, new = by_channel(name, np.empty(narrow), n), by_channel(name, np.empty(wide), N)
+    return old.shape[2] == new.shape[2]
+
+
 def widened(name, narrow, wide, n, N):
     """The initial value `wide` of a variable with that of a run of n filters in its first channels.
 
@@ -133,7 +153,7 @@ def widened(name, narrow, wide, n, N):
     pictures stay the same; that of the other latents costs bits until it is trained.
     """
     wide = wide.copy()
-    if "kernel" in name or name.endswith("gamma"):
+    if is_matrix(name):
         old, new = by_channel(name, narrow, n), by_channel(name, wide, N)
         _, inputs, _, outputs = old.shape
         new[:, inputs:, :, :outputs] = 0 if "kernel" in name else ZERO_OF_GAMMA

@@ -19,7 +19,7 @@ import tensorflow.compat.v1 as tf
 def rounded(value, bits):
     """Return an array of floats rounded to so many significant bits."""
     mantissa, exponent = np.frexp(value)
-    return np.ldexp(np.round(mantissa * 2 ** bits) / 2 ** bits, exponent)
+    return np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
 
 
 def export(run, target, significant_bits=None):
@@ -56,7 +56,8 @@ def main(argv=None):
     parser = command_line.Parser(prog="export_model.py", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder with the run's checkpoints")
     parser.add_argument("target", help="folder to create the copy in")
-    parser.add_argument("--significant_bits", type=command_line.count, metavar="N",
+    parser.add_argument("--significant_bits", type=command_line.number(int, 1, high=24),
+                        metavar="N",
                         help="of each number in a kernel (default: all)")
     command_line.run_or_exit(
         parser, lambda args: print(export(args.run, args.target, args.significant_bits)),

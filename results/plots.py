@@ -61,7 +61,7 @@ def draw(folder, title, curves, codecs, papers, papers_label):
                 (curves, ""), (codecs, ""), (papers, "published "))))
             draw_rates(path, title, metric, shown, papers_label)
         else:
-            basics.note("%s: no method has %s for each point, is not drawn" % (path, metric.label))
+            basics.note("%s: not drawn, as no method has %s for each point" % (path, metric.label))
     draw_bars(folder, title, rd_curves.savings(curves, "psnr"), rd_curves.savings(papers, "psnr"),
               papers_label)
 
@@ -133,6 +133,7 @@ def limits_of(curves, quality):
         values = np.concatenate([curve[column] for curve in curves.values()])
         margin = .05 * np.ptp(values) or .1
         limits += [values.min() - margin, values.max() + margin]
+    limits[0] = max(limits[0], .5 * min(curve["est_bpp"].min() for curve in curves.values()))
     return limits
 
 
@@ -180,7 +181,8 @@ def draw_codecs(axis, codecs, quality):
     """Draw the curves of codecs in grey, with their names at them; the axes keep their limits."""
     limits = axis.axis()
     lines = [axis.plot(curve["est_bpp"], curve[quality], linestyle=style, color=CODEC_COLOUR,
-                       label=name, linewidth=1.2, zorder=1)[0]
+                       marker="." if len(curve["est_bpp"]) == 1 else "", label=name, linewidth=1.2,
+                       zorder=1)[0]
              for (name, curve), style in zip(sorted(codecs.items()),
                                              itertools.cycle(CODEC_STYLES))]
     axis.axis(limits)
@@ -249,7 +251,7 @@ def methods_of_bars(path, rates):
     shown = [method for method in methods if np.isfinite(rates[method.script].rate)]
     missing = [method.label for method in methods if method not in shown]
     if not shown:
-        basics.note("%s: no method has a BD-rate, is not drawn" % path)
+        basics.note("%s: not drawn, as no method has a BD-rate" % path)
     elif missing:
         basics.note("%s: without a BD-rate, not drawn: %s" % (path, ", ".join(missing)))
     return shown

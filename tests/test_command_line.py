@@ -197,8 +197,11 @@ def test_latents_and_pictures_are_kept(script, folder, tmp_path):
         np.testing.assert_array_equal(pixels(path), picture)
         (path,) = saved["latents"].glob(name + "-????????.npz")
         height, width = picture.shape[1:3]
-        assert load(path)["y_hat"].shape == (1, height // 16, width // 16, 16)
-        assert load(path)["z_hat"].shape == (1, -(-height // 64), -(-width // 64), 16)
+        latents = load(path)
+        assert latents["z_hat"].shape == (1, -(-height // 64), -(-width // 64), 16)
+        decoder = nic.decoder_of(nic.load(os.path.join(CHECKPOINTS, run_of(script))), height,
+                                 width, None)
+        np.testing.assert_array_equal(decoder.picture(latents["y_hat"], 0), picture)
     (csv,) = (tmp_path / "results").glob("rd-*.csv")
     header, *rows = [row.split(",") for row in csv.read_text().splitlines()]
     assert [row[0] for row in rows] == list(results["files"]) == ["a.jpg", "b.png"]
@@ -210,9 +213,24 @@ def test_latents_and_pictures_are_kept(script, folder, tmp_path):
     (path,) = (tmp_path / "npy" / "results").glob("rd-*.csv")
     assert [line.split(",")[0] for line in path.read_text().splitlines()] == [
         "image", "two.npy[0]", "two.npy[1]"]
-    os.remove(str(next(saved["recon"].glob("a.jpg-*"))))  # what is missing is made again
-    compress(script, tmp_path, folder, *options)
-    assert len(list(saved["recon"].glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_what_is_to_be_kept_is_made_if_it_is_missing(is_first, folder, tmp_path, capfd):
+    """Where the results are there already, but were made without; else nothing is computed."""
+    if is_first:
+        compress("mbt2018", tmp_path, folder)
+    for expected in (["a.jpg", "b.png"], []):
+        capfd.readouterr()
+        compress("mbt2018", tmp_path, folder, "--save_reconstruction")
+        printed = capfd.readouterr().out
+        assert computed(printed) == expected
+    (pictures,) = (tmp_path / "results").glob("recon-*")
+    assert len(os.listdir(pictures)) == 2 and "reconstruction: %s\n" % pictures in printed
+    capfd.readouterr()
+    os.remove(str(next(pictures.glob("a.jpg-*"))))
+    compress("mbt2018", tmp_path, folder, "--save_reconstruction")
+    assert computed(capfd.readouterr().out) == ["a.jpg"]
 
 
 def test_the_last_iteration_is_checked(monkeypatch):

@@ -51,15 +51,41 @@ def test_files_whose_run_is_not_there(files, tmp_path, fails):
     assert "unrecognized arguments: d" in decode("sga", BASE_RUN, tmp_path / "file", "c", "d")
 
 
-@pytest.mark.parametrize("words", [(BASE_RUN,), ()])
-def test_a_folder_and_a_glob(words, written, files, tmp_path):
-    decompress("sga", *words, written)
-    decompress("sga", *words, written / "*.iinc", tmp_path / "out")
-    assert sorted(os.listdir(tmp_path / "out")) == ["centred.iinc.npy", "integer.iinc.npy"]
-    for folder in (written, tmp_path / "out"):
-        for path in folder.glob("*.npy"):
-            np.testing.assert_array_equal(pixels(path), files[path.name.split(".")[0]].pixels)
+@pytest.mark.parametrize("words, folder", [((BASE_RUN,), "out"), ((), "new/")])
+def test_a_folder_and_a_glob(words, folder, written, files, tmp_path, monkeypatch, fails):
+    monkeypatch.chdir(tmp_path)
+    decompress("sga", *words, "written")
+    decompress("sga", *words, "--force", "written/*.[it]*", folder)
+    decompress("sga", *words, "written/integer.iinc", folder)  # which exists
+    assert sorted(os.listdir(folder)) == ["centred.iinc.npy", "integer.iinc.npy", "tfci.tfci.npy"]
+    for path in [*written.glob("*.npy"), *(tmp_path / folder).glob("*.npy")]:
+        np.testing.assert_array_equal(pixels(path), files[path.name.split(".")[0]].pixels)
     assert len(list(written.glob("*.npy"))) == 3
+    argv = ["sga", "--checkpoint_dir", CHECKPOINTS, "decompress", *words]
+    assert "go into a folder" in fails(*argv, "written/i*.iinc", "x.png")
+
+
+def test_other_words(written, fails, tmp_path, monkeypatch):
+    """A folder of files that is called like a run; names that are none; globs that were expanded."""
+    monkeypatch.chdir(tmp_path)
+    argv = ["sga", "--checkpoint_dir", CHECKPOINTS, "decompress"]
+    os.rename("written", BASE_RUN)
+    decompress("sga", BASE_RUN, BASE_RUN, "out")
+    assert len(os.listdir("out")) == 3
+    assert "typo.iinc" in fails(*argv, "typo.iinc", "x.png")
+    assert "quoted" in fails(*argv, BASE_RUN + "/tfci.tfci", "out/x.iinc", "out/y.iinc")
+    assert "no checkpoint in" in fails(*argv, "", BASE_RUN + "/tfci.tfci")
+
+
+def test_a_damaged_run_beside_the_other(files, tmp_path):
+    checkpoints = tmp_path / "runs"
+    for name in ("a damaged one", "the other"):
+        shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(checkpoints / name))
+    (index,) = (checkpoints / "a damaged one").glob("*.index")
+    index.write_bytes(b"nothing")
+    (tmp_path / "file").write_bytes(files["integer"].content)
+    decompress("sga", tmp_path / "file", tmp_path / "x.npy", checkpoints=checkpoints)
+    np.testing.assert_array_equal(pixels(tmp_path / "x.npy"), files["integer"].pixels)
 
 
 def test_one_of_several_that_fails(written, capfd, fails, tmp_path):
@@ -70,7 +96,7 @@ def test_one_of_several_that_fails(written, capfd, fails, tmp_path):
     assert exit.value.code == 1 and len(list(written.glob("*.npy"))) == 3
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2 and all("damaged.iinc" in line for line in lines)
-    assert "1 of 4 files" in lines[1]
+    assert "1 of 4 files were not decoded" in lines[1]
     assert "only of a single file" in fails("bb_plain", "--checkpoint_dir", CHECKPOINTS,
                                             "decompress", "--initial_bits", "x", written)
     (tmp_path / "empty").mkdir()

@@ -76,6 +76,7 @@ def test_presets_and_their_options():
     (lambda run: nic.load("nowhere/at all"), "no checkpoint in"),
     (lambda run: nic.make_compressor(run, mbt2018.METHOD).compress(np.zeros((64, 64, 3))),
      r"images: holds float64 \(64, 64, 3\), accepted is uint8"),
+    (lambda run: nic.make_compressor(run, mbt2018.METHOD).compress([1]), "not an array but list"),
     (lambda run: nic.decode(run, b"not a file"), "not a compressed file")])
 def test_errors_are_exceptions(call, message):
     with pytest.raises(nic.UserError, match=message):

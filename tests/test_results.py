@@ -139,7 +139,7 @@ def test_rd_plots_show_our_range_and_the_whole(figures, capfd):
         assert sorted(text.get_text() for text in axis.texts) == ["JPEG", "WebP"]
     legend = [text.get_text() for text in figures["rd-psnr.png"].legends[0].get_texts()]
     assert legend == ["SGA", "base hyperprior", "paper's", "other codecs: bits of files"]
-    assert "x/rd-msssim.png: no method has MS-SSIM" in capfd.readouterr().err
+    assert "x/rd-msssim.png: not drawn, as no method has MS-SSIM" in capfd.readouterr().err
 
 
 def test_curves_and_bars_that_are_not_drawn_are_named(figures, capfd):
@@ -153,7 +153,7 @@ def test_curves_and_bars_that_are_not_drawn_are_named(figures, capfd):
             in lines
     assert "x/bd-rate.png: without a BD-rate, not drawn: STE\n" in lines
     plots.draw("y", "kodak", {"mbt2018": rising, "ste": single}, {}, {}, "")
-    assert "y/bd-rate.png: no method has a BD-rate, is not drawn" in capfd.readouterr().err
+    assert "y/bd-rate.png: not drawn, as no method has a BD-rate" in capfd.readouterr().err
 
 
 def test_titles_have_the_number_of_filters_that_all_runs_have():

@@ -572,6 +572,9 @@ def test_exported_model_is_rounded(tmp_path):
              for i, checkpoints in enumerate([CHECKPOINTS, tmp_path / "runs"])]
     assert costs[1] != pytest.approx(costs[0], rel=1e-9)
     assert costs[1] == pytest.approx(costs[0], rel=5e-3)
+    assert all(value.dtype == before[name].dtype for name, value in after.items())
+    code, line = run_export(base, tmp_path / "other", "--significant_bits", "25")
+    assert code == 2 and "<= 24" in line
 
 
 @pytest.mark.slow
@@ -622,6 +625,18 @@ def test_a_narrower_run_is_widened(tmp_path, images, capfd):
     after = compress("mbt2018", tmp_path / "after", NPY, checkpoints=wide.parent)
     assert after["psnr"] == pytest.approx(before["psnr"], abs=1e-3)
     assert (after["est_bpp"] > before["est_bpp"]).all()
+
+
+@pytest.mark.parametrize("source, script, fresh", [
+    (BASE_RUN, "mbt2018_bb", 12), (BB_RUN, "mbt2018", 13), (BB_RUN, "mbt2018_bb", 0)])
+def test_a_narrower_run_of_either_kind(source, script, fresh, tmp_path, images, capfd):
+    """All but p(z), and the last kernel of h_a, is taken from the other kind of model."""
+    train(tmp_path, images, "--last_step", 1, "--init_from", os.path.join(CHECKPOINTS, source),
+          script=script, N=24)
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("from ")]
+    names = [name for name in line.split("fresh: ")[1].split(", ") if name != "none"]
+    assert len(names) == fresh
+    assert ("hyper_analysis_transform/layer_2/kernel_rdft" in names) == bool(fresh)
 
 
 def test_init_bits_back_from_base(tmp_path, images, capfd, fails):
