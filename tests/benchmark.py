@@ -382,7 +382,7 @@ def script_seconds(*argv):
     return time.perf_counter() - begin
 
 
-def folder_row(required_of_one, required_of_two, its=150, turns=1):
+def folder_row(required_of_one, required_of_two, its=100, turns=1):
     """sga.py on a folder of 24 crops: by one process of one thread, of two, and by two of one."""
     folder = tempfile.mkdtemp()
     run = make_run_and_images(folder, 64, 24, 256, 256)
