@@ -173,16 +173,15 @@ def by_channel(name, value, n):
 
     There are two halves of 2 n outputs, as of mu and log sigma, else one.
     """
-    inputs = n
-    if name.startswith("analysis_transform/layer_0/kernel"):
-        inputs = 3
-    elif name.endswith("/kernel"):  # [height, width, inputs, outputs]
-        inputs = value.shape[2]
-    taps = len(value) * (value.shape[1] if value.ndim == 4 else 1)
     if name.endswith("gamma"):
-        taps = 1
-    halves = 2 if value.size == taps * inputs * 2 * n else 1
-    return value.reshape(taps, inputs, halves, -1)
+        inputs, outputs = n, n
+    elif name.endswith("/kernel"):  # [height, width, inputs, outputs]
+        inputs, outputs = value.shape[2:]
+    else:  # of RDFT, [taps, inputs * outputs]
+        inputs = 3 if name.startswith("analysis_transform/layer_0/") else n
+        outputs = value.shape[1] // inputs
+    halves = 2 if outputs == 2 * n else 1
+    return value.reshape(-1, inputs, halves, outputs // halves)
 
 
 def summary_folder(logdir, folder):
