@@ -504,10 +504,11 @@ def main(argv=None):
         os.environ["TMPDIR"] = tempfile.tempdir = folder
         for name in args.rows:
             rows, note = ROWS[name]()
-            text += map(line_of, rows)
+            for cells in rows:
+                text.append(line_of(cells))
+                print(text[-1], flush=True)
             if note:
                 notes += ["", note]
-            print("\n".join(map(line_of, rows)), flush=True)
     print("\n".join(notes))
     if args.output:
         with open(args.output, "w", encoding="utf-8") as file:
