@@ -3,21 +3,36 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
+import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
 from plumbing import clusters, runs, training
-from conftest import BASE_RUN, CHECKPOINTS, PNG, command, compress, run_process
+from conftest import BASE_RUN, CHECKPOINTS, ROOT, TINY, run_process
 
 RUN = "mbt2018-num_filters=16-lmbda=0.05"
-OPTIONS = ("--threads", 1, "--num_filters", 16, "train", "--train_glob", PNG, "--patchsize", 64,
-           "--logdir", "", "--lambda", 0.05, "--init_from", BASE_RUN)
+# The image is as large as a patch, so every patch is the same, and all that is random is the noise.
+OPTIONS = ("--threads", 1, "--num_filters", 16, "train", "--train_glob", TINY, "--patchsize", 64,
+           "--logdir", "", "--lambda", 0.05, "--init_from", BASE_RUN, "--lr", 3e-5,
+           "--last_step", 300)
+
+# The script; its workers ask twice a second, not twice a minute, whether the chief has begun.
+IMPATIENT = """
+import functools, sys
+sys.path.insert(0, {root!r})
+import mbt2018
+from tensorflow.python.training.session_manager import SessionManager
+SessionManager.__init__ = functools.partialmethod(SessionManager.__init__, recovery_wait_secs=.5)
+mbt2018.main(sys.argv[1:])
+"""
 
 
 def free_addresses(n):
@@ -35,10 +50,12 @@ def start(tmp_path):
     cluster = {"ps": [ps], "chief": [chief], "worker": workers}
     processes = []
 
-    def start_task(job, index, *options):
+    def start_task(job, index):
         config = json.dumps({"cluster": cluster, "task": {"type": job, "index": index}})
+        words = ("--checkpoint_dir", tmp_path / "cluster", *OPTIONS, "--batchsize", 2,
+                 "--save_checkpoint_secs", 5)
         processes.append(subprocess.Popen(
-            command("mbt2018", "--checkpoint_dir", tmp_path / "cluster", *OPTIONS, *options),
+            [sys.executable, "-c", IMPATIENT.format(root=ROOT), *map(str, words)],
             env=dict(os.environ, TF_CONFIG=config), stderr=subprocess.PIPE,
             stdout=subprocess.PIPE, universal_newlines=True))
         return processes[-1]
@@ -57,42 +74,57 @@ def wait_for_step(folder, step, seconds=600):
     raise AssertionError("%s did not get to step %d" % (folder, step))
 
 
+def change(folder):
+    """Vector: what training changed in the weights of the golden model's transforms."""
+    before, after = (tf.train.load_checkpoint(str(path))
+                     for path in (os.path.join(CHECKPOINTS, BASE_RUN), folder))
+    return np.concatenate([
+        np.ravel(after.get_tensor(name) - before.get_tensor(name))
+        for name in sorted(before.get_variable_to_shape_map())
+        if "transform/" in name and "Adam" not in name])
+
+
 @pytest.mark.slow
 def test_a_cluster_trains_as_one_process_with_the_whole_batch(tmp_path, start):
     """One worker is killed on the way and started again; all tasks end by themselves.
 
-    Started from the golden model, of another lambda, which training changes by a sixth of the cost.
+    Trainings by one process with two seeds differ by 0.1 % in how far they go, and their directions
+    have a cosine of 0.999; a third of the steps go half as far.
     """
     for name in ("cluster", "alone"):
         shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / name / BASE_RUN))
-    options = ("--batchsize", 2, "--last_step", 400, "--save_checkpoint_secs", 1)
     folder = tmp_path / "cluster" / RUN
-    tasks = [start(job, index, *options)
-             for job, index in (("ps", 0), ("chief", 0), ("worker", 0), ("worker", 1))]
-    wait_for_step(folder, 100)
-    tasks[2].send_signal(signal.SIGKILL)
-    tasks[2].wait()
-    tasks[2] = start("worker", 0, *options)
-    wait_for_step(folder, 400)
-    deadline = time.time() + 90
+    # The chief last: until workers are there, it computes all gradients.
+    tasks = [start("ps", 0), start("worker", 0), start("worker", 1)]
+    while not tasks[2].stdout.readline().endswith("to train on 1 images\n"):
+        assert tasks[2].poll() is None, tasks[2].communicate()
+    chief = start("chief", 0)
+    wait_for_step(folder, 10)
+    tasks[1].send_signal(signal.SIGKILL)
+    tasks[1].wait()
+    tasks[1] = start("worker", 0)
+    tasks.append(chief)
+    deadline = time.time() + 600
     outputs = [task.communicate(timeout=deadline - time.time()) for task in tasks]
     assert [task.returncode for task in tasks] == [0] * 4, outputs
     assert not any(err for _, err in outputs), outputs
+    for out, _ in outputs[1:]:
+        first_step = int(re.search(r"^step=(\d+)", out, re.MULTILINE).group(1))
+        assert first_step < 300, out
 
     done = run_process("mbt2018", "--checkpoint_dir", tmp_path / "alone", *OPTIONS,
-                       "--batchsize", 6, "--last_step", 400)
+                       "--batchsize", 6)
     assert done.returncode == 0, done.stderr
     checkpoints = [tf.train.load_checkpoint(str(tmp_path / name / RUN))
-                              for name in ("cluster", "alone")]
+                   for name in ("cluster", "alone")]
     assert (checkpoints[0].get_variable_to_shape_map()
             == checkpoints[1].get_variable_to_shape_map())
     for name in ("global_step", "beta2_power", "beta2_power_1"):  # steps of both optimisers
         assert checkpoints[0].get_tensor(name) == pytest.approx(checkpoints[1].get_tensor(name))
-    before, cluster, alone = (
-        compress("mbt2018", tmp_path / name, PNG, "--lambda", 0.05, run_name=run_name,
-                 checkpoints=tmp_path / name)["rd_cost"][0]
-        for name, run_name in (("cluster", BASE_RUN), ("cluster", RUN), ("alone", RUN)))
-    assert cluster < .9 * before and cluster == pytest.approx(alone, rel=.02)
+    cluster, alone = change(folder), change(tmp_path / "alone" / RUN)
+    lengths = np.linalg.norm(cluster), np.linalg.norm(alone)
+    assert lengths[0] == pytest.approx(lengths[1], rel=.03)
+    assert cluster @ alone > .99 * np.prod(lengths)
 
 
 @pytest.mark.parametrize("config, message", [
