@@ -125,8 +125,11 @@ def initialiser(run):
         return lambda scaffold, sess: saver.restore(sess, run.checkpoint)
 
     def widen(scaffold, sess):
-        for name, v in shared.items():
-            v.load(widened(name, reader.get_tensor(name), sess.run(v), run.num_filters, N), sess)
+        initial = sess.run(shared)
+        sess.run([v.initializer for v in shared.values()], {
+            v.initializer.inputs[1]: widened(name, reader.get_tensor(name), initial[name],
+                                             run.num_filters, N)
+            for name, v in shared.items()})
     return widen
 
 

@@ -13,7 +13,7 @@ import tf_boilerplate as nic
 from plumbing import grid
 
 import second_decoder
-from conftest import (CHECKPOINTS, FAST, NPY, ROOT, compress, decompress, load, pixels,
+from conftest import (BASE_RUN, CHECKPOINTS, FAST, NPY, ROOT, compress, decompress, load, pixels,
                       reported_pixels, run_of, write_image)
 
 pytestmark = pytest.mark.usefixtures("new_decoders")
@@ -116,7 +116,7 @@ def test_other_processors(tmp_path):
 
     Of bits-back a chain, whose second q is fitted.
     """
-    images, expected, lines = np.load(NPY)[:, :128, :128], {}, {"Haswell": [], "SandyBridge": []}
+    images, expected, lines = np.load(NPY)[:, :64, :64], {}, {"Haswell": [], "SandyBridge": []}
     for kind, script in IINC:
         np.save(tmp_path / "x.npy", images if kind == "bits-back" else images[:1])
         with reported_pixels() as reported:
@@ -125,16 +125,16 @@ def test_other_processors(tmp_path):
             expected[tmp_path / ("%s-%s.npy" % (cpu, kind))] = reported[0]
             lines[cpu].append([script, "--checkpoint_dir", CHECKPOINTS, "decompress",
                                run_of(script), tmp_path / kind, list(expected)[-1]])
-    image = write_image(tmp_path / "x.png", 128, 128)
+    image = write_image(tmp_path / "x.png", 64, 64)
     lines["Haswell"].append(
-        ["ste", "--checkpoint_dir", CHECKPOINTS, "compress", "--its", 1, "--results_dir",
-         tmp_path / "there", run_of("ste"), image, tmp_path / "file"])
+        ["mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir",
+         tmp_path / "there", BASE_RUN, image, tmp_path / "file.iinc"])
     processes = [start(*item) for item in lines.items()]
     assert [process.wait() for process in processes] == [0, 0]
     for path, picture in expected.items():
         np.testing.assert_array_equal(pixels(path), picture)
     (results,) = (tmp_path / "there").glob("rd-*.npz")
-    decoded = np.float64(decompress("sga", tmp_path / "file", tmp_path / "out.png"))
+    decoded = np.float64(decompress("sga", tmp_path / "file.iinc", tmp_path / "out.png"))
     assert np.mean((decoded - pixels(image)) ** 2) == pytest.approx(load(results)["mse"][0],
                                                                     rel=1e-7)
 
