@@ -595,7 +595,8 @@ def test_compare(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_landscape(tmp_path):
+def test_landscape(tmp_path, monkeypatch):
+    monkeypatch.setattr(landscape, "RESOLUTION", 21)
     landscape.main(["--output", str(tmp_path / "landscape.png")])
     assert PIL.Image.open(tmp_path / "landscape.png").size[0] > 600
 
