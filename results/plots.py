@@ -51,7 +51,8 @@ def draw(folder, title, curves, codecs, papers, papers_label):
     """Write rd-psnr.png, rd-msssim.png and bd-rate.png of a data set, as far as there are values.
 
     Dicts of curves by name: the methods', other codecs', and the paper's, whose label says of what
-    they are. Notes name curves that lack a plot's metric, and plots for which there is nothing.
+    they are; their BD-rates are over the lambdas of base. Notes name curves that lack a plot's
+    metric, and plots for which there is nothing.
     """
     title += filters_text(curves)
     for metric in METRICS:
@@ -62,6 +63,7 @@ def draw(folder, title, curves, codecs, papers, papers_label):
             draw_rates(path, title, metric, shown, papers_label)
         else:
             basics.note("%s: not drawn, as no method has %s for each point" % (path, metric.label))
+    papers = rd_curves.at_lambdas_of(curves.get("mbt2018", {}), papers)
     draw_bars(folder, title, rd_curves.savings(curves, "psnr"), rd_curves.savings(papers, "psnr"),
               papers_label)
 

@@ -164,6 +164,19 @@ def published(dataset, sizes=None):
     return {script: curve for script, curve in curves.items() if curve is not None}
 
 
+def at_lambdas_of(base, curves):
+    """Return the curves by script, of their points those alone whose lambda the base curve has.
+
+    A BD-rate depends on the range. All points are there if base has none of the lambdas.
+    """
+    kept = {script: np.isin(curve.get("lmbda", []), base.get("lmbda", []))
+            for script, curve in curves.items()}
+    if not any(rows.any() for rows in kept.values()):
+        return curves
+    return {script: {name: values[kept[script]] for name, values in curve.items()}
+            for script, curve in curves.items()}
+
+
 # ---------------------------------------------------------------- settings of a folder
 
 def read_settings(folder):

@@ -36,6 +36,8 @@ HEADER = ["Table 1", "method", "script", "points", "BD-rate %, PSNR", "BD-rate %
 SHOWN = HEADER[:3] + ["BD-rate %, PSNR", "R-D cost %", "BD-rate %, MS-SSIM", "points", HEADER[-1]]
 SHOWN_NOTE = ("Against the base hyperprior; R-D costs are means over λ. More columns are in "
               "table1.csv.")
+PUBLISHED_NOTE = (" Published rows are over the λ of this table, but for those of all λ, which are "
+                  "over the paper's.")
 POINTS_NOTE = ("Bits per pixel (information content), PSNR in dB, and in brackets the R-D cost "
                "λ · MSE + bits per pixel against that of base:")
 
@@ -79,12 +81,17 @@ def table1_rows(curves, failed):
     return rows
 
 
-def published_rows(papers, papers_label):
-    """Return the rows of Table 1 of the paper's curves, which have a label."""
-    rows = table1_rows(papers, {})
-    for row in rows:
-        row[:3] = ["", "%s, %s" % (row[1], papers_label), ""]
-    return rows
+def published_rows(base, papers, papers_label):
+    """Return the rows of Table 1 of the paper's curves, which have a label.
+
+    They are over the lambdas of the base curve and, where the paper has more, over all of its.
+    """
+    same = rd_curves.at_lambdas_of(base, papers)
+    labelled = {papers_label: same}
+    if len(same["mbt2018"]["lmbda"]) < len(papers["mbt2018"]["lmbda"]):
+        labelled[papers_label + ", all λ"] = papers
+    return [["", "%s, %s" % (row[1], label), ""] + row[3:]
+            for label, curves in labelled.items() for row in table1_rows(curves, {})]
 
 
 def points_by_lambda(curve):
@@ -135,11 +142,14 @@ def markdown(header, rows):
 
 def write_tables(folder, curves, codecs, papers, papers_label, failed):
     """Write table1.csv, and table1.md with the points too, of a data set; return the latter."""
-    rows = table1_rows({**codecs, **curves}, failed) + published_rows(papers, papers_label)
+    rows, note = table1_rows({**codecs, **curves}, failed), SHOWN_NOTE
+    if papers:
+        note += PUBLISHED_NOTE
+        rows += published_rows(curves.get("mbt2018", {}), papers, papers_label)
     rd_curves.write_csv(os.path.join(folder, "table1.csv"), HEADER, rows)
     points = points_rows(curves)
     shown_rows = [[row[HEADER.index(name)] for name in SHOWN] for row in rows]
-    text = "\n\n".join([markdown(SHOWN, shown_rows), SHOWN_NOTE, POINTS_NOTE,
+    text = "\n\n".join([markdown(SHOWN, shown_rows), note, POINTS_NOTE,
                         markdown(points[0], points[1:])]) + "\n"
     basics.write_bytes(os.path.join(folder, "table1.md"), text.encode())
     return text

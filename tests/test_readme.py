@@ -133,6 +133,15 @@ def test_table_1_is_that_of_the_results():
         assert number(cost) == round(float(saved[script]["r-dcost%"]), 1)
 
 
+def test_published_figures_are_those_of_the_table():
+    folder = os.path.join(ROOT, "results", "reduced", "kodak")
+    saved = {row["method"]: float(row["bd-rate%,psnr"])
+             for row in rd_curves.csv_rows(os.path.join(folder, "table1.csv"))}
+    shown = re.search("the paper has −(.*?) % for SGA and −(.*?) % with bits-back", readme())
+    assert [-float(number) for number in shown.groups()] == [
+        round(saved[method + ", published, 24 images"], 1) for method in ("SGA", "SGA + BB")]
+
+
 def test_speed_is_that_of_the_benchmark():
     text = re.search("## Speed(.*?)## ", readme(), re.DOTALL).group(1)
     with open(os.path.join(ROOT, "results", "benchmark.md"), encoding="utf-8") as file:

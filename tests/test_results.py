@@ -573,6 +573,19 @@ def test_comparison_shows_where_sga_gains_most():
     assert 160 - compare.SIDE <= top <= 150 and 210 - compare.SIDE <= left <= 200
 
 
+def test_published_rows_are_over_our_lambdas():
+    """And those of all lambdas beside them; of a base curve without lambdas these alone."""
+    papers = rd_curves.published("kodak")
+    ours = {"lmbda": np.array([.001, .0025, .005, .01, .3])}
+    rows = {row[1]: row[3:5] for row in table1.published_rows(ours, papers, "published")}
+    assert rows["SGA, published"] == [4, "-17.49"] and rows["SGA, published, all λ"] == [7, "-15.22"]
+    assert rows["SGA + BB, published"][1] == "-19.53"
+    for base in ({}, {"lmbda": np.array([.3])}, papers["mbt2018"]):
+        rows = {row[1]: row[4] for row in table1.published_rows(base, papers, "published")}
+        assert rows == {"SGA, published": "-15.22", "SGA + BB, published": "-16.87",
+                        "base hyperprior, published": "0.00"}
+
+
 @pytest.mark.slow
 def test_compare(tmp_path, monkeypatch):
     """JPEG has about SGA's rate; what is drawn is what the files decode to."""
