@@ -94,43 +94,60 @@ def initialiser(run):
     """Scaffold's init_fn that starts training, at step 0, from the weights of a run.
 
     It takes the variables that both have by name and shape, or of a run of fewer filters those
-    that both have by name, and says which; UserError unless these are most of them.
+    that both have by name, and says which; UserError unless these are most of them. Tables for
+    the range coder are made anew.
     """
+    weights = {v.op.name: v for v in tf.global_variables()
+               if not (v.op.name == "global_step" or "cdf" in v.op.name
+                       or runs.OPTIMISER_VARIABLES.fullmatch(v.op.name))}
+    n, N = run.num_filters, weights["analysis_transform/layer_0/bias"].shape[0].value
     reader = tf.train.load_checkpoint(run.checkpoint)
-    stored = reader.get_variable_to_shape_map()
-    weights = {v.op.name: v for v in tf.global_variables() if v.op.name != "global_step"
-               and not runs.OPTIMISER_VARIABLES.fullmatch(v.op.name)}
-    N = weights["analysis_transform/layer_0/bias"].shape[0].value
-    is_narrower = run.num_filters < N
-    if is_narrower:  # tables for the range coder are made anew
-        weights = {name: v for name, v in weights.items() if "cdf" not in name}
+    stored = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    if run.model == "base" and "matrix_0" in weights:
+        stored = bits_back_of_base(stored, n)
 
     def fits(name):
-        if is_narrower:
-            return can_widen(name, stored[name], weights[name].shape, run.num_filters, N)
-        return weights[name].shape.is_compatible_with(stored[name])
-    shared = {name: v for name, v in weights.items() if name in stored and fits(name)}
+        if n < N:
+            return can_widen(name, stored[name], weights[name].shape, n, N)
+        return weights[name].shape.is_compatible_with(stored[name].shape)
+    shared = [name for name in weights if name in stored and fits(name)]
     fresh = [name for name in weights if name not in shared]
     if 2 * len(shared) <= len(weights):
         raise basics.UserError(
             "--init_from %s: only %d of %d variables are there by name and shape"
             % (run.checkpoint, len(shared), len(weights)))
-    widening = ""
-    if is_narrower:
-        widening = ", of %d filters widened to %d" % (run.num_filters, N)
+    widening = ", of %d filters widened to %d" % (n, N) if n < N else ""
     print("from %s: %d variables%s; fresh: %s" % (run.checkpoint, len(shared), widening,
                                                   ", ".join(fresh) or "none"), flush=True)
-    if not is_narrower:
-        saver = tf.train.Saver(list(shared.values()))
-        return lambda scaffold, sess: saver.restore(sess, run.checkpoint)
 
-    def widen(scaffold, sess):
-        initial = sess.run(shared)
-        sess.run([v.initializer for v in shared.values()], {
-            v.initializer.inputs[1]: widened(name, reader.get_tensor(name), initial[name],
-                                             run.num_filters, N)
-            for name, v in shared.items()})
-    return widen
+    def initialise(scaffold, sess):
+        initial = sess.run({name: weights[name] for name in shared})
+        sess.run([weights[name].initializer for name in shared], {
+            weights[name].initializer.inputs[1]: widened(name, stored[name], initial[name], n, N)
+            for name in shared})
+    return initialise
+
+
+def bits_back_of_base(stored, n):
+    """Variables of a bits-back model that are those of a base model of n filters, name -> array.
+
+    z_mean is sqrt(12) z and z_logvar 0, so that the noise of z has the variance that rounding has
+    in units of z. p(z) and h_s are scaled to match, and give the rates and pictures of before.
+    """
+    scale = 12 ** .5
+
+    def converted(name, value):
+        if name == "matrix_0":  # of p(z), which takes its softplus
+            return np.log(np.expm1(np.log1p(np.exp(value)) / scale))
+        if name == "mb_t2018hyper_synthesis_transform/layer_0/kernel":
+            return value / scale
+        if name.startswith("hyper_analysis_transform/layer_2/kernel"):
+            mean = by_channel(name, scale * value, n)
+            both = np.concatenate([mean, np.zeros_like(mean)], axis=2)
+            return both.reshape(value.shape[:-1] + (-1,))
+        return value
+    names = {name: name.replace(runs.PRIOR_SCOPE + "/", "") for name in stored}
+    return {names[name]: converted(names[name], value) for name, value in stored.items()}
 
 
 def is_matrix(name):
@@ -139,13 +156,13 @@ def is_matrix(name):
 
 
 def can_widen(name, narrow, wide, n, N):
-    """Whether a variable of this shape in a run of n filters is part of one in a run of N.
+    """Whether an array of a run of n filters is part of a variable of this shape in one of N.
 
     The last kernel of h_a has two halves in the bits-back model and one in the base model.
     """
     if not is_matrix(name):
         return True
-    old, new = by_channel(name, np.empty(narrow), n), by_channel(name, np.empty(wide), N)
+    old, new = by_channel(name, narrow, n), by_channel(name, np.empty(wide), N)
     return old.shape[2] == new.shape[2]
 
 
