@@ -95,7 +95,7 @@ def initialiser(run):
 
     It takes the variables that both have by name and shape, or of a run of fewer filters those
     that both have by name, and says which; UserError unless these are most of them. Tables for
-    the range coder are made anew.
+    the range coder are restored, as their shapes are known only then; a wider run's are made anew.
     """
     weights = {v.op.name: v for v in tf.global_variables()
                if not (v.op.name == "global_step" or "cdf" in v.op.name
@@ -110,6 +110,9 @@ def initialiser(run):
         if n < N:
             return can_widen(name, stored[name], weights[name].shape, n, N)
         return weights[name].shape.is_compatible_with(stored[name].shape)
+    tables = [v for v in tf.global_variables()
+              if "cdf" in v.op.name and v.op.name in stored and n == N]
+    saver = tf.train.Saver(tables) if tables else None
     shared = [name for name in weights if name in stored and fits(name)]
     fresh = [name for name in weights if name not in shared]
     if 2 * len(shared) <= len(weights):
@@ -125,6 +128,8 @@ def initialiser(run):
         sess.run([weights[name].initializer for name in shared], {
             weights[name].initializer.inputs[1]: widened(name, stored[name], initial[name], n, N)
             for name in shared})
+        if tables:
+            saver.restore(sess, run.checkpoint)
     return initialise
 
 
