@@ -102,7 +102,8 @@ def initialiser(run):
                        or runs.OPTIMISER_VARIABLES.fullmatch(v.op.name))}
     n, N = run.num_filters, weights["analysis_transform/layer_0/bias"].shape[0].value
     reader = tf.train.load_checkpoint(run.checkpoint)
-    stored = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    stored = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
+              if not runs.OPTIMISER_VARIABLES.fullmatch(name)}
     if run.model == "base" and "matrix_0" in weights:
         stored = bits_back_of_base(stored, n)
 
