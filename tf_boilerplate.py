@@ -872,10 +872,14 @@ def train_replica(args, N, folder, objective, method, cluster):
                                    args.init_from)
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
-        x = tf.data.make_one_shot_iterator(patches.training_patches(
-            paths, args.batchsize, args.patchsize, args.seed, run.step if run else 0,
-            cluster.replica, cluster.num_replicas, in_memory, args.preprocess_threads)).get_next()
-        t = tf.train.get_or_create_global_step() * cluster.num_replicas + cluster.replica
+        tf.train.create_global_step()
+        start = run.step if run else 0
+        batches = patches.training_patches(
+            paths, args.batchsize, args.patchsize, args.seed, start, cluster.replica,
+            cluster.num_replicas, in_memory, args.preprocess_threads)
+        # The number of a batch and not of a step, of which a replica may see several batches.
+        number, x = tf.data.make_one_shot_iterator(batches.enumerate(start)).get_next()
+        t = number * cluster.num_replicas + cluster.replica
         scalars, x_tilde, updates = objective(x, t, N, args.lmbda, args.seed)
         # After the variables, whose random initial values depend on the number of ops before them.
         scalars["lr"] = training.learning_rate(tf.train.get_global_step(), args.last_step,

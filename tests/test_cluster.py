@@ -87,7 +87,8 @@ def test_a_cluster_trains_as_one_process_with_the_whole_batch(tmp_path, start):
     """One worker is killed on the way and started again; all tasks end by themselves.
 
     Trainings by one process with two seeds differ by 0.1 % in how far they go, and their directions
-    have a cosine of 0.999; a third of the steps go half as far.
+    have a cosine of 0.999. A third of the steps go half as far, and a third of the patches, or noise
+    that replicas share, 7 % less far with a cosine of 0.992.
     """
     for name in ("cluster", "alone"):
         shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / name / BASE_RUN))
@@ -119,8 +120,8 @@ def test_a_cluster_trains_as_one_process_with_the_whole_batch(tmp_path, start):
         assert checkpoints[0].get_tensor(name) == pytest.approx(checkpoints[1].get_tensor(name))
     cluster, alone = change(folder), change(tmp_path / "alone" / RUN)
     lengths = np.linalg.norm(cluster), np.linalg.norm(alone)
-    assert lengths[0] == pytest.approx(lengths[1], rel=.03)
-    assert cluster @ alone > .99 * np.prod(lengths)
+    assert lengths[0] == pytest.approx(lengths[1], rel=.02)
+    assert cluster @ alone > .996 * np.prod(lengths)
 
 
 @pytest.mark.parametrize("config, message", [
