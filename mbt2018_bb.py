@@ -12,14 +12,21 @@ import tensorflow_compression as tfc
 import bb_plain
 
 
-def objective(x, t, N, lmbda, seed):
+OPTIONS = [nic.Option("--posterior_of", nic.one_of(("y", "y_hat")), "y",
+                      "what h_a finds q(z|y) from in training: y, as in the original, or y_hat, as "
+                      "when files are written")]
+
+
+def objective(x, t, N, lmbda, seed, posterior_of="y"):
     """Scalars to report, reconstruction and further updates for batch t, x [B, H, W, 3] in [0, 1].
 
     The loss is lmbda * 255^2 * MSE + bpp, where bpp is net of the bits that z gives back; z is
-    sampled from q(z|y), and uniform noise replaces the rounding of y.
+    sampled from q(z|y), and uniform noise replaces the rounding of y. With posterior_of "y_hat"
+    q is q(z|y_hat), y_hat = round(y) with the gradient of y.
     """
     y = nic.analysis_transform(N)(x)
-    z_mean, z_logvar = nic.posterior(N, y)
+    y_hat = tf.stop_gradient(tf.round(y)) + (y - tf.stop_gradient(y))
+    z_mean, z_logvar = nic.posterior(N, {"y": y, "y_hat": y_hat}[posterior_of])
     z_tilde, log_q = nic.sample(z_mean, z_logvar, tf.random.stateless_normal(
         z_mean.shape, nic.noise_key(seed, t, 1)))
     _, p_z = nic.factorized_prior(N)(z_tilde)
@@ -38,9 +45,13 @@ def objective(x, t, N, lmbda, seed):
     return scalars, x_tilde, lambda: []
 
 
+def train(args):
+    objective_of_args = functools.partial(objective, posterior_of=args.posterior_of)
+    nic.train(args, objective_of_args, bb_plain.METHOD)
+
+
 def main(argv=None):
-    train = functools.partial(nic.train, objective=objective, method=bb_plain.METHOD)
-    return nic.main(argv, __file__, __doc__, train=train)
+    return nic.main(argv, __file__, __doc__, train=train, train_options=OPTIONS)
 
 
 if __name__ == "__main__":

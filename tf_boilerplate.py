@@ -873,13 +873,7 @@ def train_replica(args, N, folder, objective, method, cluster):
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
         tf.train.create_global_step()
-        start = run.step if run else 0
-        batches = patches.training_patches(
-            paths, args.batchsize, args.patchsize, args.seed, start, cluster.replica,
-            cluster.num_replicas, in_memory, args.preprocess_threads)
-        # The number of a batch and not of a step, of which a replica may see several batches.
-        number, x = tf.data.make_one_shot_iterator(batches.enumerate(start)).get_next()
-        t = number * cluster.num_replicas + cluster.replica
+        t, x = next_batch(args, paths, in_memory, run.step if run else 0, cluster)
         scalars, x_tilde, updates = objective(x, t, N, args.lmbda, args.seed)
         # After the variables, whose random initial values depend on the number of ops before them.
         scalars["lr"] = training.learning_rate(tf.train.get_global_step(), args.last_step,
@@ -902,6 +896,18 @@ def train_replica(args, N, folder, objective, method, cluster):
             training.training_loop(train_op, scalars, args.last_step, folder, cluster, scaffold,
                                    hooks)
     return True
+
+
+def next_batch(args, paths, in_memory, start, cluster):
+    """Number and patches of a replica's next batch, of training that begins or goes on at `start`.
+
+    The number is not that of the step, of which a replica may compute several batches.
+    """
+    batches = patches.training_patches(
+        paths, args.batchsize, args.patchsize, args.seed, start, cluster.replica,
+        cluster.num_replicas, in_memory, args.preprocess_threads)
+    k, x = tf.data.make_one_shot_iterator(batches.enumerate(start)).get_next()
+    return k * cluster.num_replicas + cluster.replica, x
 
 
 def results_on(paths, folder, method, lmbda, threads):
@@ -1001,7 +1007,7 @@ def decompress_command(method, args):
         decoder_of, threads=args.threads, watchers=(progress.LossPrinter(),)))
 
 
-def make_parser(script, doc, method=None, train=None):
+def make_parser(script, doc, method=None, train=None, train_options=()):
     """Command line of a script; the arguments are those of `main`."""
     parser = command_line.Parser(prog=script + ".py", description=doc,
                                  formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -1010,7 +1016,7 @@ def make_parser(script, doc, method=None, train=None):
     add_command = command_line.commands_of(parser, bool(train), bool(method))
     if train:
         command_line.add_train_options(add_command(
-            "train", "train or continue a run", train, clusters.CLUSTER_HELP))
+            "train", "train or continue a run", train, clusters.CLUSTER_HELP), train_options)
     if method:
         compressing = add_command("compress", "compress images and evaluate the result",
                                   functools.partial(compress_command, method))
@@ -1024,13 +1030,15 @@ def make_parser(script, doc, method=None, train=None):
     return parser
 
 
-def main(argv, file, doc, method=None, train=None):
+def main(argv, file, doc, method=None, train=None, train_options=()):
     """Run the script `file`, which can train(args) a model, or has a Method to compress with.
+
+    train_options: Options of `train` beside those that all models have.
 
     Returns what the subcommand does; compress, the dict of arrays that it saves.
     """
     script = os.path.splitext(os.path.basename(file))[0]
     argv = sys.argv[1:] if argv is None else [str(word) for word in argv]
-    parser = make_parser(script, doc, method, train)
+    parser = make_parser(script, doc, method, train, train_options)
     args = command_line.parse_arguments(parser, method, argv)
     return command_line.run_or_exit(parser, vars(args).pop("function"), args)

@@ -1,4 +1,4 @@
-"""Notes, errors with a path, checksums, and files that are replaced whole.
+"""Notes, errors, interruption, checksums, and files that are replaced whole.
 
 What all other modules use. A file is only ever replaced by renaming another that is complete, and
 what a user can mend is a UserError, which the command line turns into one line.
@@ -11,9 +11,11 @@ import functools
 import glob
 import hashlib
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 
 import numpy as np
@@ -26,6 +28,19 @@ class UserError(ValueError):
 
 class Incomplete(Exception):
     """A line that says what of many things failed, each of which was reported when it did."""
+
+
+@contextlib.contextmanager
+def terminable():
+    """A context that SIGTERM interrupts, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # which gets no signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def digest(*chunks):

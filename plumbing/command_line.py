@@ -4,9 +4,7 @@ import argparse
 import contextlib
 import glob
 import os
-import signal
 import sys
-import threading
 import types
 import typing
 
@@ -18,7 +16,7 @@ from plumbing import basics, image_files, runs
 
 
 class Option(typing.NamedTuple):
-    """An option of a method."""
+    """An option of a method, or of a script's training."""
     flags: str  # "--name --alias"
     type: typing.Callable  # parser of its text, as of `number`
     default: typing.Any  # or a function of the namespace of the options before it
@@ -137,7 +135,16 @@ def add_global_options(parser, **default):
                         "rounding, and those with it are kept apart from those without")
 
 
-def add_train_options(parser):
+def add_option(parser, option, default=None):
+    """Add an Option; the help of one whose default is a function explains that."""
+    shown = "" if callable(option.default) else " (default: %s)" % option.default
+    parser.add_argument(*option.flags.split(), dest=option.name, type=option.type, default=default,
+                        metavar=getattr(option.type, "metavar", "N"), help=option.help + shown)
+
+
+def add_train_options(parser, options):
+    for option in options:
+        add_option(parser, option, option.default)
     parser.add_argument("--train_glob", required=True,
                         help="folder or quoted glob of png, jpg or float32 .npy (H, W, 3) in "
                         "[0, 1]")
@@ -191,12 +198,7 @@ def add_compress_options(parser, method):
     parser.add_argument("--lambda", dest="lmbda", type=number(float, 0),
                         help="weight of the distortion (default: that of the run)")
     for option in method.options:
-        default = " (default: %s)" % option.default
-        if callable(option.default):  # which its help explains
-            default = ""
-        parser.add_argument(*option.flags.split(), dest=option.name, type=option.type,
-                            metavar=getattr(option.type, "metavar", "N"),
-                            help=option.help + default)
+        add_option(parser, option)
     parser.set_defaults(preset=None, save_opt_record=False, initial_bits="")
     group = parser
     if method.presets:  # an empty group makes help fail
@@ -361,19 +363,6 @@ def quiet_tensorflow(verbose=False):
     tf.logging.set_verbosity(tf.logging.INFO if verbose else tf.logging.FATAL)
     with deprecation.silence():  # else TensorFlow inspects the arguments of every op
         yield
-
-
-@contextlib.contextmanager
-def terminable():
-    """A context that SIGTERM interrupts, as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():  # which gets no signals
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def run_or_exit(parser, function, args):

@@ -123,7 +123,7 @@ def run_plans(compress, plans, jobs=1, scheduler=None, compress_here=None):
         report.failure(failure)
     wholes = [join_if_complete(*pair) for pair in zip(plans, results)]
     try:
-        with command_line.terminable(), report.bar:
+        with basics.terminable(), report.bar:
             for k, outcome in workers.outcomes(compress, report.tasks, jobs, scheduler,
                                                compress_here):
                 one, (i, j) = pending[k], pending[k].place

@@ -18,11 +18,12 @@ import numpy as np
 import tqdm
 import tensorflow.compat.v1 as tf
 
-from plumbing import basics, command_line, runs
+from plumbing import basics, runs
 
 # Options of which one that changes makes another training; with --lr_decay --last_step, too, as
 # it counts where the rate falls.
-TRAINING_OPTIONS = ("batchsize", "patchsize", "train_glob", "lr", "lr_warmup", "lr_decay", "seed")
+TRAINING_OPTIONS = ("batchsize", "patchsize", "train_glob", "lr", "lr_warmup", "lr_decay", "seed",
+                    "posterior_of")
 
 
 def learning_rate(step, last_step, lr, warmup, decay):
@@ -298,7 +299,7 @@ def training_errors(folder):
 @contextlib.contextmanager
 def interruptible():
     """A context that Ctrl-C, or SIGTERM as of a scheduler's time limit, ends without an error."""
-    with command_line.terminable(), contextlib.suppress(KeyboardInterrupt):
+    with basics.terminable(), contextlib.suppress(KeyboardInterrupt):
         yield
 
 

@@ -114,14 +114,14 @@ def start(cpu, lines):
 def test_other_processors(tmp_path):
     """Files decode with AVX2, and with AVX alone, and one that was written there decodes here.
 
-    Of bits-back a chain, whose second q is fitted.
+    Of bits-back a chain, whose second q is fitted; AVX alone has that only, which takes all steps.
     """
     images, expected, lines = np.load(NPY)[:, :64, :64], {}, {"Haswell": [], "SandyBridge": []}
     for kind, script in IINC:
         np.save(tmp_path / "x.npy", images if kind == "bits-back" else images[:1])
         with reported_pixels() as reported:
             compress(script, tmp_path, tmp_path / "x.npy", *FAST[script], output=tmp_path / kind)
-        for cpu in lines:
+        for cpu in lines if kind == "bits-back" else ["Haswell"]:
             expected[tmp_path / ("%s-%s.npy" % (cpu, kind))] = reported[0]
             lines[cpu].append([script, "--checkpoint_dir", CHECKPOINTS, "decompress",
                                run_of(script), tmp_path / kind, list(expected)[-1]])

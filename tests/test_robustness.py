@@ -325,22 +325,29 @@ def decompress_lines(draw, folder, files):
             folder, draw(st.sampled_from(["x.png", "ä ö.png", "x.jpg", "none/x.png", "."])))], ""
 
 
-@pytest.mark.slow
-def test_generated_command_lines_end_in_a_result_or_in_one_line(tmp_path, capfd):
-    files = {}
+@pytest.fixture
+def lines(tmp_path):
+    """Dict of strategies of command lines, by subcommand."""
+    files, folder = {}, str(tmp_path)
     write_image(tmp_path / "image.png", 64, 80)
     for script in FAST:
         files[script] = str(tmp_path / script)
         run(script, "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", "",
             *FAST[script], run_of(script), tmp_path / "image.png", files[script])
-    counts = collections.Counter()
-    folder = str(tmp_path)
-    lines = st.one_of([compress_lines(folder)] * 4
-                      + [train_lines(folder), decompress_lines(folder, files)])
+    return {"compress": compress_lines(folder), "train": train_lines(folder),
+            "decompress": decompress_lines(folder, files)}
 
-    @hypothesis.settings(max_examples=40, deadline=None, database=None, derandomize=True,
-                         suppress_health_check=list(hypothesis.HealthCheck))
-    @hypothesis.given(lines)
+
+def examples(n):
+    """Settings with which hypothesis tries the same n examples each time."""
+    return hypothesis.settings(max_examples=n, deadline=None, database=None, derandomize=True,
+                               suppress_health_check=list(hypothesis.HealthCheck))
+
+
+@pytest.mark.slow
+def test_generated_command_lines_end_in_a_result_or_in_one_line(lines, capfd):
+    counts = collections.Counter()
+
     def check(line):
         script, argv, success = line
         capfd.readouterr()
@@ -350,26 +357,30 @@ def test_generated_command_lines_end_in_a_result_or_in_one_line(tmp_path, capfd)
         except SystemExit as error:
             code = error.code
         out, err = capfd.readouterr()
-        lines = [line for line in err.splitlines()
-                 if line.strip() and not line.startswith("note: ")]
+        printed = [line for line in err.splitlines()
+                   if line.strip() and not line.startswith("note: ")]
         counts[success, code] += 1
         if code:
-            assert code == 2 and len(lines) == 1 and lines[0].startswith(script + ".py: error: ")
+            assert code == 2 and len(printed) == 1
+            assert printed[0].startswith(script + ".py: error: ")
         else:
-            assert not lines, err
+            assert not printed, err
             assert success in out or " images are done" in out
             assert "Avg est_bpp: nan" not in out
-    check()
+    for subcommand, n in (("compress", 16), ("train", 5), ("decompress", 8)):
+        examples(n)(hypothesis.given(lines[subcommand])(check))()
     assert len(counts) == 6, counts
 
-    @hypothesis.settings(max_examples=8, deadline=None, database=None, derandomize=True,
-                         suppress_health_check=list(hypothesis.HealthCheck))
-    @hypothesis.given(lines, st.sampled_from([(1,), (2,), (0, 1, 2)]))
-    def check_with_closed_streams(line, closed):
+
+@pytest.mark.slow
+def test_generated_command_lines_with_closed_streams(lines):
+    @examples(6)
+    @hypothesis.given(st.one_of(*lines.values()), st.sampled_from([(1,), (2,), (0, 1, 2)]))
+    def check(line, closed):
         script, argv, _ = line
         hypothesis.assume("\0" not in "".join(argv))
         done = subprocess.run(command(script, *argv), stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, universal_newlines=True,
                               preexec_fn=lambda: [os.close(number) for number in closed])
         assert done.returncode in (0, 2) and "Traceback" not in done.stdout + done.stderr
-    check_with_closed_streams()
+    check()

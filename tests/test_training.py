@@ -16,6 +16,7 @@ import PIL.Image
 import pytest
 import tensorflow.compat.v1 as tf
 
+import mbt2018_bb
 import tf_boilerplate as nic
 from plumbing import basics, patches, runs, training
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, GOLDEN, NPY, ROOT, TINY, command, compress,
@@ -110,6 +111,26 @@ def test_auxiliary_loss_is_the_originals(objective, monkeypatch):
         updates()
     assert sess.run(minimised) == pytest.approx(
         [expected["aux_loss"]["mean"]] if "aux_loss" in expected else [], rel=1e-5)
+
+
+def test_posterior_of_y_hat():
+    """q is what it is when files are written; its gradient reaches g_a through the rounding."""
+    x, run_of_bb = np.load(NPY)[:1] / np.float32(255), runs.find_run(CHECKPOINTS, BB_RUN)
+    with tf.Graph().as_default() as graph:
+        scalars, _, _ = mbt2018_bb.objective(tf.constant(x), 0, 16, .01, 0, posterior_of="y_hat")
+        net_z = scalars["z_bpp"] - scalars["bpp_back"]
+        (bias,) = [v for v in tf.global_variables()
+                   if v.op.name == "analysis_transform/layer_3/bias"]
+        with runs.restored_session(graph, run_of_bb, runs.session_config(2)) as sess:
+            found = sess.run([scalars["z_bpp"], scalars["bpp_back"]])
+            assert np.abs(sess.run(tf.gradients(net_z, bias)[0])).min() > 0
+    with tf.Graph().as_default() as graph:
+        y_hat = tf.round(nic.analysis_transform(16)(tf.constant(x)))
+        rates = nic.bits_back_rates(y_hat, *nic.posterior(16, y_hat), nic.noise_key(0, 0, 1),
+                                    x.shape).rates
+        with runs.restored_session(graph, run_of_bb, runs.session_config(2)) as sess:
+            expected = sess.run([rates["est_z_bpp"][0], rates["est_bpp_back"][0]])
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_bounds_of_sigma(objective):
