@@ -313,27 +313,22 @@ def train_lines(draw, folder):
 
 @st.composite
 def decompress_lines(draw, folder, files):
-    """As compress_lines, for files (script to its path) that are intact or not."""
-    script, writer = draw(st.sampled_from(sorted(FAST))), draw(st.sampled_from(sorted(files)))
+    """As compress_lines, for files (a dict of Written) that are intact or not."""
+    written = files[draw(st.sampled_from(sorted(files)))]
+    script = draw(st.sampled_from([written.script] * 18 + sorted(FAST)))
     file = os.path.join(folder, "file " + draw(names))
-    with open(files[writer], "rb") as whole, open(file, "wb") as copy:
-        content = whole.read()
-        copy.write(content[:draw(st.sampled_from([len(content), len(content), 90, 0]))]
-                   + draw(st.sampled_from([b"", b"", b"\0"])))
-    return draw(st.sampled_from([writer, writer, script])), [
-        "--checkpoint_dir", CHECKPOINTS, "decompress", run_of(writer), file, os.path.join(
-            folder, draw(st.sampled_from(["x.png", "ä ö.png", "x.jpg", "none/x.png", "."])))], ""
+    with open(file, "wb") as copy:
+        size = draw(st.sampled_from([None, None, 90, 0]))
+        copy.write(written.content[:size] + draw(st.sampled_from([b"", b"", b"\0"])))
+    return script, [
+        "--checkpoint_dir", CHECKPOINTS, "decompress", run_of(written.script), file, os.path.join(
+            folder, draw(st.sampled_from(["x.npy", "ä ö.npy", "x.jpg", "none/x.npy", "."])))], ""
 
 
 @pytest.fixture
-def lines(tmp_path):
+def lines(tmp_path, files):
     """Dict of strategies of command lines, by subcommand."""
-    files, folder = {}, str(tmp_path)
-    write_image(tmp_path / "image.png", 64, 80)
-    for script in FAST:
-        files[script] = str(tmp_path / script)
-        run(script, "--checkpoint_dir", CHECKPOINTS, "compress", "--results_dir", "",
-            *FAST[script], run_of(script), tmp_path / "image.png", files[script])
+    folder = str(tmp_path)
     return {"compress": compress_lines(folder), "train": train_lines(folder),
             "decompress": decompress_lines(folder, files)}
 
