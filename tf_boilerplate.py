@@ -861,7 +861,6 @@ def train_replica(args, N, folder, objective, method, cluster):
     held_out = patches.held_out_images(args.eval_glob)
     paths, in_memory = patches.training_files(args.train_glob, args.patchsize, held_out)
     is_chief, source, settings = cluster.replica == 0, None, vars(args)
-    print("%s: building the graph, to train on %d images" % (folder, len(paths)), flush=True)
     if is_chief:
         with basics.errors_of("--eval_glob %s" % args.eval_glob):
             patches.require_evaluable(held_out, N, method.is_iterative)
@@ -870,6 +869,8 @@ def train_replica(args, N, folder, objective, method, cluster):
         elif args.init_from:
             source = runs.find_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
                                    args.init_from)
+        training.require_run_folder(folder)
+    print("%s: building the graph, to train on %d images" % (folder, len(paths)), flush=True)
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
         tf.train.create_global_step()

@@ -42,6 +42,12 @@ def learning_rate(step, last_step, lr, warmup, decay):
     return rate
 
 
+def require_run_folder(folder):
+    """UserError or OSError if a run can't be kept there; as far as that is known without trying."""
+    runs.require_literal(os.path.join(folder, "model.ckpt"))
+    basics.require_folder(os.path.dirname(os.path.dirname(os.path.abspath(folder))), missing=0)
+
+
 @contextlib.contextmanager
 def prepared_folder(folder, settings, run):
     """A context with the folder of a run that is to be continued or, if `run` is None, new.
@@ -49,7 +55,6 @@ def prepared_folder(folder, settings, run):
     settings: dict, which becomes its args.json. UserError if another process trains there.
     """
     path = os.path.join(folder, "args.json")
-    runs.require_literal(os.path.join(folder, "model.ckpt"))
     basics.require_writable(path, missing=2)
     with basics.locked(os.path.join(folder, "train.lock")):
         for leftover in glob.glob(os.path.join(glob.escape(folder), "model.ckpt-*_temp_*")):

@@ -454,7 +454,7 @@ def test_nan_keeps_the_last_good_checkpoint(tmp_path, images, fails):
     assert all(np.isfinite(value).all() for value in final.values())
 
 
-def test_bad_input(tmp_path, images, fails):
+def test_bad_input(tmp_path, images, fails, monkeypatch):
     def refused(*options, N=8):
         return fails("mbt2018", "--checkpoint_dir", tmp_path / "runs", "--num_filters", N,
                      "train", "--train_glob", images / "*", *SMALL, *options)
@@ -470,6 +470,10 @@ def test_bad_input(tmp_path, images, fails):
     assert "--batchsize" in refused("--batchsize", 0)
     assert "--lambda" in refused("--lambda", -0.1)
     assert not (tmp_path / "runs").exists() or not os.listdir(tmp_path / "runs")
+    with monkeypatch.context() as no_graph:
+        no_graph.setattr(tf, "Graph", None)
+        assert "no such folder" in fails("mbt2018", "--checkpoint_dir", tmp_path / "a" / "b" / "c",
+                                         "train", "--train_glob", images / "*", *SMALL)
     np.save(images / "uint8.npy", np.zeros((64, 64, 3), np.uint8))
     assert "uint8.npy" in refused()
     os.remove(images / "uint8.npy")
