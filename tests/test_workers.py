@@ -214,10 +214,10 @@ def num_parts(results):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [[], ["--jobs", "2"]])
-@pytest.mark.parametrize("number, to_all", [(signal.SIGINT, False), (signal.SIGTERM, False),
-                                            (signal.SIGINT, True)])
-def test_signals_end_everything(number, to_all, options, tmp_path):
+@pytest.mark.parametrize("options, number, to_all", [
+    ([], signal.SIGINT, False), (["--jobs", "2"], signal.SIGINT, False),
+    (["--jobs", "2"], signal.SIGTERM, False), (["--jobs", "2"], signal.SIGINT, True)])
+def test_signals_end_everything(options, number, to_all, tmp_path):
     """With one line, which says what is done."""
     images = trio(tmp_path, 6)
     with started(sga_of(images, tmp_path / "results", *options)) as process:
