@@ -25,7 +25,7 @@ def objective(x, t, N, lmbda, seed, posterior_of="y"):
     q is q(z|y_hat), y_hat = round(y) with the gradient of y.
     """
     y = nic.analysis_transform(N)(x)
-    y_hat = tf.stop_gradient(tf.round(y)) + (y - tf.stop_gradient(y))
+    y_hat = tf.stop_gradient(tf.round(y)) + (y - tf.stop_gradient(y))  # as in ste.py
     z_mean, z_logvar = nic.posterior(N, {"y": y, "y_hat": y_hat}[posterior_of])
     z_tilde, log_q = nic.sample(z_mean, z_logvar, tf.random.stateless_normal(
         z_mean.shape, nic.noise_key(seed, t, 1)))

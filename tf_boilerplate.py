@@ -833,9 +833,9 @@ def train(args, objective, method):
     objective(x, t, N, lmbda, seed) maps batch t, x [B, H, W, 3] in [0, 1], to (scalars, x_tilde,
     updates): a dict of scalar tensors with the `loss` that Adam minimises among them, the
     reconstruction, and a function that gives ops to run after each of Adam's steps. Its noise is
-    keyed by t, so that training that was interrupted ends as it would have without. Checkpoints
-    are evaluated by `method`. With TF_CONFIG in the environment, this process is one task of the
-    cluster there.
+    keyed by t: on one machine, training that was interrupted ends as it would have without.
+    Checkpoints are evaluated by `method`. With TF_CONFIG in the environment, this process is one
+    task of the cluster there.
     """
     if args.patchsize % 64:
         raise UserError("--patchsize %d: must be a multiple of 64" % args.patchsize)
@@ -873,11 +873,13 @@ def train_replica(args, N, folder, objective, method, cluster):
     print("%s: building the graph, to train on %d images" % (folder, len(paths)), flush=True)
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
-        tf.train.create_global_step()
-        t, x = next_batch(args, paths, in_memory, run.step if run else 0, cluster)
+        # Of a batch and not of a step, of which a replica may compute several batches.
+        t, x = tf.data.make_one_shot_iterator(patches.training_patches(
+            paths, args.batchsize, args.patchsize, args.seed, run.step if run else 0,
+            cluster.replica, cluster.num_replicas, in_memory, args.preprocess_threads)).get_next()
         scalars, x_tilde, updates = objective(x, t, N, args.lmbda, args.seed)
         # After the variables, whose random initial values depend on the number of ops before them.
-        scalars["lr"] = training.learning_rate(tf.train.get_global_step(), args.last_step,
+        scalars["lr"] = training.learning_rate(tf.train.get_or_create_global_step(), args.last_step,
                                                args.lr, args.lr_warmup, args.lr_decay)
         train_op, hooks = training.minimise(training.Adam(scalars["lr"], updates),
                                             scalars["loss"], cluster)
@@ -897,18 +899,6 @@ def train_replica(args, N, folder, objective, method, cluster):
             training.training_loop(train_op, scalars, args.last_step, folder, cluster, scaffold,
                                    hooks)
     return True
-
-
-def next_batch(args, paths, in_memory, start, cluster):
-    """Number and patches of a replica's next batch, of training that begins or goes on at `start`.
-
-    The number is not that of the step, of which a replica may compute several batches.
-    """
-    batches = patches.training_patches(
-        paths, args.batchsize, args.patchsize, args.seed, start, cluster.replica,
-        cluster.num_replicas, in_memory, args.preprocess_threads)
-    k, x = tf.data.make_one_shot_iterator(batches.enumerate(start)).get_next()
-    return k * cluster.num_replicas + cluster.replica, x
 
 
 def results_on(paths, folder, method, lmbda, threads):
@@ -1034,7 +1024,7 @@ def make_parser(script, doc, method=None, train=None, train_options=()):
 def main(argv, file, doc, method=None, train=None, train_options=()):
     """Run the script `file`, which can train(args) a model, or has a Method to compress with.
 
-    train_options: Options of `train` beside those that all models have.
+    train_options: Options of `train` beside those that all models have, with constant defaults.
 
     Returns what the subcommand does; compress, the dict of arrays that it saves.
     """

@@ -2,7 +2,7 @@
 
 To understand the methods, it need not be read. Each module imports only those above it:
 
-    basics            notes, errors with a path, checksums, files replaced whole
+    basics            notes, errors, interruption, checksums, files replaced whole
     grid              numbers that come out the same on every machine
     layers            tensorflow-compression's layers, the same but faster on CPUs
     clusters          one task of a TensorFlow cluster, for training on several machines

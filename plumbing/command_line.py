@@ -24,7 +24,7 @@ class Option(typing.NamedTuple):
 
     @property
     def name(self):
-        """Of the option among the method's."""
+        """Its name among the options."""
         return self.flags.split()[0].strip("-")
 
 
@@ -143,8 +143,6 @@ def add_option(parser, option, default=None):
 
 
 def add_train_options(parser, options):
-    for option in options:
-        add_option(parser, option, option.default)
     parser.add_argument("--train_glob", required=True,
                         help="folder or quoted glob of png, jpg or float32 .npy (H, W, 3) in "
                         "[0, 1]")
@@ -181,6 +179,8 @@ def add_train_options(parser, options):
                         help="of the run (default: mbt2018-num_filters=<N>-lmbda=<lambda>)")
     parser.add_argument("--seed", type=natural, default=0,
                         help="seed of weights, patches and noise (default: %(default)s)")
+    for option in options:
+        add_option(parser, option, option.default)
 
 
 def add_compress_options(parser, method):

@@ -91,12 +91,14 @@ class Unreadable(Exception):
 
 def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_replicas=1,
                      in_memory=True, readers=4):
-    """Dataset of float32 [batchsize, patchsize, patchsize, 3] in [0, 1].
+    """Dataset of batches: number t, patches float32 [batchsize, patchsize, patchsize, 3] in [0, 1].
 
-    Patch k depends on (seed, k) alone, so that training continued at step `start` sees what an
-    uninterrupted run would see, and replicas together see what one process with a batch of
-    num_replicas times the size would see. in_memory: whether images are kept, once decoded. In the
-    place of an image that can't be read comes the next of the paths; UserError if too many can't.
+    A replica's batches have the numbers start * num_replicas + replica, and every num_replicas-th
+    from there on; if it is started again, it repeats those since the checkpoint. Patch k depends on
+    (seed, k) alone, so that training continued at step `start` sees what an uninterrupted run would
+    see, and replicas together see what one process with a batch of num_replicas times the size
+    would see. in_memory: whether images are kept, once decoded. In the place of an image that can't
+    be read comes the next of the paths; UserError if too many can't.
     """
     read, unreadable, places = read_training_image, set(), {path: k for k, path in enumerate(paths)}
     if in_memory:
@@ -121,13 +123,15 @@ def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_
             basics.note("%s; others are in its place" % error)
             raise Unreadable
 
-    order = functools.partial(patch_order, paths, batchsize, seed, start * num_replicas + replica,
-                              num_replicas)
+    first = start * num_replicas + replica
+    order = functools.partial(patch_order, paths, batchsize, seed, first, num_replicas)
     dataset = tf.data.Dataset.from_generator(order, (tf.string, tf.int64), ([], [3]))
     dataset = dataset.map(lambda path, key: tf.py_func(crop, [path, key], tf.float32),
                           num_parallel_calls=readers)
     dataset = dataset.map(lambda x: tf.ensure_shape(x, [patchsize, patchsize, 3]))
-    return dataset.batch(batchsize, drop_remainder=True).prefetch(2)
+    numbers = tf.data.Dataset.range(first, 2 ** 62, num_replicas)
+    batches = dataset.batch(batchsize, drop_remainder=True)
+    return tf.data.Dataset.zip((numbers, batches)).prefetch(2)
 
 
 def read_training_image(path):

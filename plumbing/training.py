@@ -20,8 +20,8 @@ import tensorflow.compat.v1 as tf
 
 from plumbing import basics, runs
 
-# Options of which one that changes makes another training; with --lr_decay --last_step, too, as
-# it counts where the rate falls.
+# Options of which one that changes makes another training, those of a script among them; with
+# --lr_decay --last_step, too, as it counts where the rate falls.
 TRAINING_OPTIONS = ("batchsize", "patchsize", "train_glob", "lr", "lr_warmup", "lr_decay", "seed",
                     "posterior_of")
 
@@ -75,16 +75,16 @@ def require_same_training(settings, folder, force):
     UserError if its last settings would have made another run of it; with `force`, only if it
     began with another init_from.
     """
-    last = {}
+    last = {"posterior_of": "y"}  # of runs from before it was an option
     with contextlib.suppress(OSError, ValueError):  # it may be missing, or a stranger's
-        last = dict(json.loads(basics.read_bytes(os.path.join(folder, "args.json")).decode()))
+        last.update(json.loads(basics.read_bytes(os.path.join(folder, "args.json")).decode()))
     source = settings["init_from"] or last.get("init_from")
     if source != last.get("init_from", source):
         raise basics.UserError("--init_from %s: only for a new run, and %s is there"
                                % (source, folder))
     names = [*TRAINING_OPTIONS, "last_step"] if settings["lr_decay"] else TRAINING_OPTIONS
     differ = ["--%s %s (now %s)" % (name, shown(last[name]), shown(settings[name]))
-              for name in names if name in last and last[name] != settings[name]]
+              for name in names if name in last and last[name] != settings.get(name, last[name])]
     if differ and not force:
         raise basics.UserError("%s was trained with %s; --force continues it with the new ones"
                                % (folder, ", ".join(differ)))

@@ -215,7 +215,7 @@ def train_input(side, N, batchsize, patchsize):
     for i, image in enumerate(noise(16, 512, 512)):
         PIL.Image.fromarray(image).save(os.path.join(folder, "%d.png" % i))
     paths, _ = patches.training_files(os.path.join(folder, "*.png"), patchsize)
-    batch = tf.data.make_one_shot_iterator(
+    _, batch = tf.data.make_one_shot_iterator(
         patches.training_patches(paths, batchsize, patchsize, seed=0)).get_next()
     sess = tf.Session(config=runs.session_config(options().threads))
     return lambda: sess.run(batch.op), dict

@@ -87,8 +87,8 @@ def test_a_cluster_trains_as_one_process_with_the_whole_batch(tmp_path, start):
     """One worker is killed on the way and started again; all tasks end by themselves.
 
     Trainings by one process with two seeds differ by 0.1 % in how far they go, and their directions
-    have a cosine of 0.999. A third of the steps go half as far, and a third of the patches, or noise
-    that replicas share, 7 % less far with a cosine of 0.992.
+    have a cosine of 0.999. A third of the steps go half as far. A third of the batch, or noise that
+    replicas share, goes 7 % less far, with a cosine of 0.992.
     """
     for name in ("cluster", "alone"):
         shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / name / BASE_RUN))

@@ -12,6 +12,7 @@ import types
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow.compat.v1 as tf
 
 import tf_boilerplate as nic
 from plumbing import fileformat, store
@@ -572,14 +573,18 @@ def test_a_fault_of_a_method_keeps_its_traceback(options, tmp_path):
     assert done.returncode == 1 and "Traceback" in done.stderr and "shape" in done.stderr
 
 
-def test_only_the_last_folder_is_created(tmp_path, fails):
+def test_only_the_last_folder_is_created(tmp_path, fails, monkeypatch):
     argv = ["mbt2018", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, TINY]
     for options in ([tmp_path / "a" / "b" / "x.tfci", "--results_dir", ""],
                     ["--results_dir", tmp_path / "a" / "b"]):
         assert "no such folder" in fails(*argv, *options)
-    assert "no such folder" in fails(
-        "mbt2018", "--checkpoint_dir", tmp_path / "a" / "b", "--num_filters", 2, "train",
-        "--train_glob", TINY, "--patchsize", 64, "--last_step", 1, "--logdir", "")
+    training = ["train", "--train_glob", TINY, "--patchsize", 64]
+    with monkeypatch.context() as no_graph:
+        no_graph.setattr(tf, "Graph", None)
+        assert "no such folder" in fails("mbt2018", "--checkpoint_dir", tmp_path / "a" / "b",
+                                         *training)
+        assert "a*: TensorFlow takes" in fails("mbt2018", "--checkpoint_dir", tmp_path, *training,
+                                               "--run_name", "a*").replace("/model.ckpt", "")
     assert os.listdir(tmp_path) == []
     run(*argv, tmp_path / "x.tfci", "--results_dir", tmp_path / "a")
     assert sorted(os.listdir(tmp_path)) == ["a", "x.tfci"]
@@ -743,13 +748,15 @@ def test_help(script, capfd):
     module = importlib.import_module(script)
     method = getattr(module, "METHOD", None)
     options = [flag for option in getattr(method, "options", []) for flag in option.flags.split()]
+    training = [option.flags for option in getattr(module, "OPTIONS", []) if not method]
     for command in ["train"] * (script in ("mbt2018", "mbt2018_bb")) + (
             ["compress", "decompress"] if script != "mbt2018_bb" else []):
         with pytest.raises(SystemExit) as exit_info:
             run(script, command, "--help")
         shown = capfd.readouterr().out
         assert exit_info.value.code == 0 and "--threads" in shown
-        assert command != "compress" or all(option in shown for option in options)
+        expected = dict(train=training, compress=options).get(command, [])
+        assert all(option in shown for option in expected)
     with pytest.raises(SystemExit):
         run(script, "--help")
     assert "Table 1" in capfd.readouterr().out

@@ -114,7 +114,8 @@ def start(cpu, lines):
 def test_other_processors(tmp_path):
     """Files decode with AVX2, and with AVX alone, and one that was written there decodes here.
 
-    Of bits-back a chain, whose second q is fitted; AVX alone has that only, which takes all steps.
+    Of bits-back a chain, whose second q is fitted: with AVX alone only that, as its fit is what
+    small differences would change first.
     """
     images, expected, lines = np.load(NPY)[:, :64, :64], {}, {"Haswell": [], "SandyBridge": []}
     for kind, script in IINC:

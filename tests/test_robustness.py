@@ -315,7 +315,7 @@ def train_lines(draw, folder):
 def decompress_lines(draw, folder, files):
     """As compress_lines, for files (a dict of Written) that are intact or not."""
     written = files[draw(st.sampled_from(sorted(files)))]
-    script = draw(st.sampled_from([written.script] * 18 + sorted(FAST)))
+    script = draw(st.sampled_from([written.script] * 2 * len(FAST) + sorted(FAST)))
     file = os.path.join(folder, "file " + draw(names))
     with open(file, "wb") as copy:
         size = draw(st.sampled_from([None, None, 90, 0]))
