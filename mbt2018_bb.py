@@ -22,11 +22,11 @@ def objective(x, t, N, lmbda, seed, posterior_of="y"):
 
     The loss is lmbda * 255^2 * MSE + bpp, where bpp is net of the bits that z gives back; z is
     sampled from q(z|y), and uniform noise replaces the rounding of y. With posterior_of "y_hat"
-    q is q(z|y_hat), y_hat = round(y) with the gradient of y.
+    q is q(z|y_hat), and no gradient of it reaches y: y_hat = round(y) has none.
     """
     y = nic.analysis_transform(N)(x)
-    y_hat = tf.stop_gradient(tf.round(y)) + (y - tf.stop_gradient(y))  # as in ste.py
-    z_mean, z_logvar = nic.posterior(N, {"y": y, "y_hat": y_hat}[posterior_of])
+    seen = y if posterior_of == "y" else tf.round(y)
+    z_mean, z_logvar = nic.posterior(N, seen)
     z_tilde, log_q = nic.sample(z_mean, z_logvar, tf.random.stateless_normal(
         z_mean.shape, nic.noise_key(seed, t, 1)))
     _, p_z = nic.factorized_prior(N)(z_tilde)
