@@ -873,7 +873,7 @@ def train_replica(args, N, folder, objective, method, cluster):
     print("%s: building the graph, to train on %d images" % (folder, len(paths)), flush=True)
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
-        # Of a batch and not of a step, of which a replica may compute several batches.
+        # t is the batch's number, not the step's: a replica may compute several batches of a step.
         t, x = tf.data.make_one_shot_iterator(patches.training_patches(
             paths, args.batchsize, args.patchsize, args.seed, run.step if run else 0,
             cluster.replica, cluster.num_replicas, in_memory, args.preprocess_threads)).get_next()
