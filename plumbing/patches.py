@@ -100,7 +100,7 @@ def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_
     would see. in_memory: whether images are kept, once decoded. In the place of an image that can't
     be read comes the next of the paths; UserError if too many can't.
     """
-    read, unreadable, places = read_training_image, set(), {path: k for k, path in enumerate(paths)}
+    read, unreadable, places = read_training_image, {}, {path: k for k, path in enumerate(paths)}
     if in_memory:
         read = functools.lru_cache(maxsize=None)(read)
 
@@ -111,17 +111,16 @@ def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_
                 return random_patch(path, readable(path), patchsize, key)
 
     def readable(path):
-        if path in unreadable:
-            raise Unreadable
-        try:
-            return read(path)
-        except basics.UserError as error:
-            unreadable.add(path)
-            if len(unreadable) > MOST_UNREADABLE * len(paths):
-                raise basics.UserError("%s; of %d training images %d can't be read" % (
-                    error, len(paths), len(unreadable)))
-            basics.note("%s; others are in its place" % error)
-            raise Unreadable
+        if path not in unreadable:
+            try:
+                return read(path)
+            except basics.UserError as error:
+                unreadable[path] = error
+        if len(unreadable) > MOST_UNREADABLE * len(paths):
+            raise basics.UserError("%s; of %d training images %d can't be read" % (
+                unreadable[path], len(paths), len(unreadable)))
+        basics.note("%s; others are in its place" % unreadable[path])
+        raise Unreadable
 
     first = start * num_replicas + replica
     order = functools.partial(patch_order, paths, batchsize, seed, first, num_replicas)
