@@ -46,6 +46,14 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning")  # TF's own
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist names the groups
+def pytest_collection_modifyitems(items):
+    """With --dist loadgroup, tests that share what takes long to make run in one process."""
+    for item in items:
+        for fixture in {"results", "files", "serial"}.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group(fixture))
+
+
 def golden(image, method):
     """What the original computes: entry of expected.json for an image's path."""
     with open(os.path.join(GOLDEN, "expected.json")) as file:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import glob
 import json
 import os
@@ -610,6 +611,8 @@ def test_compare(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_landscape(tmp_path, monkeypatch):
     monkeypatch.setattr(landscape, "RESOLUTION", 21)
+    monkeypatch.setattr(convergence, "sga_compressor", functools.partial(
+        convergence.sga_compressor, preset="fast"))
     landscape.main(["--output", str(tmp_path / "landscape.png")])
     assert PIL.Image.open(tmp_path / "landscape.png").size[0] > 600
 

@@ -15,8 +15,6 @@ import subprocess
 import sys
 import time
 
-import hypothesis
-import hypothesis.strategies as st
 import numpy as np
 import PIL.Image
 import pytest
@@ -236,31 +234,32 @@ def test_a_checkpoint_of_strangers_is_only_data(tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------- generated command lines
 
-names = st.text(string.ascii_letters + " äß漢🙂'%{}=[]?*~\\", min_size=1, max_size=12)
-modes = st.sampled_from(["RGB"] * 5 + ["RGBA", "L", "LA", "1", "P", "CMYK", "YCbCr",
-                         "LAB", "I", "F", "I;16"])
+# Each draws with a random.Random.
+
+def drawn_name(source):
+    return "".join(source.choices(string.ascii_letters + " äß漢🙂'%{}=[]?*~\\",
+                                  k=source.randint(1, 12)))
 
 
-@st.composite
-def images(draw, path, smallest=1):
+def drawn_image(source, path, smallest=1):
     """Write an image, .npy, or something else to a path with a drawn name; that path."""
-    sides = st.one_of(st.integers(smallest, 70), st.integers(smallest, 70), st.just(161))
-    kind = draw(st.sampled_from(["image"] * 8 + ["long", "npy", "dtype", "broken", "cut", "gone"]))
-    path = "%s %s" % (path, draw(names))
-    height, width = (3, 2000) if kind == "long" else (draw(sides), draw(sides))
+    kind = source.choice(["image"] * 8 + ["long", "npy", "dtype", "broken", "cut", "gone"])
+    path = "%s %s" % (path, drawn_name(source))
+    height, width = (3, 2000) if kind == "long" else (
+        source.choice([source.randint(smallest, 70)] * 2 + [161]) for _ in range(2))
     if kind in ("npy", "dtype"):
-        dtype = np.uint8 if kind == "npy" else draw(st.sampled_from(
-            ["float32", "int64", "bool", "complex64", "<U2", "datetime64[s]", "i1"]))
-        shape = draw(st.sampled_from([(1, height, width, 3), (2, height, width, 3),
-                                      (height, width, 3), (1, height, width, 1), (0, 4, 4, 3),
-                                      (), (1, 0, width, 3)]))
+        dtype = np.uint8 if kind == "npy" else source.choice(
+            ["float32", "int64", "bool", "complex64", "<U2", "datetime64[s]", "i1"])
+        shape = source.choice([(1, height, width, 3), (2, height, width, 3), (height, width, 3),
+                               (1, height, width, 1), (0, 4, 4, 3), (), (1, 0, width, 3)])
         np.save(path + ".npy", np.zeros(shape, dtype))
         return path + ".npy"
     if kind == "broken":
         with open(path + ".png", "wb") as file:
-            file.write(draw(st.sampled_from([b"", b"\x89PNG\r\n\x1a\n"])) + draw(st.binary()))
+            file.write(source.choice([b"", b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n\0\xff\n"]))
     elif kind != "gone":
-        mode = draw(modes) if kind == "image" else "RGB"
+        mode = source.choice(["RGB"] * 5 + ["RGBA", "L", "LA", "1", "P", "CMYK", "YCbCr", "LAB", "I",
+                                            "F", "I;16"]) if kind == "image" else "RGB"
         noise = np.random.RandomState(height).randint(0, 256, (height, width, 3)).astype(np.uint8)
         image = PIL.Image.fromarray(noise)
         image = (PIL.Image.fromarray(noise[..., 0].astype(np.uint16)) if mode == "I;16" else
@@ -268,83 +267,63 @@ def images(draw, path, smallest=1):
         image.save(path + ".png", format="TIFF" if mode in ("CMYK", "YCbCr", "LAB", "F") else "PNG")
         if kind == "cut":
             with open(path + ".png", "r+b") as file:
-                file.truncate(draw(st.integers(0, os.path.getsize(path + ".png"))))
+                file.truncate(source.randint(0, os.path.getsize(path + ".png")))
     return path + ".png"
 
 
-numbers = st.sampled_from(["0", "-1", "1", "2", "0.5", "1e-5", "nan", "inf", "1e400", "x", "", "³",
-                           "2147483648", "0x10"])
-
-
-def drawn_options(draw, flags):
+def drawn_options(source, flags):
     """None or one of the flags, with a drawn number."""
-    flag = draw(st.sampled_from([None] * len(flags) + flags))
-    return [flag, draw(numbers)] if flag else []
+    flag = source.choice([None] * len(flags) + flags)
+    return [flag, source.choice(["0", "-1", "1", "2", "0.5", "1e-5", "nan", "inf", "1e400", "x", "",
+                                 "³", "2147483648", "0x10"])] if flag else []
 
 
-@st.composite
-def compress_lines(draw, folder):
+def compress_line(source, folder, files):
     """(script, argv, what stdout has on success): sound but for what is drawn to be odd."""
-    script = draw(st.sampled_from(sorted(FAST)))
-    run_name = draw(st.one_of([st.just(run_of(script))] * 8 + [names, st.sampled_from(
-        ["", ".", "..", "/", BASE_RUN, BB_RUN])]))
-    results = draw(st.sampled_from(["results", "rä sults/deep", ""] * 3 + ["/proc/none", "\0"]))
-    output = draw(st.sampled_from([[]] * 5 + [["file"], ["no/such/folder/file"], ["."]]))
+    script = source.choice(sorted(FAST))
+    run_name = source.choice([run_of(script)] * 8 + [drawn_name(source), source.choice(
+        ["", ".", "..", "/", BASE_RUN, BB_RUN])])
+    results = source.choice(["results", "rä sults/deep", ""] * 3 + ["/proc/none", "\0"])
+    output = source.choice([[]] * 5 + [["file"], ["no/such/folder/file"], ["."]])
     argv = (["--checkpoint_dir", CHECKPOINTS, "--threads", "1", "compress", run_name,
-             draw(images(os.path.join(folder, "image")))]
+             drawn_image(source, os.path.join(folder, "image"))]
             + [os.path.join(folder, name) for name in output]
             + ["--results_dir", results and os.path.join(folder, results)])
-    return script, argv + list(map(str, FAST[script])) + drawn_options(draw, [
+    return script, argv + list(map(str, FAST[script])) + drawn_options(source, [
         "--lambda", "--lr", "--seed", "--T_max", "--t0", "--annealing_rate", "--rate_its",
         "--jobs", "--num_filters", "--check_every", "--threads"]), "Avg est_bpp: "
 
 
-@st.composite
-def train_lines(draw, folder):
-    """As compress_lines, to train for a step."""
-    script = draw(st.sampled_from(["mbt2018", "mbt2018_bb"]))
-    runs = os.path.join(folder, draw(names))
+def train_line(source, folder, files):
+    """As compress_line, to train for a step."""
+    script = source.choice(["mbt2018", "mbt2018_bb"])
+    runs = os.path.join(folder, drawn_name(source))
     return script, ["--checkpoint_dir", runs, "--num_filters", "2", "train", "--logdir", "",
-                    "--train_glob", draw(images(os.path.join(folder, "train"), 64)), "--patchsize",
-                    "64", "--last_step", "1", "--batchsize", "1"] + drawn_options(draw, [
-                        "--lambda", "--seed", "--patchsize", "--batchsize", "--last_step",
-                        "--num_filters", "--save_checkpoint_secs", "--preprocess_threads"]), "step"
+                    "--train_glob", drawn_image(source, os.path.join(folder, "train"), 64),
+                    "--patchsize", "64", "--last_step", "1", "--batchsize", "1"] + drawn_options(
+                        source, ["--lambda", "--seed", "--patchsize", "--batchsize", "--last_step",
+                                 "--num_filters", "--save_checkpoint_secs",
+                                 "--preprocess_threads"]), "step"
 
 
-@st.composite
-def decompress_lines(draw, folder, files):
-    """As compress_lines, for files (a dict of Written) that are intact or not."""
-    written = files[draw(st.sampled_from(sorted(files)))]
-    script = draw(st.sampled_from([written.script] * 2 * len(FAST) + sorted(FAST)))
-    file = os.path.join(folder, "file " + draw(names))
+def decompress_line(source, folder, files):
+    """As compress_line, of files (a dict of Written) that are intact or not."""
+    written = files[source.choice(sorted(files))]
+    script = source.choice([written.script] * 2 * len(FAST) + sorted(FAST))
+    file = os.path.join(folder, "file " + drawn_name(source))
     with open(file, "wb") as copy:
-        size = draw(st.sampled_from([None, None, 90, 0]))
-        copy.write(written.content[:size] + draw(st.sampled_from([b"", b"", b"\0"])))
+        size = source.choice([None, None, 90, 0])
+        copy.write(written.content[:size] + source.choice([b"", b"", b"\0"]))
     return script, [
         "--checkpoint_dir", CHECKPOINTS, "decompress", run_of(written.script), file, os.path.join(
-            folder, draw(st.sampled_from(["x.npy", "ä ö.npy", "x.jpg", "none/x.npy", "."])))], ""
-
-
-@pytest.fixture
-def lines(tmp_path, files):
-    """Dict of strategies of command lines, by subcommand."""
-    folder = str(tmp_path)
-    return {"compress": compress_lines(folder), "train": train_lines(folder),
-            "decompress": decompress_lines(folder, files)}
-
-
-def examples(n):
-    """Settings with which hypothesis tries the same n examples each time."""
-    return hypothesis.settings(max_examples=n, deadline=None, database=None, derandomize=True,
-                               suppress_health_check=list(hypothesis.HealthCheck))
+            folder, source.choice(["x.npy", "ä ö.npy", "x.jpg", "none/x.npy", "."]))], ""
 
 
 @pytest.mark.slow
-def test_generated_command_lines_end_in_a_result_or_in_one_line(lines, capfd):
-    counts = collections.Counter()
-
-    def check(line):
-        script, argv, success = line
+def test_generated_command_lines_end_in_a_result_or_in_one_line(tmp_path, files, capfd):
+    source, counts = random.Random(0), collections.Counter()
+    for drawn_line in [compress_line] * 40 + [train_line] * 15 + [decompress_line] * 15:
+        script, argv, success = line = drawn_line(source, str(tmp_path), files)
         capfd.readouterr()
         code = 0
         try:
@@ -356,26 +335,22 @@ def test_generated_command_lines_end_in_a_result_or_in_one_line(lines, capfd):
                    if line.strip() and not line.startswith("note: ")]
         counts[success, code] += 1
         if code:
-            assert code == 2 and len(printed) == 1
-            assert printed[0].startswith(script + ".py: error: ")
+            assert code == 2 and len(printed) == 1, line
+            assert printed[0].startswith(script + ".py: error: "), line
         else:
-            assert not printed, err
-            assert success in out or " images are done" in out
-            assert "Avg est_bpp: nan" not in out
-    for subcommand, n in (("compress", 16), ("train", 5), ("decompress", 8)):
-        examples(n)(hypothesis.given(lines[subcommand])(check))()
+            assert not printed, (line, err)
+            assert success in out or " images are done" in out, line
+            assert "Avg est_bpp: nan" not in out, line
     assert len(counts) == 6, counts
 
 
 @pytest.mark.slow
-def test_generated_command_lines_with_closed_streams(lines):
-    @examples(6)
-    @hypothesis.given(st.one_of(*lines.values()), st.sampled_from([(1,), (2,), (0, 1, 2)]))
-    def check(line, closed):
-        script, argv, _ = line
-        hypothesis.assume("\0" not in "".join(argv))
-        done = subprocess.run(command(script, *argv), stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, universal_newlines=True,
-                              preexec_fn=lambda: [os.close(number) for number in closed])
-        assert done.returncode in (0, 2) and "Traceback" not in done.stdout + done.stderr
-    check()
+@pytest.mark.parametrize("drawn_line, closed", [
+    (compress_line, [1]), (decompress_line, [2]), (compress_line, [0, 1, 2]),
+    (train_line, [0, 1, 2])])
+def test_generated_command_lines_with_closed_streams(drawn_line, closed, tmp_path, files):
+    script, argv, _ = drawn_line(random.Random(len(closed)), str(tmp_path), files)
+    done = subprocess.run(command(script, *argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True,
+                          preexec_fn=lambda: [os.close(number) for number in closed])
+    assert done.returncode in (0, 2) and "Traceback" not in done.stdout + done.stderr
