@@ -256,7 +256,8 @@ def drawn_image(source, path, smallest=1):
         return path + ".npy"
     if kind == "broken":
         with open(path + ".png", "wb") as file:
-            file.write(source.choice([b"", b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n\0\xff\n"]))
+            file.write(source.choice([b"", b"\x89PNG\r\n\x1a\n"])
+                       + bytes(source.choices(range(256), k=source.randint(0, 20))))
     elif kind != "gone":
         mode = source.choice(["RGB"] * 5 + ["RGBA", "L", "LA", "1", "P", "CMYK", "YCbCr", "LAB", "I",
                                             "F", "I;16"]) if kind == "image" else "RGB"
@@ -323,7 +324,7 @@ def decompress_line(source, folder, files):
 def test_generated_command_lines_end_in_a_result_or_in_one_line(tmp_path, files, capfd):
     source, counts = random.Random(0), collections.Counter()
     for drawn_line in [compress_line] * 40 + [train_line] * 15 + [decompress_line] * 15:
-        script, argv, success = line = drawn_line(source, str(tmp_path), files)
+        script, argv, success = drawn = drawn_line(source, str(tmp_path), files)
         capfd.readouterr()
         code = 0
         try:
@@ -335,12 +336,12 @@ def test_generated_command_lines_end_in_a_result_or_in_one_line(tmp_path, files,
                    if line.strip() and not line.startswith("note: ")]
         counts[success, code] += 1
         if code:
-            assert code == 2 and len(printed) == 1, line
-            assert printed[0].startswith(script + ".py: error: "), line
+            assert code == 2 and len(printed) == 1, drawn
+            assert printed[0].startswith(script + ".py: error: "), drawn
         else:
-            assert not printed, (line, err)
-            assert success in out or " images are done" in out, line
-            assert "Avg est_bpp: nan" not in out, line
+            assert not printed, (drawn, err)
+            assert success in out or " images are done" in out, drawn
+            assert "Avg est_bpp: nan" not in out, drawn
     assert len(counts) == 6, counts
 
 
