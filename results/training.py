@@ -1,141 +1,142 @@
 """Plot the validation R-D cost of runs over the pixels that they were trained on.
 
-    python results/training.py
+    python results/training.py --checkpoint_dir <dir>
 
-Of all runs in --checkpoint_dir with a validation.csv, as `train --eval_glob` writes it. Pixels are
-those of the patches of the run's steps (on one machine, if it was trained on several), by its
-args.json, and do not count those of the model that it may have begun from (--init_from). Unless
-all runs have an args.json, they are drawn over the steps.
+Of all runs in a folder with a validation.csv, as `train --eval_glob` writes it. A run that began
+from another in the same folder (--init_from) goes on where that one ended. Pixels are those of the
+patches of the runs' steps, on one machine if they were trained on several. Writes training.csv and
+training.png in --output. --from-csv only draws, the training.csv that is there.
 """
 
 import argparse
-import glob
 import json
 import os
 import sys
+import typing
 
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
 from plumbing import basics, command_line, runs
-import numpy as np
 
 import plots
 import rd_curves
 
-
-def pixels_per_step(folder):
-    """Return how many pixels a run sees in a step, by its args.json, or None; a note says so."""
-    path = os.path.join(folder, "args.json")
-    try:
-        options = json.loads(basics.read_bytes(path).decode())
-        return int(options["batchsize"]) * int(options["patchsize"]) ** 2
-    except (OSError, LookupError, TypeError, ValueError):
-        basics.note("%s: without batchsize and patchsize; the x-axis is steps, not pixels" % path)
-        return None
+FIELDS = ["run_name", "script", "lmbda", "pixels", "rd_cost"]
 
 
-def read_curves(folder):
-    """Return a list of dicts by lambda and script of the runs' validation curves.
+class Checkpoint(typing.NamedTuple):
+    """What is known of a checkpoint that was evaluated."""
+    script: str  # that trained it
+    pixels: float  # that the model had seen, in the runs before its own as well
+    bpp: float  # on the held-out images
+    mse: float
 
-    Each has the name of the script, lmbda, pixels_per_step, and the columns step and rd_cost.
+
+def path_to(folder, run_name):
+    """Return the Checkpoints of a run and of those before it, in order, but for their step 0.
+
+    At step 0 a run is as the one before it was at its end, or a model that was not trained.
     """
-    curves = []
-    for path in glob.glob(os.path.join(glob.escape(folder), "*", "validation.csv")):
-        run_name, rows = os.path.basename(os.path.dirname(path)), rd_curves.csv_rows(path)
-        try:
-            lmbda = runs.run_lmbda(run_name)
-            step, rd_cost = np.transpose([(float(row["step"]), float(row["rd_cost"]))
-                                          for row in rows])
-        except (LookupError, TypeError, ValueError):
-            basics.note("%s: without step and rd_cost, or lmbda=<number> in the run's name, is "
-                        "not drawn" % path)
+    with open(os.path.join(folder, run_name, "args.json"), encoding="utf-8") as file:
+        options = json.load(file)
+    path, earlier = [], os.path.basename(options["init_from"] or "")
+    if earlier not in ("", run_name) and os.path.exists(os.path.join(folder, earlier)):
+        path = path_to(folder, earlier)
+    seen = path[-1].pixels if path else 0
+    pixels_per_step = options["batchsize"] * options["patchsize"] ** 2
+    for row in rd_curves.csv_rows(os.path.join(folder, run_name, "validation.csv")):
+        step = int(row["step"])
+        if step > 0:
+            path.append(Checkpoint(options["script"], seen + step * pixels_per_step,
+                                   float(row["est_bpp"]), float(row["mse"])))
+    return path
+
+
+def rows_of(folder, run_name):
+    """Return the CSV's rows of a run: R-D costs at its lambda along its path.
+
+    Earlier runs count as far as they are of the same model: bits-back's begins at its own steps.
+    """
+    lmbda, path = runs.run_lmbda(run_name), path_to(folder, run_name)
+    return [[run_name, point.script, "%g" % lmbda, "%d" % point.pixels,
+             "%.5f" % (lmbda * point.mse + point.bpp)]
+            for point in path if point.script == path[-1].script]
+
+
+def measure(folder, path):
+    """Write the CSV of all runs in a folder; a note names those without what it takes."""
+    rows = []
+    for run_name in sorted(os.listdir(folder)):
+        if not os.path.isdir(os.path.join(folder, run_name)):
             continue
-        curves.append(dict(name=run_name.split("-")[0], lmbda=lmbda, step=step, rd_cost=rd_cost,
-                           pixels_per_step=pixels_per_step(os.path.dirname(path))))
-    return sorted(curves, key=lambda curve: (curve["lmbda"], curve["name"]))
+        try:
+            rows += rows_of(folder, run_name)
+        except (OSError, basics.UserError, LookupError, TypeError, ValueError) as error:
+            basics.note("%s: is not drawn, without args.json, validation.csv and lmbda=<number> in "
+                        "its name (%s)" % (os.path.join(folder, run_name), error))
+    if not rows:
+        raise basics.UserError("%s: no run with a validation.csv there" % folder)
+    rd_curves.write_csv(path, FIELDS, rows)
 
 
-def draw_lmbda(axis, curves, places, names):
-    """Draw the curves of a lambda at their places on the x-axis; bits-back is dashed.
-
-    Parts of a bits-back model are new before its first step, also if it begins from another, and it
-    costs far more: such costs are in the title and do not count for the y-axis. names: all curves'
-    names, in the order of their colours.
-    """
-    costs, title = [], "λ = %g" % curves[0]["lmbda"]
-    for curve, x in zip(curves, places):
-        is_bits_back = curve["name"].endswith("bb")
-        is_fresh = is_bits_back & (curve["step"] == 0)
-        costs += list(curve["rd_cost"][~is_fresh])
-        if is_fresh[0]:
-            title += " (%s at 0: %.2f)" % (curve["name"], curve["rd_cost"][0])
-        axis.plot(x, curve["rd_cost"], "--" if is_bits_back else "-", marker="o", markersize=5,
-                  color="C%d" % names.index(curve["name"]), label=curve["name"],
-                  linewidth=1.8)
-    if len(set(costs)) > 1:
-        margin = .1 * np.ptp(costs)
-        axis.set_ylim(min(costs) - margin, max(costs) + margin)
-    axis.set_title(title, fontsize=11)
-    axis.grid(alpha=.25)
+def draw_lmbda(axis, rows, scripts):
+    """Draw the runs of a lambda; bits-back is dashed. scripts: all, in the order of colours."""
+    for run_name in sorted({row["run_name"] for row in rows}):
+        of_run = [row for row in rows if row["run_name"] == run_name]
+        script = of_run[0]["script"]
+        axis.plot([float(row["pixels"]) / 1e9 for row in of_run],
+                  [float(row["rd_cost"]) for row in of_run],
+                  "--" if script.endswith("bb") else "-", marker="o", markersize=3,
+                  color="C%d" % scripts.index(script), label=script, linewidth=1.5)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_title("λ = %s" % rows[0]["lmbda"], fontsize=11)
+    axis.grid(alpha=.25, which="both")
 
 
-def set_logarithmic(axis, places):
-    """Make an x-axis logarithmic, but for 0, which is left of the lowest of all other places."""
-    values = np.concatenate(places)
-    if not values.any():
-        return
-    lowest, highest = values[values > 0].min(), values.max()
-    axis.set_xscale("symlog", linthresh=lowest, linscale=.5)
-    axis.set_xlim(-.15 * lowest, 1.15 * highest)
-    ticks = [0] + [m * 10. ** k for k in range(-3, 10) for m in (1, 2, 3, 5)
-                   if lowest <= m * 10. ** k <= highest]
-    axis.set_xticks(ticks)
-    axis.set_xticklabels("%g" % tick for tick in ticks)
-    axis.minorticks_off()
-
-
-def draw(curves, path):
-    """Write the plot of the curves of read_curves, a panel per lambda."""
-    unit, places = "training steps", [curve["step"] for curve in curves]
-    if all(curve["pixels_per_step"] for curve in curves):
-        unit = "millions of pixels seen in training"
-        places = [curve["step"] * curve["pixels_per_step"] / 1e6 for curve in curves]
-    names = sorted({curve["name"] for curve in curves})
-    lmbdas = sorted({curve["lmbda"] for curve in curves})
+def draw(path, picture):
+    """Write the plot of a CSV, a panel per lambda."""
+    rows = rd_curves.csv_rows(path)
+    scripts = sorted({row["script"] for row in rows})
+    lmbdas = sorted({row["lmbda"] for row in rows}, key=float)
     columns = min(2, len(lmbdas))
-    rows = -(-len(lmbdas) // columns)
-    figure, axes = plots.pyplot().subplots(rows, columns, figsize=(9, .6 + 2.7 * rows),
+    lines = -(-len(lmbdas) // columns)
+    figure, axes = plots.pyplot().subplots(lines, columns, figsize=(9, .6 + 2.7 * lines),
                                            squeeze=False)
     for axis in axes.flat[len(lmbdas):]:
         axis.remove()
     for axis, lmbda in zip(axes.flat, lmbdas):
-        chosen = [k for k, curve in enumerate(curves) if curve["lmbda"] == lmbda]
-        draw_lmbda(axis, [curves[k] for k in chosen], [places[k] for k in chosen], names)
-        set_logarithmic(axis, places)
-        axis.set(xlabel=unit, ylabel="λ·MSE + bits per pixel")
+        draw_lmbda(axis, [row for row in rows if row["lmbda"] == lmbda], scripts)
+        axis.set(xlabel="gigapixels seen in training", ylabel="λ·MSE + bits per pixel")
     handles = {line.get_label(): line for axis in figure.axes for line in axis.lines}
-    figure.legend(handles=[handles[name] for name in names], loc="upper center",
+    figure.legend(handles=[handles[script] for script in scripts], loc="upper center",
                   bbox_to_anchor=(.5, .015), ncol=4)
     figure.suptitle("R-D cost on the held-out images")
-    plots.save(figure, path)
+    plots.save(figure, picture)
 
 
 def run(args):
-    """Draw the curves of the runs in a folder; UserError if there is none."""
-    curves = read_curves(args.checkpoint_dir)
-    if not curves:
-        raise basics.UserError("%s: no run with a validation.csv there" % args.checkpoint_dir)
-    basics.require_writable(args.output, missing=1)
-    draw(curves, args.output)
+    """Collect, unless it is only to draw, and draw."""
+    path = os.path.join(args.output, "training.csv")
+    picture = os.path.join(args.output, "training.png")
+    for written in (path, picture):
+        basics.require_writable(written, missing=1)
+    if not args.from_csv:
+        measure(args.checkpoint_dir, path)
+    try:
+        draw(path, picture)
+    except (LookupError, TypeError, ValueError) as error:
+        raise basics.UserError("%s: a row or a column is missing (%s)" % (path, error))
 
 
 def main(argv=None):
     parser = command_line.Parser(prog="training.py", description=__doc__,
                                  formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint_dir", default=os.path.join(RESULTS, "models"),
+    parser.add_argument("--checkpoint_dir", default="checkpoints", metavar="DIR",
                         help="folder of the runs (default: %(default)s)")
-    parser.add_argument("--output", default="outputs/training.png",
-                        help="picture to write (default: %(default)s)")
+    parser.add_argument("--from-csv", action="store_true", help="only draw")
+    parser.add_argument("--output", default="outputs", metavar="DIR",
+                        help="folder of training.csv and training.png (default: %(default)s)")
     command_line.run_or_exit(parser, run, parser.parse_args(argv))
 
 

@@ -520,49 +520,59 @@ def test_plots_are_written_to_outputs(tmp_path, monkeypatch, capfd):
     with pytest.raises(SystemExit):
         convergence.main(["--from-csv"])
     assert "is missing" in capfd.readouterr().err
-    for plot in (landscape, compare, training_plot):
+    for plot in (landscape, compare):
         name = os.path.basename(plot.__file__)[:-3] + ".png"
         with pytest.raises(SystemExit):
             plot.main(["--help"])
         assert "(default: outputs/%s)" % name in capfd.readouterr().out
 
 
-def test_validation_curves(tmp_path, capfd):
-    for name, last in (("mbt2018-num_filters=8-lmbda=0.01", 1.), ("mbt2018_bb-lmbda=0.02", 2.)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "validation.csv").write_text("step,rd_cost\n0,3\n10,%g\n" % last)
-    for name, rows in (("trunk-lmbda=best", "0,3\n"), ("mbt2018-lmbda=0.04", ""),
-                       ("mbt2018-lmbda=0.08", "0,3\n10\n")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "validation.csv").write_text("step,rd_cost\n" + rows)
-    curves = training_plot.read_curves(str(tmp_path))
-    assert capfd.readouterr().err.count("is not drawn") == 3
-    assert [(curve["name"], curve["rd_cost"].tolist()) for curve in curves] == [
-        ("mbt2018", [3, 1]), ("mbt2018_bb", [3, 2])]
-    training_plot.main(["--checkpoint_dir", str(tmp_path), "--output", str(tmp_path / "x.png")])
-    assert PIL.Image.open(tmp_path / "x.png").size[0] > 600
-    with pytest.raises(SystemExit):
-        training_plot.main(["--checkpoint_dir", CHECKPOINTS])
-    assert "no run with a validation.csv" in capfd.readouterr().err
+def write_run(folder, name, script, steps, init_from=None, patchsize=500):
+    """A run's args.json, and a validation.csv with a cost of 3 at step 0, then 1."""
+    (folder / name).mkdir()
+    (folder / name / "args.json").write_text(json.dumps(dict(
+        script=script, batchsize=2, patchsize=patchsize, init_from=init_from)))
+    (folder / name / "validation.csv").write_text("step,rd_cost,est_bpp,mse\n" + "".join(
+        "%d,%d,%g,%d\n" % (step, 1 if step else 3, .5, 50 if step else 250) for step in steps))
 
 
-def test_validation_curves_over_pixels(tmp_path, figures, capfd):
-    """Of all runs with args.json; a fresh bits-back model does not stretch the y-axis."""
-    for name in ("mbt2018-lmbda=0.01", "mbt2018_bb-lmbda=0.01"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "validation.csv").write_text("step,rd_cost\n0,%d\n1000,1\n" % (
-            90 if "bb" in name else 2))
-        (tmp_path / name / "args.json").write_text('{"batchsize": 2, "patchsize": 500}')
-    training_plot.main(["--checkpoint_dir", str(tmp_path)])
-    (axis,) = figures["training.png"].axes
-    assert axis.lines[0].get_xdata().tolist() == [0, 500] and "pixels" in axis.get_xlabel()
-    assert axis.get_ylim() == pytest.approx((.9, 2.1))
-    assert axis.get_title() == "λ = 0.01 (mbt2018_bb at 0: 90.00)"
-    (tmp_path / name / "args.json").write_text("{}")
-    training_plot.main(["--checkpoint_dir", str(tmp_path)])
-    (axis,) = figures["training.png"].axes
-    assert axis.lines[0].get_xdata().tolist() == [0, 1000] and "steps" in axis.get_xlabel()
-    assert "args.json: without batchsize" in capfd.readouterr().err
+def test_validation_curves(tmp_path, figures, capfd):
+    """Each goes on where the run that it began from ended; bits-back has its own steps alone."""
+    write_run(tmp_path, "trunk-lmbda=0.01", "mbt2018", [0, 1000, 4000], "elsewhere/narrow")
+    write_run(tmp_path, "base-lmbda=0.02", "mbt2018", [0, 2000], "runs/trunk-lmbda=0.01")
+    write_run(tmp_path, "bb-lmbda=0.02", "mbt2018_bb", [0, 1000], "base-lmbda=0.02", 1000)
+    output = tmp_path / "output"
+    training_plot.main(["--checkpoint_dir", str(tmp_path), "--output", str(output)])
+    assert "output: is not drawn, without args.json" in capfd.readouterr().err
+    assert read(output / "training.csv") == [
+        ["run_name", "script", "lmbda", "pixels", "rd_cost"],
+        ["base-lmbda=0.02", "mbt2018", "0.02", "500000000", "1.50000"],
+        ["base-lmbda=0.02", "mbt2018", "0.02", "2000000000", "1.50000"],
+        ["base-lmbda=0.02", "mbt2018", "0.02", "3000000000", "1.50000"],
+        ["bb-lmbda=0.02", "mbt2018_bb", "0.02", "5000000000", "1.50000"],
+        ["trunk-lmbda=0.01", "mbt2018", "0.01", "500000000", "1.00000"],
+        ["trunk-lmbda=0.01", "mbt2018", "0.01", "2000000000", "1.00000"]]
+    lower, higher = figures["training.png"].axes
+    assert lower.get_title() == "λ = 0.01" and lower.get_xscale() == "log"
+    assert {line.get_label(): line.get_xdata().tolist() for line in higher.lines} == {
+        "mbt2018": [.5, 2, 3], "mbt2018_bb": [5]}
+    figures.clear()
+    training_plot.main(["--from-csv", "--output", str(output)])
+    assert len(figures["training.png"].axes) == 2
+
+
+def test_runs_without_validation_curve(tmp_path, capfd):
+    write_run(tmp_path, "lmbda=best", "mbt2018", [0, 1])
+    write_run(tmp_path, "lmbda=1", "mbt2018", [0])  # not begun: nothing to say
+    write_run(tmp_path, "lmbda=2", "mbt2018", [0, 1])
+    (tmp_path / "lmbda=2" / "validation.csv").write_text("step\n1\n")
+    for folder, message in ((tmp_path, "no run with a validation.csv"),
+                            (tmp_path / "missing", "No such file")):
+        with pytest.raises(SystemExit):
+            training_plot.main(["--checkpoint_dir", str(folder), "--output", str(tmp_path / "x")])
+        captured = capfd.readouterr().err
+        assert message in captured and "Traceback" not in captured
+        assert captured.count("is not drawn") == (3 if folder == tmp_path else 0)
 
 
 def test_comparison_shows_where_sga_gains_most():
