@@ -27,6 +27,7 @@ TESTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(TESTS)
 IMAGE = os.path.join(ROOT, "results", "images", "face-384x384.png")
 MODELS = os.path.join(ROOT, "results", "models")
+RUN = "mbt2018-num_filters=64-lmbda=%s"  # in MODELS
 SIDES = ("baseline", "ours")
 
 sys.path.insert(0, ROOT)
@@ -223,7 +224,7 @@ def train_input(side, N, batchsize, patchsize):
 
 def sga_cost(side, lmbda, *argv):
     """All of SGA on the shipped image: at the paper's setting, or with --fast; options argv."""
-    run_name = "mbt2018-num_filters=64-lmbda=%s" % lmbda
+    run_name = RUN % lmbda
     presets = [] if side == "baseline" else ["--fast"]
     args = options("--lambda", lmbda, *map(str, argv), *presets)
     x, costs = image_files.read_images(IMAGE), []
@@ -359,7 +360,7 @@ def compress_row(required, turns=5):
     PIL.Image.fromarray(np.random.RandomState(0).randint(0, 256, (256, 256, 3)).astype(
         np.uint8)).save(image)
     argv = ["compress", "--checkpoint_dir", MODELS, "--results_dir", "",
-            "mbt2018-num_filters=64-lmbda=0.01", image]
+            RUN % "0.01", image]
     return processes_row("`mbt2018.py compress`, 256×256, whole process", required, argv, turns)
 
 

@@ -25,6 +25,7 @@ from plumbing import basics, command_line, fileformat
 
 GOLDEN = os.path.join(TESTS, "golden")
 SHIPPED = os.path.join(ROOT, "results", "models")
+SHIPPED_FILTERS = 64
 CHECKPOINTS = os.path.join(GOLDEN, "checkpoints")
 BASE_RUN = "mbt2018-num_filters=16-lmbda=0.01"
 BB_RUN = "mbt2018_bb-num_filters=16-lmbda=0.01"
@@ -115,7 +116,7 @@ KINDS = ("mbt2018", "sga", "bb_sga")
 
 
 def run_of(script, num_filters=16):
-    """The golden run (or with 64 filters the shipped one) that a script can use."""
+    """The golden run (or with SHIPPED_FILTERS the shipped one) that a script can use."""
     return (BB_RUN if "bb" in script else BASE_RUN).replace("=16", "=%d" % num_filters)
 
 

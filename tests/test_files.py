@@ -14,8 +14,8 @@ from plumbing import basics, fileformat, grid, runs
 import tensorflow.compat.v1 as tf
 
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, GOLDEN, KINDS, NPY, PNG, ROOT,
-                      ORIGINAL, SHIPPED, compress, decompress, pixels, reported_pixels, run, run_of,
-                      write_image)
+                      ORIGINAL, SHIPPED, SHIPPED_FILTERS, compress, decompress, pixels,
+                      reported_pixels, run, run_of, write_image)
 
 DECODED = os.path.join(GOLDEN, "tfci", "face-197x251-decoded.png")
 CENTRED = ("mbt2018", "map", "unoise")
@@ -70,7 +70,7 @@ def check_size(script, size, results, run_name, suffix=".iinc"):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_filters, checkpoints, scripts", [
-    (16, CHECKPOINTS, FAST), (64, SHIPPED, KINDS)], ids=["golden", "shipped"])
+    (16, CHECKPOINTS, FAST), (SHIPPED_FILTERS, SHIPPED, KINDS)], ids=["golden", "shipped"])
 def test_round_trip(num_filters, checkpoints, scripts, tmp_path):
     """In fresh processes, from the file and the model alone: the pixels that were evaluated."""
     images = [write_image(tmp_path / "image.png", 197, 251)]

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from plumbing import basics, machine
-from conftest import (BASE_RUN, CHECKPOINTS, FAST, PNG, ROOT, SHIPPED, TINY, command, run, run_of,
-                      write_image)
+from conftest import (BASE_RUN, CHECKPOINTS, FAST, PNG, ROOT, SHIPPED, SHIPPED_FILTERS, TINY, command,
+                      run, run_of, write_image)
 
 
 GB = 10 ** 9
@@ -110,12 +110,12 @@ PEAK = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=Tr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script,num_filters,height,width", [
-    ("mbt2018", 64, 1200, 1200), ("sga", 16, 64, 64), ("sga", 192, 512, 768),
-    ("bb_sga", 64, 1200, 1200)])
+    ("mbt2018", SHIPPED_FILTERS, 1200, 1200), ("sga", 16, 64, 64), ("sga", 192, 512, 768),
+    ("bb_sga", SHIPPED_FILTERS, 1200, 1200)])
 def test_the_estimate_of_memory(script, num_filters, height, width, tmp_path):
     """At most 30 % above the measured peak, and not below."""
     write_image(tmp_path / "image.png", height, width)
-    checkpoints = {16: CHECKPOINTS, 64: SHIPPED}.get(num_filters, str(tmp_path))
+    checkpoints = {16: CHECKPOINTS, SHIPPED_FILTERS: SHIPPED}.get(num_filters, str(tmp_path))
     if num_filters == 192:
         run("mbt2018", "--checkpoint_dir", tmp_path, "--threads", 1, "train", "--train_glob", PNG,
             "--patchsize", 64, "--batchsize", 2, "--logdir", "", "--last_step", 1)

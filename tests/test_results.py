@@ -14,7 +14,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from conftest import (BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, load, run, run_of, write_image)
+from conftest import (BASE_RUN, CHECKPOINTS, PNG, ROOT, SHIPPED, SHIPPED_FILTERS, load, run, run_of,
+                      write_image)
 
 sys.path.insert(0, os.path.join(ROOT, "results"))
 import compare
@@ -281,7 +282,7 @@ CROPS = os.path.join(ROOT, "results", "reduced", "kodak-crops")
     method.script for method in rd_curves.METHODS
     if os.path.exists(os.path.join(CROPS, method.script + ".csv"))])
 def test_settings_are_those_of_the_shipped_results(script):
-    run_name = run_of(script, 64)
+    run_name = run_of(script, SHIPPED_FILTERS)
     result = load(next(path for path in glob.glob(os.path.join(CROPS, "npz", "*.npz"))
                        if run_name in path and load(path)["script"] == script))
     (image,) = result["image"]
@@ -354,7 +355,8 @@ def test_a_table_without_what_failed(tmp_path, two_runs, monkeypatch, capfd):
 
 
 def test_runs_of_the_same_lambda_are_to_be_chosen_from(tmp_path, capfd):
-    for folder, run_name in ((CHECKPOINTS, BASE_RUN), (SHIPPED, run_of("mbt2018", 64))):
+    for folder, run_name in ((CHECKPOINTS, BASE_RUN),
+                             (SHIPPED, run_of("mbt2018", SHIPPED_FILTERS))):
         (tmp_path / run_name).symlink_to(os.path.join(folder, run_name))
     assert "num_filters=16" in refused(["--checkpoint_dir", str(tmp_path), "--images", PNG,
                                         "--output", str(tmp_path)], capfd)

@@ -5,7 +5,8 @@ import pytest
 import bb_sga
 import danneal
 import sga
-from conftest import BB_RUN, CHECKPOINTS, SHIPPED, TINY, compress, parsed, run_process
+from conftest import (BB_RUN, CHECKPOINTS, SHIPPED, SHIPPED_FILTERS, TINY, compress, parsed, run_of,
+                      run_process)
 
 
 @pytest.mark.slow
@@ -22,7 +23,7 @@ def test_benchmark_reaches_the_cost_of_the_scripts():
     import benchmark
     _, (_, facts) = benchmark.in_turns("cost", ["0.01", "--its", "4"], turns=1, burst=0)
     result = sga.main(["--checkpoint_dir", SHIPPED, "compress", "--fast", "--its", "4",
-                       "--results_dir", "", "mbt2018-num_filters=64-lmbda=0.01", benchmark.IMAGE])
+                       "--results_dir", "", run_of("mbt2018", SHIPPED_FILTERS), benchmark.IMAGE])
     assert facts["cost"] == pytest.approx(result["rd_cost"][0], rel=1e-3)
 
 
