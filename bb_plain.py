@@ -21,7 +21,7 @@ def rate_samples(options):
 
 
 def infer(graph, x, options):
-    """The encoder's y, rounded, and the q(z|y_hat) that h_a gives, without iterations."""
+    """The encoder's y, rounded, and a fit of no iterations: q(z|y_hat) is as h_a gives it."""
     y_hat = nic.integer_y(graph, nic.encode(graph, x)).y
     return nic.Unfitted(y_hat, nic.Fit(its=0, lr=0, seed=options.seed))
 

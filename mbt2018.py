@@ -21,7 +21,7 @@ def objective(x, t, N, lmbda, seed):
     y = nic.analysis_transform(N)(x)
     z = nic.hyper_analysis_transform(N, N)(y)
     prior_z = tfc.EntropyBottleneck(name="entropy_bottleneck")
-    prior_z(z, training=True)
+    prior_z(z, training=True)  # this makes its variables, as below
     z_tilde = z + nic.uniform_noise(z.shape, nic.noise_key(seed, t, 1))
     mu, log_sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
     prior_y = nic.GaussianConditional(tf.exp(log_sigma), nic.SCALES, mean=mu,
@@ -34,7 +34,7 @@ def objective(x, t, N, lmbda, seed):
                     for pair in ((prior_y, y_tilde), (prior_z, z_tilde)))
     scalars = nic.training_scalars(lmbda, x, x_tilde, y_bpp + z_bpp, y_bpp=y_bpp, z_bpp=z_bpp)
 
-    def update_prior():
+    def update_prior():  # the medians, by a loss of their own, and the tables of tfc's coder
         return [tf.train.AdamOptimizer(1e-3).minimize(prior_z.losses[0]), prior_z.updates[0]]
     return scalars, x_tilde, update_prior
 

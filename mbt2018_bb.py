@@ -31,6 +31,7 @@ def objective(x, t, N, lmbda, seed, posterior_of="y"):
         z_mean.shape, nic.noise_key(seed, t, 1)))
     _, p_z = nic.factorized_prior(N)(z_tilde)
     mu, log_sigma = nic.gaussian_parameters(nic.hyper_synthesis_transform(N), z_tilde, y.shape)
+    # As in the original, sigma is bounded in training: rates of images have it as it is.
     prior_y = nic.GaussianConditional(tfc.upper_bound(tf.exp(log_sigma), 10 ** .5), nic.SCALES,
                                       mean=mu, name="gaussian_conditional")
     prior_y(y, training=True)

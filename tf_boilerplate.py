@@ -264,9 +264,10 @@ def descend(sess, step, losses, its, feed, has_bar):
 # ---------------------------------------------------------------- 4. the decoder
 #
 # What a decoder repeats: p(z), mu and sigma of p(y|z_hat), of bits-back the fit of q(z|y_hat), and
-# the pixels. All are computed here, in double precision on the CPU, and rounded to a grid, where
-# machines agree unless a number is next to an edge between two points. There, an encoder's Decoder
-# raises grid.NearEdge, and `grid.first_offset` tries the next offset of the grid.
+# the pixels. All are computed by a Decoder, in double precision on the CPU, and what the coder sees
+# is rounded to a grid, where machines agree unless a number is next to an edge between two points.
+# There, an encoder's Decoder raises grid.NearEdge, and `grid.first_offset` tries the next offset of
+# the grid. The RangeCoder of a .tfci, as in the original, is in single precision.
 
 STRIP = 16  # rows of y that g_s decodes at once
 
@@ -488,9 +489,9 @@ class Method(typing.NamedTuple):
     codecs: tuple  # CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
     options: list = []  # of Option
     # (v, T, key, options) -> free latents v relaxed at temperature T, with noise, if any, of
-    # stateless seed `key`, an int [2]; of bits-back for y alone. None if nothing is optimised
+    # stateless seed `key`, an int [2]; of bits-back for y alone. None if `infer` optimises nothing
     relax: typing.Optional[typing.Callable] = None
-    seed: typing.Callable = lambda options: 0  # (options) -> seed of all noise
+    seed: typing.Callable = lambda options: 0  # (options) -> seed of the noise in `infer`
     presets: dict = {}  # flag -> dict of the options that it sets
     # whether anything is optimised, also if by the decoder alone: a loss can be recorded
     is_iterative: bool = True
@@ -744,7 +745,10 @@ class Compressor:
                           encoded.uncodable)
 
     def metrics_of(self, decoder, x, images, latents):
-        """Dict of [B]: what is reported of a list of CodedImage, the batch x, made of latents."""
+        """Dict of [B]: what is reported of the batch x, coded as a list of CodedImage.
+
+        latents: those of all images, whose `fit` they share.
+        """
         quality_of_pictures = quality.measure(x, coding.joined(images).x_hat, self.threads)
         if self.run.model == "base":
             return dict(quality_of_pictures, **self.rates_of(x, images))

@@ -14,7 +14,7 @@ import numpy as np
 from plumbing import basics, coding, fileformat, grid
 
 Z_WIDTH = 0.25  # distance of the grid of z
-Q_STDS = 8  # q is coded within so many standard deviations of its mean
+Q_STDS = 8  # every q of a file is coded within at least so many standard deviations of its mean
 
 
 class Posterior(typing.NamedTuple):
@@ -67,8 +67,8 @@ def initial_coder(posterior, initial_bits, seed):
         num_words += max(1, num_words // 50)
 
 
-class Chain:
-    """A stack to which an image is added, and the bits that it takes and gives (section 3.3).
+class Link:
+    """An image of the chain: it is added to the stack, and takes and gives bits (section 3.3).
 
     With z_hat ~ q(z|y_hat) popped, and y_hat and z_hat pushed, the net bits of the image are
 
@@ -100,16 +100,16 @@ class Chain:
 
 
 def add_image(decoder, coder_for, y_range, z_range, latents, offset):
-    """(Chain, CodedImage) of fitted BitsBackLatents of an image, on the grid of an offset.
+    """(Link, CodedImage) of fitted BitsBackLatents of an image, on the grid of an offset.
 
-    coder_for(posterior) gives the stack to add it to.
+    coder_for(posterior) gives a stack to add it to, of its own, as another offset begins anew.
     """
     posterior = posterior_on_grid(decoder, z_range, latents, offset)
-    chain = Chain(coder_for(posterior))
-    z = chain.pop_z(posterior, decoder.z_shape)
-    chain.push_y(latents.y, y_range, decoder.conditional(Z_WIDTH * z, offset))
-    chain.push_z(z, z_range, decoder.prior(z_range, offset, Z_WIDTH))
-    return chain, coding.CodedImage(offset, latents.y.astype(np.int32), z, Z_WIDTH * z,
+    link = Link(coder_for(posterior))
+    z = link.pop_z(posterior, decoder.z_shape)
+    link.push_y(latents.y, y_range, decoder.conditional(Z_WIDTH * z, offset))
+    link.push_z(z, z_range, decoder.prior(z_range, offset, Z_WIDTH))
+    return link, coding.CodedImage(offset, latents.y.astype(np.int32), z, Z_WIDTH * z,
                                     decoder.picture(latents.y, offset), posterior.latents)
 
 
@@ -120,7 +120,7 @@ def fit_of(fit):
 
 
 def encode(decoder, unfitted, script, initial_bits=b""):
-    """See Codec; reports the bits popped and pushed of each image, and their sum per pixel."""
+    """See Codec; reports the bits popped and pushed of each image, and net_bpp of all together."""
     fit, y_hat = fit_of(unfitted.fit), np.rint(unfitted.y)[:, None]
     fitted, records = zip(*[decoder.fit(y, fit) for y in y_hat])
     try:
@@ -129,21 +129,21 @@ def encode(decoder, unfitted, script, initial_bits=b""):
                                   np.stack([latents.z_logvar for latents in fitted]))
     except fileformat.OutOfRange as error:  # as of a model that was trained little
         return uncoded(decoder, fitted, records, str(error))
-    chains, images = [], []
+    links, images = [], []
     coder_for = functools.partial(initial_coder, initial_bits=initial_bits, seed=fit.seed)
     for latents in fitted:
-        chain, image = grid.first_offset(functools.partial(
+        link, image = grid.first_offset(functools.partial(
             add_image, decoder, coder_for, y_range, z_range, latents))
-        chains.append(chain)
+        links.append(link)
         images.append(image)
-        coder_for = functools.partial(copy_of, chain.coder)
+        coder_for = functools.partial(copy_of, link.coder)
     extra = fileformat.FIT.pack(*fit, len(initial_bits))
     if initial_bits:
         extra += basics.digest(initial_bits)
     content = fileformat.pack_iinc(
         "bits-back", script, decoder.run, coding.shape_of(images, decoder), (y_range, z_range),
-        images, chains[-1].coder, extra)
-    return coding.Encoded(content, images, bits_of(chains, decoder.x_shape), list(records))
+        images, links[-1].coder, extra)
+    return coding.Encoded(content, images, bits_of(links, decoder.x_shape), list(records))
 
 
 def uncoded(decoder, fitted, records, why):
@@ -161,14 +161,14 @@ def copy_of(coder, posterior):
     return coder.clone()
 
 
-def bits_of(chains, x_shape):
-    """What is reported of the Chains of all images: arrays [num_imgs]."""
-    popped_z, pushed_y, pushed_z = (np.array([getattr(chain, name) for chain in chains])
+def bits_of(links, x_shape):
+    """What is reported of the Links of all images: arrays [num_imgs]."""
+    popped_z, pushed_y, pushed_z = (np.array([getattr(link, name) for link in links])
                                     for name in ("popped_z", "pushed_y", "pushed_z"))
-    num_pixels = len(chains) * x_shape[1] * x_shape[2]
+    num_pixels = len(links) * x_shape[1] * x_shape[2]
     net_bpp = (pushed_y + pushed_z - popped_z).sum() / num_pixels
     return dict(popped_z_bits=popped_z, pushed_y_bits=pushed_y, pushed_z_bits=pushed_z,
-                net_bpp=np.full(len(chains), net_bpp))
+                net_bpp=np.full(len(links), net_bpp))
 
 
 def decode(decoder, file, with_initial_bits):
@@ -177,10 +177,10 @@ def decode(decoder, file, with_initial_bits):
     for k in reversed(range(file.shape[0])):
         offset = file.offsets[k]
         z = coding.pop_z(coder, decoder.z_shape, file.z_range,
-                  decoder.prior(file.z_range, offset, Z_WIDTH))
+                         decoder.prior(file.z_range, offset, Z_WIDTH))
         y = coding.pop_y(coder, file.y_range, decoder.conditional(Z_WIDTH * z, offset))
         images.insert(0, coding.CodedImage(offset, y, z, Z_WIDTH * z,
-                                            decoder.picture(y, offset)))
+                                           decoder.picture(y, offset)))
         if k > 0 or with_initial_bits:
             latents, _ = decoder.fit(y, file.fit)
             posterior = posterior_on_grid(decoder, file.z_range, latents, offset)
