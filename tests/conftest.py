@@ -49,10 +49,15 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)  # before xdist names the groups
 def pytest_collection_modifyitems(items):
-    """With --dist loadgroup, tests that share what takes long to make run in one process."""
+    """With --dist loadgroup, tests that share what takes long to make run in one process.
+
+    Results are made by image, so those on the two golden images can be made at the same time.
+    """
     for item in items:
         for fixture in {"results", "files", "serial"}.intersection(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group(fixture))
+            parameters = item.callspec.params if hasattr(item, "callspec") else {}
+            group = "%s of %s" % (fixture, parameters.get("image"))
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def golden(image, method):
