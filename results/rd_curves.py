@@ -4,6 +4,7 @@ A curve is a dict of the columns of a CSV, arrays in the order of the rate, a po
 folder of a data set has a curve per method, and settings.json with the checksums of its images.
 """
 
+import contextlib
 import csv
 import glob
 import itertools
@@ -75,6 +76,15 @@ def csv_rows(path):
         return list(csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise basics.UserError("%s: not a CSV (%s)" % (path, error))
+
+
+@contextlib.contextmanager
+def complete(path):
+    """A context in which what is missing in csv_rows, or no number, is a UserError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError) as error:
+        raise basics.UserError("%s: a row, a column or a number is missing (%s)" % (path, error))
 
 
 def column_names(path):

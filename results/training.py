@@ -123,10 +123,8 @@ def run(args):
         basics.require_writable(written, missing=1)
     if not args.from_csv:
         measure(args.checkpoint_dir, path)
-    try:
+    with rd_curves.complete(path):
         draw(path, picture)
-    except (LookupError, TypeError, ValueError) as error:
-        raise basics.UserError("%s: a row or a column is missing (%s)" % (path, error))
 
 
 def main(argv=None):

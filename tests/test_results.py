@@ -518,10 +518,12 @@ def test_plots_are_written_to_outputs(tmp_path, monkeypatch, capfd):
     shutil.copy(os.path.join(ROOT, "results", "convergence.csv"), str(outputs))
     convergence.main(["--from-csv"])
     assert sorted(os.listdir(outputs)) == ["convergence.csv", "convergence.png"]
-    (outputs / "convergence.csv").write_text("run_name,setting\nx,paper\n")
-    with pytest.raises(SystemExit):
-        convergence.main(["--from-csv"])
-    assert "is missing" in capfd.readouterr().err
+    whole = (outputs / "convergence.csv").read_text()
+    for damaged in ("run_name,setting\nx,paper\n", whole.replace(",paper,1,", ",paper,x,")):
+        (outputs / "convergence.csv").write_text(damaged)
+        with pytest.raises(SystemExit):
+            convergence.main(["--from-csv"])
+        assert "is missing" in capfd.readouterr().err
     for plot in (landscape, compare):
         name = os.path.basename(plot.__file__)[:-3] + ".png"
         with pytest.raises(SystemExit):
