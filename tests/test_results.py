@@ -565,6 +565,16 @@ def test_validation_curves(tmp_path, figures, capfd):
     assert len(figures["training.png"].axes) == 2
 
 
+def test_validation_curves_are_written_to_outputs(tmp_path, monkeypatch):
+    """By default of the runs in checkpoints."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    write_run(tmp_path / "checkpoints", "mbt2018-lmbda=0.01", "mbt2018", [0, 10])
+    training_plot.main([])
+    assert sorted(os.listdir("outputs")) == ["training.csv", "training.png"]
+    assert PIL.Image.open("outputs/training.png").size[0] > 600
+
+
 def test_runs_without_validation_curve(tmp_path, capfd):
     write_run(tmp_path, "lmbda=best", "mbt2018", [0, 1])
     write_run(tmp_path, "lmbda=1", "mbt2018", [0])  # not begun: nothing to say
