@@ -88,8 +88,9 @@ def draw_lmbda(axis, rows, scripts):
                   [float(row["rd_cost"]) for row in of_run],
                   "--" if script.endswith("bb") else "-", marker="o", markersize=3,
                   color="C%d" % scripts.index(script), label=script, linewidth=1.5)
-    axis.set_xscale("log")
+    axis.set_xscale("log", subs=(2, 3, 5))
     axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("{x:g}")
     axis.set_title("λ = %s" % rows[0]["lmbda"], fontsize=11)
     axis.grid(alpha=.25, which="both")
 
