@@ -223,6 +223,9 @@ OPERATIONS, EFFICIENCY = 11, .75
 # What an image takes beside its iterations: seconds, and seconds per pixel.
 SECONDS, SECONDS_PER_PIXEL = 2, 6e-6
 FULL_ITERATIONS = ("its", "sga_its")  # options that count iterations through the whole model
+# An iteration of fitting q(z|y_hat), by the hyper synthesis transform alone: seconds per image, and
+# its part of the operations of an iteration of SGA.
+FIT_SECONDS, FIT_PART = 6e-3, .2
 
 
 @functools.lru_cache(maxsize=None)
@@ -240,8 +243,10 @@ def predicted_seconds(task):
     """Seconds of all cores of this machine that a task takes, by the benchmark's figures."""
     pixels = np.prod(task.shape, dtype=float)
     its = sum(task.settings.get(name, 0) for name in FULL_ITERATIONS)
-    operations = its * pixels * OPERATIONS * task.num_filters ** 2
-    return SECONDS + pixels * SECONDS_PER_PIXEL + operations / EFFICIENCY / matrix_rate()
+    fit_its = task.settings.get("rate_its", 0)
+    operations = (its + FIT_PART * fit_its) * pixels * OPERATIONS * task.num_filters ** 2
+    return (SECONDS + pixels * SECONDS_PER_PIXEL + task.shape[0] * fit_its * FIT_SECONDS
+            + operations / EFFICIENCY / matrix_rate())
 
 
 class Forecast:

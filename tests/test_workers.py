@@ -85,6 +85,9 @@ def test_forecast():
     short, long, other = task("sga", 256, 10), task("sga", 256, 1000), task("map", 512, 1000, 192)
     assert (tasks.predicted_seconds(short) < tasks.predicted_seconds(long)
             < tasks.predicted_seconds(other))
+    fit = long._replace(settings=dict(script="bb_no_sga", rate_its=1000))
+    assert (tasks.predicted_seconds(short) < tasks.predicted_seconds(fit)
+            < tasks.predicted_seconds(long))
     forecast = tasks.Forecast()
     assert forecast.seconds([short, short]) == pytest.approx(2 * tasks.predicted_seconds(short))
     forecast.measured(short, workers.Outcome(seconds=3 * tasks.predicted_seconds(short),
