@@ -41,7 +41,7 @@ OPTIONS = [nic.Option("--sga_its --its", nic.count, 2000, "iterations of SGA"),
                       "logits of rounding, as a function of the distance"),
            nic.Option("--seed", nic.natural, 0, "seed of the noise")]
 SSL = dict(lr_decay=1, logits="ssl", T_max=1, t0=0)
-# fast: about the R-D cost of the defaults, in a sixth of their time; thorough: the lowest that was
+# fast: about the R-D cost of the defaults, in a fifth of their time; thorough: the lowest that was
 # found with 2000 iterations.
 PRESETS = dict(fast=dict(SSL, sga_its=360, lr=0.03), thorough=dict(SSL, lr=0.02))
 

@@ -23,7 +23,7 @@ import sga
 import plots
 import rd_curves
 
-RUNS = ["mbt2018-num_filters=64-lmbda=0.01", "mbt2018-num_filters=64-lmbda=0.0025"]
+RUNS = ["mbt2018-num_filters=96-lmbda=0.01", "mbt2018-num_filters=96-lmbda=0.0025"]
 PRESETS = {"paper": None, "fast": "fast", "thorough": "thorough"}  # by setting
 COLOURS = {"paper": "#555555", "fast": "#d95f02", "thorough": "#1b6ca8"}
 LABELS = {"paper": "the paper's setting", "fast": "--fast", "thorough": "--thorough"}

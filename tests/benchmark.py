@@ -27,7 +27,7 @@ TESTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(TESTS)
 IMAGE = os.path.join(ROOT, "results", "images", "face-384x384.png")
 MODELS = os.path.join(ROOT, "results", "models")
-RUN = "mbt2018-num_filters=64-lmbda=%s"  # in MODELS
+RUN = "mbt2018-num_filters=96-lmbda=%s"  # in MODELS
 SIDES = ("baseline", "ours")
 
 sys.path.insert(0, ROOT)

@@ -25,7 +25,7 @@ from plumbing import basics, command_line, fileformat
 
 GOLDEN = os.path.join(TESTS, "golden")
 SHIPPED = os.path.join(ROOT, "results", "models")
-SHIPPED_FILTERS = 64
+SHIPPED_FILTERS = 96
 CHECKPOINTS = os.path.join(GOLDEN, "checkpoints")
 BASE_RUN = "mbt2018-num_filters=16-lmbda=0.01"
 BB_RUN = "mbt2018_bb-num_filters=16-lmbda=0.01"
