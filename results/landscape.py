@@ -115,13 +115,18 @@ def plane(y, i, j, first, second):
     return copies.reshape((-1,) + y.shape)
 
 
+def percent(value, sign=""):
+    """Return text of a value in %. sign: "+" shows a plus. What rounds to 0 has no minus."""
+    return ("%" + sign + ".2f %%") % (round(float(value), 2) + 0)  # -0. + 0 is 0.
+
+
 def draw_costs(axis, axes_values, costs):
     """Draw costs [RESOLUTION, RESOLUTION] over two axes, and lines at the integers."""
     import matplotlib.ticker
     levels = np.quantile(costs, np.linspace(0, 1, 15))
     axis.contourf(*axes_values, costs, levels, cmap="Greys", vmax=1.6 * levels[-1])
     lines = axis.contour(*axes_values, costs, levels[1:-1:2], colors="#555555", linewidths=.8)
-    axis.clabel(lines, fmt="%.2f %%", fontsize=11, colors="#222222", zorder=3.5)
+    axis.clabel(lines, fmt=percent, fontsize=11, colors="#222222", zorder=3.5)
     axis.xaxis.set_major_locator(matplotlib.ticker.MultipleLocator(1))
     axis.yaxis.set_major_locator(matplotlib.ticker.MultipleLocator(1))
     axis.grid(color="#1b6ca8", alpha=.5, linewidth=.8)
@@ -189,7 +194,7 @@ def measure(x):
              "SGA's y before rounding": Mark(path[-1], "o", "#2ca02c")}
     axes_values = axes_around(np.array([*path, *(mark.point for mark in marks.values())]))
     costs = costs_above(*axes_values).reshape(RESOLUTION, RESOLUTION)
-    labelled = {"%s: %+.2f %%" % (name, costs_above(*mark.point[:, None])[0]): mark
+    labelled = {"%s: %s" % (name, percent(costs_above(*mark.point[:, None])[0], "+")): mark
                 for name, mark in marks.items()}
     elements = [tuple(map(int, np.unravel_index(i, y_hat.shape[1:]))) for i in chosen]
     return Landscape(path, temperatures, labelled, axes_values, costs, elements)

@@ -491,6 +491,7 @@ def test_landscape_of_a_quadratic_cost():
     assert list(landscape.decisive(cost, y, rounded, None)) == [7, 3]
     with pytest.raises(basics.UserError):
         landscape.decisive(cost, y, np.eye(2, 6).reshape(y.shape) * np.arange(3) // 2, None)
+    assert [landscape.percent(value, "+") for value in (-.004, .127)] == ["+0.00 %", "+0.13 %"]
     plane = landscape.plane(y, 11, 10, [0, 1], [2, 3])
     np.testing.assert_array_equal(plane[:, 1, 1, 2], [0, 1, 0, 1])
     np.testing.assert_array_equal(plane[:, 1, 1, 1], [2, 2, 3, 3])
