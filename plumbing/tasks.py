@@ -147,8 +147,10 @@ def left_by_interrupt(plans, results):
         return "no results are saved"
     if not plans[0].many and len(plans) == 1:
         return "the image is not saved; the same command begins anew"
-    num_images = sum(len(plan.files) + len(plan.failed) for plan in plans)
-    num_done = sum(result is not None for found in results for result in found)
+    files = [file for plan in plans for file in plan.files]
+    saved = [result is not None for found in results for result in found]
+    num_images = sum(file.shape[0] for file in files) + sum(len(plan.failed) for plan in plans)
+    num_done = sum(file.shape[0] for file, is_saved in zip(files, saved) if is_saved)
     return ("%d of %d images are done and saved, nothing of the others; the same command continues"
             % (num_done, num_images))
 
@@ -173,11 +175,13 @@ class Report:
 
     def expectation(self):
         """Tell how many images each script has to compute, and how long that may take."""
-        seconds = {}  # lists by script
+        expected = {}  # lists of (images, seconds) by script
         for task in self.tasks:
-            seconds.setdefault(task.settings["script"], []).append(predicted_seconds(task))
-        for script, each in seconds.items():
-            print("%s: %d images, about %s" % (script, len(each), progress.duration(sum(each))))
+            pair = task.shape[0], predicted_seconds(task)
+            expected.setdefault(task.settings["script"], []).append(pair)
+        for script, pairs in expected.items():
+            num_images, seconds = map(sum, zip(*pairs))
+            print("%s: %d images, about %s" % (script, num_images, progress.duration(seconds)))
         if self.tasks:
             print("together about %s of all cores of this machine"
                   % progress.duration(self.forecast.seconds(self.tasks)), flush=True)

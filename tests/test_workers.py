@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from conftest import BASE_RUN, CHECKPOINTS, ROOT, TINY, command, compress, load, run, write_image
-from plumbing import basics, tasks, workers
+from plumbing import basics, store, tasks, workers
 
 Sum = collections.namedtuple("Sum", "a b group")
 
@@ -75,6 +75,15 @@ def test_order_of_tasks():
     assert workers.next_task([2, 3, 4, 5], items, "b", {"a"}) == 3
     assert workers.next_task([2, 3, 5], items, None, {"a", "b"}) == 5
     assert workers.next_task([2, 4], items, "c", {"a", "b"}) == 2
+
+
+def test_images_of_an_array_are_counted(capfd):
+    task = tasks.Task("", dict(script="sga", its=10), "", (24, 64, 64), "", 64, b"", (), False)
+    tasks.Report([task, task], names_plans=True).expectation()
+    assert capfd.readouterr().out.startswith("sga: 48 images, about ")
+    file = store.InputFile("x.npy", (24, 64, 64), "", None, None, {})
+    plans = [store.Plan(None, {}, b"", [file], {}, None, "x.npz", "x.npz", False)] * 2
+    assert tasks.left_by_interrupt(plans, [[{}], [None]]).startswith("24 of 48 images are done")
 
 
 def test_forecast():
