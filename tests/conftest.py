@@ -7,8 +7,10 @@ import importlib
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import unittest.mock
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
@@ -91,6 +93,30 @@ def run_process(script, *argv, **kwargs):
     """A script as a process of its own: CompletedProcess with its output as text."""
     return subprocess.run(command(script, *argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           universal_newlines=True, **kwargs)
+
+
+@contextlib.contextmanager
+def started(argv, **kwargs):
+    """A process as the leader of a group, which is killed at the end."""
+    process = subprocess.Popen(
+        list(map(str, argv)), start_new_session=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, universal_newlines=True, cwd=ROOT,
+        # Where tests run in the background, it is ignored.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL), **kwargs)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_for(condition, seconds=120):
+    """The condition's value as soon as it is true."""
+    deadline = time.time() + seconds
+    while not condition() and time.time() < deadline:
+        time.sleep(.1)
+    return condition()
 
 
 def load_module(path, name):

@@ -1,7 +1,6 @@
 """Killed processes, full disks, little memory, hostile files, and generated command lines."""
 
 import collections
-import contextlib
 import functools
 import glob
 import os
@@ -9,7 +8,6 @@ import pickle
 import random
 import resource
 import shutil
-import signal
 import string
 import subprocess
 import sys
@@ -22,7 +20,7 @@ import pytest
 import tf_boilerplate as nic
 from plumbing import basics, runs
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, FAST, PNG, ROOT, TINY, command, compress,
-                      load, run, run_of, run_process, write_image)
+                      load, run, run_of, run_process, started, wait_for, write_image)
 
 TRAIN = ("--threads", 1, "--num_filters", 8, "train", "--train_glob", PNG, "--patchsize", 64,
          "--batchsize", 2, "--logdir", "")
@@ -31,45 +29,49 @@ TRAINED = "mbt2018-num_filters=8-lmbda=0.01"
 
 # ---------------------------------------------------------------- kill -9
 
-def kill_often(argv, seconds):
-    """Start a command that takes so many seconds three times; kill it and its children."""
-    moments = random.Random(0)
-    for _ in range(3):
-        process = subprocess.Popen(argv, start_new_session=True, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(0, seconds))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def whole_and_killed(tmp_path, argv_for):
-    """Run argv_for(folder) in two folders, in the second after it was killed; yield both.
-
-    Between, (None, second folder) as the kills left it.
-    """
+def kill_often(argv, has_begun):
+    """Kill a command three times: as soon as it has saved something, then at any moments."""
     start = time.time()
-    for folder in (tmp_path / "whole", tmp_path / "killed"):
-        if folder.name == "killed":
-            kill_often(argv_for(folder), time.time() - start)
-            yield None, folder
+    with started(argv):
+        assert wait_for(has_begun)
+    seconds = time.time() - start
+    moments = random.Random(0)
+    for _ in range(2):
+        with started(argv):
+            time.sleep(moments.uniform(0, seconds))
+
+
+def whole_and_killed(tmp_path, argv_for, has_begun):
+    """Two folders in which argv_for(folder) has run: without a stop, and after it was killed.
+
+    has_begun(folder) is true once the command has saved something there.
+    """
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    kill_often(argv_for(killed), lambda: has_begun(killed))
+    for folder in (whole, killed):
         done = subprocess.run(argv_for(folder), stderr=subprocess.PIPE, universal_newlines=True)
         assert done.returncode == 0, done.stderr
-        yield folder.name, folder
+    return whole, killed
+
+
+def has_npz(folder):
+    return bool(list(folder.glob("**/*.npz")))
 
 
 @pytest.mark.slow
 def test_killed_training_ends_as_if_it_had_not_been(tmp_path):
-    costs = {}
-    for name, folder in whole_and_killed(tmp_path, lambda folder: command(
-            "mbt2018", "--checkpoint_dir", folder, *TRAIN, "--last_step", 100,
-            "--save_checkpoint_secs", 1)):
-        if name is None:
-            assert not runs.newest_checkpoint(str(folder / TRAINED)).endswith("-0")
-        else:
-            costs[name] = compress("mbt2018", folder, TINY, run_name=TRAINED,
-                                   checkpoints=folder)["rd_cost"][0]
-    assert costs["killed"] == pytest.approx(costs["whole"], rel=1e-4)
+    def argv_for(folder):
+        return command("mbt2018", "--checkpoint_dir", folder, *TRAIN, "--last_step", 300,
+                       "--save_checkpoint_secs", 1)
+
+    def has_trained(folder):
+        newest = runs.newest_checkpoint(str(folder / TRAINED))
+        return newest and not newest.endswith("-0")
+
+    whole, killed = [compress("mbt2018", folder, TINY, run_name=TRAINED,
+                              checkpoints=folder)["rd_cost"][0]
+                     for folder in whole_and_killed(tmp_path, argv_for, has_trained)]
+    assert killed == pytest.approx(whole, rel=1e-4)
 
 
 @pytest.fixture
@@ -82,34 +84,27 @@ def folder(tmp_path):
 
 @pytest.mark.slow
 def test_killed_compress_ends_as_if_it_had_not_been(tmp_path, folder):
-    results, files = {}, {}
-    for name, target in whole_and_killed(tmp_path, lambda target: command(
-            "sga", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, folder, target / "files",
-            "--results_dir", target, "--its", 100)):
-        if name is None:
-            assert list(target.glob("**/*.npz"))
-        else:
-            results[name] = load(next(target.glob("rd-*.npz")))
-            files[name] = [(target / "files" / ("%d.png.iinc" % i)).read_bytes() for i in range(6)]
-    assert files["killed"] == files["whole"]
-    assert results["killed"].keys() == results["whole"].keys()
-    for field, values in results["whole"].items():
-        np.testing.assert_array_equal(results["killed"][field], values)
+    whole, killed = whole_and_killed(tmp_path, lambda target: command(
+        "sga", "--checkpoint_dir", CHECKPOINTS, "compress", BASE_RUN, folder, target / "files",
+        "--results_dir", target, "--its", 100), has_npz)
+    for i in range(6):
+        name = "%d.png.iinc" % i
+        assert (killed / "files" / name).read_bytes() == (whole / "files" / name).read_bytes()
+    expected, results = (load(next(target.glob("rd-*.npz"))) for target in (whole, killed))
+    assert results.keys() == expected.keys()
+    for field, values in expected.items():
+        np.testing.assert_array_equal(results[field], values)
 
 
 @pytest.mark.slow
 def test_killed_table1_ends_as_if_it_had_not_been(tmp_path, folder):
-    tables = {}
-    for name, target in whole_and_killed(tmp_path, lambda target: [
-            sys.executable, os.path.join(ROOT, "results", "table1.py"), "--checkpoint_dir",
-            CHECKPOINTS, "--images", str(folder), "--output", str(target),
-            "--methods", "mbt2018", "bb_plain"]):
-        if name is None:
-            assert list((target / "images").glob("npz/**/*.npz"))
-        else:
-            tables[name] = [(target / "images" / csv).read_text() for csv in (
-                "mbt2018.csv", "bb_plain.csv", "table1.csv", "table1.md")]
-    assert tables["killed"] == tables["whole"]
+    whole, killed = whole_and_killed(tmp_path, lambda target: [
+        sys.executable, os.path.join(ROOT, "results", "table1.py"), "--checkpoint_dir",
+        CHECKPOINTS, "--images", str(folder), "--output", str(target),
+        "--methods", "mbt2018", "bb_plain"], has_npz)
+    for name in ("mbt2018.csv", "bb_plain.csv", "table1.csv", "table1.md"):
+        path = os.path.join("images", name)
+        assert (killed / path).read_text() == (whole / path).read_text()
 
 
 @pytest.mark.slow

@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import psutil
 import pytest
 
-from conftest import BASE_RUN, CHECKPOINTS, ROOT, TINY, command, compress, load, run, write_image
+from conftest import (BASE_RUN, CHECKPOINTS, ROOT, TINY, command, compress, load, run, started,
+                      wait_for, write_image)
 from plumbing import basics, store, tasks, workers
 
 Sum = collections.namedtuple("Sum", "a b group")
@@ -192,30 +192,6 @@ def test_no_scheduler_there(address, pair, fails, monkeypatch):
 
 # ---------------------------------------------------------------- processes that are killed
 
-def wait_for(condition, seconds=120):
-    """The condition's value as soon as it is true."""
-    deadline = time.time() + seconds
-    while not condition() and time.time() < deadline:
-        time.sleep(.1)
-    return condition()
-
-
-@contextlib.contextmanager
-def started(argv, **kwargs):
-    """A process as the leader of a group, which is killed at the end."""
-    process = subprocess.Popen(
-        list(map(str, argv)), start_new_session=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, universal_newlines=True, cwd=ROOT,
-        # Where tests run in the background, it is ignored.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL), **kwargs)
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
 def sga_of(images, results, *options, its=300):
     return command("sga", "--checkpoint_dir", CHECKPOINTS, "compress", "--its", its,
                    "--results_dir", results, BASE_RUN, images, *options)
@@ -249,10 +225,9 @@ def test_signals_end_everything(options, number, to_all, tmp_path):
 
 @pytest.mark.slow
 def test_local_workers_listen_to_this_machine_alone(tmp_path):
-    with started(sga_of(trio(tmp_path), tmp_path / "results", "--jobs", 2, its=20000)) as process:
+    with started(sga_of(trio(tmp_path), tmp_path / "results", "--jobs", 2)) as process:
+        assert wait_for(lambda: num_parts(tmp_path / "results"))
         parent = psutil.Process(process.pid)
-        assert wait_for(lambda: len(parent.children(recursive=True)) >= 3)
-        time.sleep(5)
         addresses = {connection.laddr.ip for one in [parent, *parent.children(recursive=True)]
                      for connection in one.connections("inet")
                      if connection.status == psutil.CONN_LISTEN}
