@@ -41,7 +41,7 @@ CODECS = {
             irreversible=True, mct=1, quality_mode="rates")),
     "WebP": Codec("WEBP", "quality", [1, 2] + QUALITIES, dict(method=6)),
     "AVIF": Codec("AVIF", "quality", [5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90], dict(
-        subsampling="4:4:4", speed=6))}
+        subsampling="4:4:4", speed=6, max_threads=1))}  # files depend on whether there are more
 
 
 def point(image, codec, value):
