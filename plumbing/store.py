@@ -38,8 +38,7 @@ class Plan(typing.NamedTuple):
     files: list  # of InputFile
     failed: dict  # from paths that can't be compressed to the UserError
     output: typing.Optional[str]  # the compressed file, or the folder of them
-    target: typing.Optional[str]  # where the results on all of them go
-    base: typing.Optional[str]  # where those of other images of the same name may be
+    base: typing.Optional[str]  # where the results on all of them go, see target_of
     many: bool  # whether they are a folder or glob
 
 
@@ -70,9 +69,12 @@ def code_of(script):
     """
     names, sources = [script], []
     for name in names:  # which grows
-        tree = ast.parse(basics.read_bytes(importlib.util.find_spec(name).origin))
-        imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
-                    for alias in node.names]
+        tree, imported = ast.parse(basics.read_bytes(importlib.util.find_spec(name).origin)), []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                imported += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                imported.append(node.module)
         names += [name for name in imported if name not in names
                   and hasattr(sys.modules.get(name), "METHOD")]
         sources.append(ast.dump(without_docstrings(tree)).encode())
@@ -135,7 +137,7 @@ def lmbda_of(run_name):
 def kept_path(kind, results, base, part, num_imgs):
     """Where what is kept of a kind goes: beside the results or, with a part, into a folder there.
 
-    results, base: as Plan.target and Plan.base, which has the folder's name.
+    results: the path of those. base: as Plan.base, which has the folder's name.
     """
     folder, name = os.path.split(base if part else results)
     stem = os.path.join(folder, kind + name[len("rd"):-len(".npz")])
@@ -153,7 +155,8 @@ def path_for(settings, path):
         basics.note("%s: is damaged, and replaced" % path)
     if stored is None or result_files.is_of(stored, settings):
         return path
-    if stored.get("code", "") != settings["code"]:
+    if (stored.get("script") == settings["script"]
+            and stored.get("code", "") != settings["code"]):
         basics.note("%s: was computed by another version of %s.py" % (path, settings["script"]))
     return "%s-%s.npz" % (path[:-len(".npz")], digits_of(settings))
 
@@ -215,13 +218,20 @@ def planned(run, settings, initial_bits, images, failed, many, base, output=None
         if output and many:
             file_output = os.path.join(output, name + suffix)
         files.append(InputFile(path, shape, image, file_output, part, kept))
-    return Plan(run, settings, initial_bits, files, failed, output, target, base, many)
+    return Plan(run, settings, initial_bits, files, failed, output, base, many)
+
+
+def target_of(plan):
+    """Where the results on all images of a Plan go, or are: not to base if it has others by now."""
+    checksums = [file.image for file in plan.files]
+    return plan.base and path_for(dict(plan.settings, image=checksums), plan.base)
 
 
 def require_targets(plan):
     """Raise an error if the results or a compressed file of a Plan can't be written."""
+    target = target_of(plan)
     for file in plan.files:
-        for path in filter(None, (plan.target, file.part, file.output, *file.kept.values())):
+        for path in filter(None, (target, file.part, file.output, *file.kept.values())):
             basics.require_writable(path, missing=1)
         if file.output:
             fileformat.require_replaceable(file.output, plan.initial_bits)
@@ -229,7 +239,7 @@ def require_targets(plan):
 
 def print_targets(plan):
     """A line for the compressed file of a Plan, its results, and what is kept beside them."""
-    targets = {"compressed": plan.output, "results": plan.target}
+    targets = {"compressed": plan.output, "results": target_of(plan)}
     for kind, path in plan.files[0].kept.items():
         label = command_line.KEPT[kind][len("save_"):]
         if plan.many:
@@ -274,7 +284,7 @@ def write_compressed(path, content):
 
 def is_joined(plan):
     """Whether the results on all images of a Plan are there."""
-    result = result_files.stored(plan.target) if plan.target else None
+    result = result_files.stored(target_of(plan)) if plan.base else None
     checksums = [file.image for file in plan.files]
     return bool(result) and result_files.is_of(result, dict(plan.settings, image=checksums))
 
@@ -318,8 +328,7 @@ def join(plan, results):
     """
     whole = result_files.joined(results)
     if plan.base:  # where another process may have written since
-        checksums = [file.image for file in plan.files]
-        target = path_for(dict(plan.settings, image=checksums), plan.base)
+        target = target_of(plan)
         if len(whole["files"]) > 1:
             result_files.write_csv(target[:-len(".npz")] + ".csv", whole)
         result_files.write(target, whole)

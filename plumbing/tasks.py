@@ -14,8 +14,8 @@ import typing
 import numpy as np
 import tqdm
 
-from plumbing import (basics, command_line, compressed_files, progress, result_files, runs, store,
-                      workers)
+from plumbing import (basics, command_line, compressed_files, machine, progress, result_files,
+                      runs, store, workers)
 
 
 class Task(typing.NamedTuple):
@@ -116,7 +116,7 @@ def run_plans(compress, plans, jobs=1, scheduler=None, compress_here=None):
     results = [store.stored(plan) for plan in plans]
     failures = [Failed(plan, path, error) for plan in plans for path, error in plan.failed.items()]
     pending = find_pending(plans, results)
-    report = Report([one.task for one in pending], compress_here is None)
+    report = Report([one.task for one in pending], compress_here is None, jobs, scheduler)
     if report.names_plans:
         report.expectation()
     for failure in failures:
@@ -168,13 +168,16 @@ def join_if_complete(plan, results):
 class Report:
     """What is told of tasks: a bar with the time left, and a line for each that ends."""
 
-    def __init__(self, tasks, names_plans):
+    def __init__(self, tasks, names_plans, jobs=1, scheduler=None):
         self.tasks, self.names_plans, self.left = tasks, names_plans, set(range(len(tasks)))
-        self.forecast = Forecast()
-        self.bar = tqdm.tqdm(total=len(tasks), unit="image", leave=False, disable=None,
+        self.where, share = "", share_of_cores(tasks, jobs)
+        if scheduler:
+            self.where, share = " of all cores of this machine", 1
+        self.forecast = Forecast(share)
+        # The bar of a single image is enough.
+        self.bar = tqdm.tqdm(total=len(tasks), unit="image", leave=False,
+                             disable=True if len(tasks) < 2 else None,
                              bar_format="{l_bar}{bar}| {n_fmt} of {total_fmt}{postfix}")
-        if len(tasks) < 2:  # whose own bar is enough
-            self.bar.disable = True
 
     def expectation(self):
         """Tell how many images each script has to compute, and how long that may take."""
@@ -183,11 +186,11 @@ class Report:
             by_script.setdefault(task.settings["script"], []).append(task)
         for script, own in by_script.items():
             num_images = sum(task.shape[0] for task in own)
-            seconds = sum(map(predicted_seconds, own))
-            print("%s: %d images, about %s" % (script, num_images, progress.duration(seconds)))
+            print("%s: %d images, about %s%s" % (
+                script, num_images, progress.duration(self.forecast.seconds(own)), self.where))
         if self.tasks:
-            print("together about %s of all cores of this machine"
-                  % progress.duration(self.forecast.seconds(self.tasks)), flush=True)
+            print("together about %s%s" % (
+                progress.duration(self.forecast.seconds(self.tasks)), self.where), flush=True)
 
     def name(self, plan, path):
         """Of an image in a plan, for a line."""
@@ -218,7 +221,7 @@ class Report:
         self.left.remove(k)
         self.forecast.measured(self.tasks[k], outcome)
         self.bar.set_postfix_str("about %s left" % progress.duration(self.forecast.seconds(
-            self.tasks[k] for k in self.left)), refresh=False)
+            [self.tasks[k] for k in self.left])), refresh=False)
         self.bar.update()
 
 
@@ -256,10 +259,18 @@ def predicted_seconds(task):
             + operations / EFFICIENCY / matrix_rate())
 
 
+def share_of_cores(tasks, jobs):
+    """Part of this machine's cores that so many processes use at a time."""
+    jobs, cores = max(1, min(jobs, len(tasks))), machine.num_threads(None)
+    threads = max([task.settings.get("threads", 0) for task in tasks], default=0)
+    return min(1, jobs * (threads or max(1, cores // jobs)) / cores)
+
+
 class Forecast:
     """How long tasks will take, by those that ended, of the same method if there are any."""
 
-    def __init__(self):
+    def __init__(self, share=1):
+        self.share = share  # of this machine's cores, until a task has ended
         self.ratios, self.num_workers = {}, 1  # lists of measured / predicted, by script
 
     def measured(self, task, outcome):
@@ -270,10 +281,10 @@ class Forecast:
                 outcome.seconds / predicted_seconds(task))
 
     def seconds(self, tasks):
-        """Of all tasks together, on so many workers at a time as there were."""
+        """Of a list of tasks together, on so many workers at a time as there were."""
         every = [ratio for ratios in self.ratios.values() for ratio in ratios]
         if not every:
-            return sum(map(predicted_seconds, tasks))
+            return sum(map(predicted_seconds, tasks)) / self.share
         mean = {script: np.mean(ratios) for script, ratios in self.ratios.items()}
         return sum(predicted_seconds(task) * mean.get(task.settings["script"], np.mean(every))
-                   for task in tasks) / self.num_workers
+                   for task in tasks) / max(1, min(self.num_workers, len(tasks)))

@@ -161,9 +161,11 @@ def collect(plans, folder):
         rows = []
         for plan in sorted(plans, key=lambda each: each.settings["lmbda"]):
             if plan.settings["script"] == script and store.is_joined(plan):
-                result = result_files.read(plan.target)
-                means = ["%.6f" % result_files.finite_mean(result[name])
-                         for name in rd_curves.COLUMNS]
+                result = result_files.read(store.target_of(plan))
+                # Of MS-SSIM, which small images lack, a mean would be over other images.
+                averages = {name: np.mean(result[name]) for name in rd_curves.COLUMNS}
+                averages["psnr"] = result_files.finite_mean(result["psnr"])
+                means = ["%.6f" % averages[name] for name in rd_curves.COLUMNS]
                 num_exact = np.isinf(result["psnr"]).sum()
                 if num_exact:
                     basics.note("%s on %s: the mean PSNR is without %d images that are reproduced "

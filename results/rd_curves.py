@@ -187,6 +187,11 @@ def at_lambdas_of(base, curves):
             for script, curve in curves.items()}
 
 
+def lacks_lambdas(curve, base):
+    """Tell whether a curve that has lambdas has not all of the base curve's."""
+    return "lmbda" in curve and bool(set(base.get("lmbda", [])) - set(curve["lmbda"]))
+
+
 # ---------------------------------------------------------------- settings of a folder
 
 def read_settings(folder):

@@ -13,6 +13,8 @@ subfolder codecs (see codecs.py) are drawn in grey.
 """
 
 import argparse
+import importlib
+import importlib.util
 import json
 import os
 import re
@@ -44,18 +46,11 @@ POINTS_NOTE = ("Bits per pixel (information content), PSNR in dB, and in bracket
 
 # ---------------------------------------------------------------- tables
 
-def shown(value):
-    """Return the text of a number in the table."""
+def shown(value, caveats=()):
+    """Return the text of a number in the table; a star marks one that is not to be trusted."""
     if np.isnan(value):
         return "–"
-    return "%.2f" % value
-
-
-def shown_rate(saving):
-    """Return the text of a Saving's BD-rate; a star marks one that is not to be trusted."""
-    if np.isnan(saving.rate) or not saving.caveats:
-        return shown(saving.rate)
-    return shown(saving.rate) + " *"
+    return "%.2f%s" % (value, " *" if caveats else "")
 
 
 def table1_rows(curves, failed):
@@ -67,17 +62,18 @@ def table1_rows(curves, failed):
     curves = {**dict.fromkeys(failed, {}), **curves}
     columns = [rd_curves.savings(curves, "psnr"), rd_curves.savings(curves, "msssim_db"),
                rd_curves.savings(curves, "psnr", "actual_bpp")]
-    rows = []
+    rows, base = [], curves.get("mbt2018", {})
     for method in rd_curves.methods_of(curves):
         curve, cells = curves[method.script], [column[method.script] for column in columns]
-        costs = rd_curves.cost_savings(curve, curves.get("mbt2018", {}))
-        caveats = dict.fromkeys(caveat for cell in cells for caveat in cell.caveats)
+        costs = rd_curves.cost_savings(curve, base)
+        partial = ["not all λ of base"] if rd_curves.lacks_lambdas(curve, base) else []
+        caveats = dict.fromkeys(partial + [caveat for cell in cells for caveat in cell.caveats])
         if method.script in failed:
             caveats[failed[method.script]] = None
         rows.append([method.row, method.label, method.file_name, len(curve.get("est_bpp", []))]
-                    + [shown_rate(cell) for cell in cells]
+                    + [shown(cell.rate, cell.caveats + partial) for cell in cells]
                     + [shown(cell.overlap) for cell in cells[:2]]
-                    + [shown(cost) for cost in costs] + ["; ".join(caveats)])
+                    + [shown(cost, partial) for cost in costs] + ["; ".join(caveats)])
     return rows
 
 
@@ -261,13 +257,13 @@ def compute(args):
     basics.require_writable(os.path.join(setup.folder, "results"), missing=3)
     require_own_csvs(folder, {plan.settings["script"] for plan in plans})
     require_same_table(folder, dict(
-        label=args.label, options=args.options, models=models_of(plans),
+        label=args.label, options=args.options, threads=args.threads, models=models_of(plans),
         images={os.path.basename(path): image for path, _, image in images},
         number=sum(shape[0] for _, shape, _ in images),
         sizes=sorted({"%dx%d" % (max(shape[1:]), min(shape[1:])) for _, shape, _ in images})))
-    earlier = planning.find_earlier_plans(setup, plans, folder)
     failed = run_plans(plans, args.jobs, args.scheduler)
-    planning.collect(plans + earlier, folder)
+    # Another process may have added rows meanwhile.
+    planning.collect(plans + planning.find_earlier_plans(setup, plans, folder), folder)
     return folder, failed
 
 
@@ -275,6 +271,7 @@ def run_plans(plans, jobs, scheduler):
     """Compute what is missing; return a dict by script of a text that says which lambdas failed."""
     missing = [plan for plan in plans if not store.is_joined(plan)]
     print("%d of %d results exist" % (len(plans) - len(missing), len(plans)), flush=True)
+    jobs = min(jobs, sum(len(plan.files) for plan in missing))
     for plan in missing:
         store.require_targets(plan)
         if not scheduler:
@@ -308,8 +305,10 @@ def parse_method(name):
     """Return the name of a script with a METHOD, for argparse."""
     name = re.sub(r"\.py$", "", name)
     try:
-        planning.method_of(name)
-    except (ImportError, AttributeError):
+        is_there = importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # of names with dots, and of none
+        is_there = False
+    if not is_there or not hasattr(importlib.import_module(name), "METHOD"):
         raise argparse.ArgumentTypeError("%s: no script %s.py with a METHOD in %s; there are %s" % (
             name, name, planning.ROOT, ", ".join(rd_curves.SCRIPTS)))
     return name

@@ -641,6 +641,21 @@ def test_results_of_edited_code(tmp_path, monkeypatch, capfd):
     assert store.code_of("bb_sga") != store.code_of("sga")
 
 
+@pytest.mark.parametrize("imports", ["import other", "from other import relax"])
+def test_the_code_of_a_script_is_that_of_what_it_imports(imports, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "importer.py").write_text(imports)
+    checksums = set()
+    for number in (1, 2):
+        monkeypatch.delitem(sys.modules, "other", raising=False)
+        (tmp_path / "other.py").write_text("METHOD = relax = %d" % number)
+        importlib.import_module("other")
+        store.code_of.cache_clear()
+        checksums.add(store.code_of("importer"))
+    monkeypatch.delitem(sys.modules, "other")
+    assert len(checksums) == 2
+
+
 def test_commands_of_other_scripts(fails):
     assert "bb_plain.py and others with bb_ compress" in fails("mbt2018_bb", "compress", "a", "b",
                                                                "--its", 3)

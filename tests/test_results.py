@@ -101,12 +101,15 @@ def test_one_bad_curve_is_marked_and_leaves_the_others(tmp_path):
     write_curve(tmp_path, "sga", .8 * rates, [28, 31, 31, 37])
     write_curve(tmp_path, "map", .8 * rates, qualities)
     write_curve(tmp_path, "ste", 3.2 * rates, qualities + 6)
+    write_curve(tmp_path, "danneal", .8 * rates[:3], qualities[:3])
     table1.main(["--from-csv", "--output", str(tmp_path)])
     rows = {row[2]: row[4:9] + row[12:] for row in read(tmp_path / "table1.csv")}
     assert rows["sga.py"] == ["–", "–", "–", "9.00", "–", "not monotone"]
     assert rows["map.py"] == ["-20.00", "–", "-20.00", "9.00", "–", ""]
     assert rows["ste.py"] == ["-20.00 *", "–", "-20.00 *", "3.00", "–",
                               "overlap under half of base"]
+    assert rows["danneal.py"][0] == "-20.00 *"
+    assert rows["danneal.py"][-1] == "not all λ of base; fewer than 4 points"
     assert "| -20.00 * |" in (tmp_path / "table1.md").read_text()
     assert (tmp_path / "bd-rate.png").exists() and (tmp_path / "rd-psnr.png").exists()
     assert not (tmp_path / "rd-msssim.png").exists()
@@ -305,6 +308,28 @@ def two_runs(tmp_path):
     write_image(tmp_path / "image.png", 64, 64)
     return ["--checkpoint_dir", str(tmp_path / "runs"), "--images", str(tmp_path / "image.png"),
             "--output", str(tmp_path), "--methods", "mbt2018"], names
+
+
+def test_methods_whose_results_have_one_name(two_runs, tmp_path, monkeypatch, capfd):
+    """Each is in the table at once."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "same_name.py").write_text("import mbt2018\nMETHOD = mbt2018.METHOD\n")
+    argv, names = two_runs
+    table1.main(argv + ["same_name", "--runs", names[0]])
+    base, same = (read(tmp_path / "image" / (name + ".csv")) for name in ("mbt2018", "same_name"))
+    assert len(base) == len(same) == 2 and same[1][:4] == base[1][:4]
+    assert "another version" not in capfd.readouterr().err
+
+
+def test_a_fault_of_an_own_script_is_shown(tmp_path, monkeypatch, capfd):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "faulty.py").write_text("import no_such_package\n")
+    (tmp_path / "without.py").write_text("relax = None\n")
+    with pytest.raises(ImportError, match="no_such_package"):
+        table1.main(["--images", PNG, "--methods", "faulty"])
+    for name in ("without", "missing", "a.b", ""):
+        assert "no script %s.py with a METHOD" % name in refused(
+            ["--images", PNG, "--methods", name], capfd)
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_images_of_an_array_are_counted(capfd):
     tasks.Report([task, task], names_plans=True).expectation()
     assert capfd.readouterr().out.startswith("sga: 48 images, about ")
     file = store.InputFile("x.npy", (24, 64, 64), "", None, None, {})
-    plans = [store.Plan(None, {}, b"", [file], {}, None, "x.npz", "x.npz", False)] * 2
+    plans = [store.Plan(None, {}, b"", [file], {}, None, "x.npz", False)] * 2
     assert tasks.left_by_interrupt(plans, [[{}], [None]]).startswith("24 of 48 images are done")
 
 
@@ -101,12 +101,25 @@ def test_forecast():
     assert forecast.seconds([short, short]) == pytest.approx(2 * tasks.predicted_seconds(short))
     forecast.measured(short, workers.Outcome(seconds=3 * tasks.predicted_seconds(short),
                                              num_workers=2))
-    assert forecast.seconds([long]) == pytest.approx(1.5 * tasks.predicted_seconds(long))
+    assert forecast.seconds([long]) == pytest.approx(3 * tasks.predicted_seconds(long))
+    assert forecast.seconds([long, long]) == pytest.approx(3 * tasks.predicted_seconds(long))
     forecast.measured(other, workers.Outcome(seconds=tasks.predicted_seconds(other),
                                              num_workers=2))
-    assert forecast.seconds([other]) == pytest.approx(.5 * tasks.predicted_seconds(other))
+    assert forecast.seconds([other] * 3) == pytest.approx(1.5 * tasks.predicted_seconds(other))
     forecast.measured(long, workers.Outcome(error=basics.UserError("x")))
     assert len(forecast.ratios["sga"]) == 1
+
+
+@pytest.mark.parametrize("jobs, threads, number, expected", [
+    (1, 0, 9, 1), (1, 1, 9, 1 / 8), (2, 1, 9, 1 / 4), (3, 0, 9, 3 / 4), (8, 0, 9, 1),
+    (8, 1, 2, 1 / 4), (16, 1, 99, 1), (2, 8, 9, 1)])
+def test_part_of_the_cores_that_is_used(jobs, threads, number, expected, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    task = tasks.Task("", dict(its=10, threads=threads), "", (1, 64, 64), "", 64, b"", (), False)
+    share = tasks.share_of_cores([task] * number, jobs)
+    assert share == expected
+    assert tasks.Forecast(share).seconds([task]) == pytest.approx(
+        tasks.predicted_seconds(task) / expected)
 
 
 # ---------------------------------------------------------------- compress
