@@ -690,8 +690,8 @@ class Compressor:
     options: namespace with all of the method's. lmbda: weight of the distortion, by default that of
     the run. threads: of an operation, by default one per core. codec: one of method.codecs, by
     default the first. watchers: functions that are told each Iteration. script: name of the script
-    that the file gets, by default the module of the method. keeps_records: whether the losses over
-    the iterations are kept.
+    that the file gets, by default the module of method.infer. keeps_records: whether the losses
+    over the iterations are kept.
     """
 
     def __init__(self, method, run, options, lmbda=None, threads=None, codec=None, watchers=(),
@@ -714,9 +714,13 @@ class Compressor:
         """Compressed of uint8 [num_imgs, H, W, 3]; UserError if images are something else.
 
         initial_bits: bytes of which bits-back takes the first image's z, in the place of random
-        ones; decoding gives them back.
+        ones; `decompress --initial_bits` gives them back.
         """
         image_files.require_images("images", images)
+        image_files.require_compressible(images.shape[:3], self.run.num_filters,
+                                         self.method.is_iterative)
+        if initial_bits and self.run.model == "base":
+            raise UserError("initial_bits: only for models of bits-back")
         num_imgs, height, width, _ = images.shape
         latents, entries = [], []
         for x in split_batches(images, images.shape):
@@ -856,24 +860,25 @@ def train(args, objective, method):
 def train_replica(args, N, folder, objective, method, cluster):
     """Train as the chief or a worker of the cluster, or alone; whether there was a step to do."""
     run = named_run(args, method) if runs.newest_checkpoint(folder) else None
+    held_out = patches.held_out_images(args.eval_glob)
+    is_chief, source = cluster.replica == 0, None
     if run and run.step >= args.last_step:
         print("%s is at step %d already" % (folder, run.step))
+        for evaluation in validations(args, N, folder, held_out if is_chief else [], method):
+            evaluation.complete(run.step)
         return False
     if run and not run.resumable:
         raise UserError("%s is stored without optimiser slots and can't be trained on"
                         % run.checkpoint)
-    held_out = patches.held_out_images(args.eval_glob)
     paths, in_memory = patches.training_files(args.train_glob, args.patchsize, held_out)
-    is_chief, source, settings = cluster.replica == 0, None, vars(args)
+    settings = training.settings_of(vars(args), paths, cluster.num_replicas)
     if is_chief:
-        with basics.errors_of("--eval_glob %s" % args.eval_glob):
-            patches.require_evaluable(held_out, N, method.is_iterative)
+        training.require_run_folder(folder)
+        listeners = validations(args, N, folder, held_out, method)
         if run:
             settings = training.require_same_training(settings, folder, args.force)
-        elif args.init_from:
-            source = runs.find_run("" if os.path.isdir(args.init_from) else args.checkpoint_dir,
-                                   args.init_from)
-        training.require_run_folder(folder)
+        else:
+            source = training.source_of_new_run(args)
     print("%s: building the graph, to train on %d images" % (folder, len(paths)), flush=True)
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
@@ -890,19 +895,26 @@ def train_replica(args, N, folder, objective, method, cluster):
         # Paths relative to the folder, so that a run can be moved and go on.
         saver = tf.train.Saver(sharded=True, save_relative_paths=True)
         if is_chief:
-            logdir = training.summary_folder(args.logdir, folder)
-            evaluate = functools.partial(results_on, held_out, folder, method, args.lmbda,
-                                         args.threads)
-            listeners = [validation.Validation(folder, logdir, evaluate)] if held_out else []
-            hooks += [training.CheckpointSaver(folder, args.save_checkpoint_secs, saver, listeners)]
-            hooks += training.summary_hooks(logdir, args.save_summary_secs, scalars,
-                                            dict(original=x, reconstruction=x_tilde))
+            hooks += [validation.CheckpointSaver(folder, args.save_checkpoint_secs, saver,
+                                                 listeners)]
+            hooks += training.summary_hooks(
+                training.summary_folder(args.logdir, folder), args.save_summary_secs, scalars,
+                dict(original=x, reconstruction=x_tilde))
         scaffold = tf.train.Scaffold(saver=saver, init_fn=source and training.initialiser(source))
         with (training.prepared_folder(folder, settings, run) if is_chief
               else contextlib.nullcontext()):
             training.training_loop(train_op, scalars, args.last_step, folder, cluster, scaffold,
                                    hooks)
     return True
+
+
+def validations(args, N, folder, held_out, method):
+    """List of what evaluates checkpoints in a folder: one, or none if no images are held out."""
+    with basics.errors_of("--eval_glob %s" % args.eval_glob):
+        patches.require_evaluable(held_out, N, method.is_iterative)
+    evaluate = functools.partial(results_on, held_out, folder, method, args.lmbda, args.threads)
+    logdir = training.summary_folder(args.logdir, folder)
+    return [validation.Validation(folder, logdir, evaluate)] if held_out else []
 
 
 def results_on(paths, folder, method, lmbda, threads):
@@ -947,7 +959,7 @@ def compress_command(method, args):
     if failures and not source.many:
         raise failures[0].error
     if failures:
-        kept = "the same command continues" if plan.base else "nothing is kept"
+        kept = "the same command continues" if plan.base else "no results are kept"
         raise basics.Incomplete("%d of %d images failed, %s; all others are done, and %s" % (
             len(failures), len(source.paths), ", ".join(one.path for one in failures), kept))
     result_files.print_averages(results)
@@ -975,8 +987,6 @@ def compress_task(task, watchers=()):
     """tasks.Done of a Task; UserError if the image can't be compressed here."""
     compressor = kept_compressor(task.folder, tuple(sorted(task.settings.items())),
                                  "opt" in task.kept, watchers)
-    image_files.require_compressible(task.shape, task.num_filters,
-                                     compressor.method.is_iterative)
     images = image_files.read_images(task.path)
     if basics.digest(images).hex() != task.image:
         raise UserError("%s: is another picture than at first" % task.path)

@@ -20,7 +20,7 @@ To understand the methods, it need not be read. Each module imports only those a
     workers           tasks on this process, several, or a cluster
     patches           patches of training images
     training          the loop, the learning rate, a run's folder
-    validation        evaluation of the checkpoints of a training
+    validation        checkpoints of a training: when, and their evaluation
     result_files      results: written, read, joined and averaged
     store             results: their names and settings, and those that are there
     tasks             what is missing of results is computed, and how long that takes

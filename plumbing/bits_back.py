@@ -150,7 +150,8 @@ def uncoded(decoder, fitted, records, why):
     """Encoded without a file, of fitted latents whose rates can still be computed."""
     unknown = np.full(decoder.z_shape, np.nan)
     images = [coding.CodedImage(0, latents.y.astype(np.int32), unknown, unknown,
-                                decoder.picture(latents.y, 0), latents) for latents in fitted]
+                                grid.first_offset(functools.partial(decoder.picture, latents.y)),
+                                latents) for latents in fitted]
     names = ("popped_z_bits", "pushed_y_bits", "pushed_z_bits", "net_bpp")
     return coding.Encoded(None, images, dict.fromkeys(names, np.full(len(images), np.nan)),
                           list(records), why)

@@ -67,8 +67,13 @@ def join_cluster(config):
                                "and workers if any, and the task of this process" % error)
     task = "/job:%s/task:%d" % (job, index)
     config.device_filters.extend(["/job:ps", task])
+    try:
+        server = tf.train.Server(spec, job, index, config=config)
+    except tf.errors.OpError as error:  # its port is taken
+        raise basics.UserError("TF_CONFIG: no server of %s can start at %s: %s"
+                               % (task, spec.task_address(job, index), error.message))
     return Cluster(
-        job, index, config, spec=spec, server=tf.train.Server(spec, job, index, config=config),
+        job, index, config, spec=spec, server=server,
         device=tf.train.replica_device_setter(worker_device=task, cluster=spec),
         replica=1 + index if job == "worker" else 0,
         num_replicas=1 + len(spec.as_dict().get("worker", [])))

@@ -167,7 +167,7 @@ def add_train_options(parser, options):
     parser.add_argument("--lr_decay", type=number(float, 0, high=1), default=0, metavar="FRACTION",
                         help="last part of the steps, in which the rate falls to a hundredth "
                         "along a cosine (default: %(default)s)")
-    parser.add_argument("--init_from", metavar="RUN",
+    parser.add_argument("--init_from", type=os.path.normpath, metavar="RUN",
                         help="run of checkpoint_dir, or folder of a run of either model, whose "
                         "weights a new run starts from, as far as it has the same")
     parser.add_argument("--force", action="store_true",
@@ -176,7 +176,7 @@ def add_train_options(parser, options):
     parser.add_argument("--logdir",
                         help="folder for TensorBoard, none if empty (default: in the run's)")
     parser.add_argument("--run_name", type=file_name, metavar="NAME",
-                        help="of the run (default: mbt2018-num_filters=<N>-lmbda=<lambda>)")
+                        help="of the run (default: <script>-num_filters=<N>-lmbda=<lambda>)")
     parser.add_argument("--seed", type=natural, default=0,
                         help="seed of weights, patches and noise (default: %(default)s)")
     for option in options:
@@ -220,8 +220,8 @@ def add_compress_options(parser, method):
 def add_worker_options(parser):
     """Options that say where images are computed, see `workers`."""
     parser.add_argument("--jobs", type=number(int, 1, high=1024), default=1, metavar="N",
-                        help="images to process at a time, each by a process with its part of "
-                        "the cores (default: %(default)s)")
+                        help="images to process at a time, a .npy as one, each by a process with "
+                        "its part of the cores (default: %(default)s)")
     parser.add_argument("--scheduler", metavar="ADDRESS",
                         default=os.environ.get("DASK_SCHEDULER_ADDRESS"),
                         help="of a Dask cluster that processes the images in their place "

@@ -7,7 +7,7 @@ import typing
 import numpy as np
 import PIL.Image
 
-from plumbing import basics, bits_back, coding, fileformat
+from plumbing import basics, bits_back, coding, fileformat, machine
 
 TFCI = coding.Codec("centred", ".tfci", coding.encode_tfci, coding.decode_tfci)
 IINC = {
@@ -77,9 +77,10 @@ def codec_for(codecs, output):
 def decode(decoder, parsed, with_initial_bits=False):
     """Pictures uint8 [num_imgs, H, W, 3] of a Parsed, and its initial bits, b"" if not asked for.
 
-    UserError if it decodes to anything else than what was encoded.
+    UserError if it decodes to anything else than what was encoded, or memory does not suffice.
     """
     file = parsed.file
+    machine.require_memory(decoder.run.num_filters, file.shape, 1)
     images, bits = parsed.codec.decode(decoder, file, with_initial_bits)
     bits = bits[:file.initial[0]]
     if parsed.header and fileformat.digest_symbols(images) != parsed.header.symbols:

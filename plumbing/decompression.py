@@ -9,7 +9,7 @@ import typing
 
 import numpy as np
 
-from plumbing import basics, command_line, compressed_files, fileformat, image_files, machine, runs
+from plumbing import basics, command_line, compressed_files, fileformat, image_files, runs
 
 
 PICTURES = (".png", ".npy")  # of one image, of any number
@@ -97,7 +97,9 @@ def decompress_file(args, job, run, model, decoder_for):
     basics.require_distinct(job.file, output, args.initial_bits)
     for path in filter(None, (output, args.initial_bits)):
         basics.require_writable(path, missing=1)
-    machine.require_memory(run.num_filters, parsed.file.shape, 1)
+    if not args.force:  # before the work
+        basics.require_unchanged(output, lambda: image_files.read_images(output).shape
+                                 == (*parsed.file.shape, 3))
     decoder = decoder_for(run, *parsed.file.shape[1:])
     x_hat, bits = compressed_files.decode(decoder, parsed, bool(args.initial_bits))
     if not args.force:

@@ -98,7 +98,7 @@ def split_batches(items, shape):
 
 
 def pack_header(kind, script, run, body, images):
-    """Bytes of the header of a file whose other bytes are `body`, of a list of Coded."""
+    """Bytes of the header of a file whose other bytes are `body`, of CodedImages."""
     names = ("%s %s" % (script, run.name)).encode()
     basics.bounded("the length of the names of script and run", len(names), 0, 255)
     header = HEADER.pack(bytes(CHECKSUM_BYTES), MAGIC, VERSION, KINDS.index(kind), run.fingerprint,
@@ -107,7 +107,7 @@ def pack_header(kind, script, run, body, images):
 
 
 def digest_symbols(images):
-    """Checksum of all y and z of a list of Coded."""
+    """Checksum of all y and z of a list of CodedImage."""
     return basics.digest(*itertools.chain.from_iterable(
         (image.y.astype("<i4", copy=False), image.z.astype("<i4", copy=False))
         for image in images))
@@ -194,8 +194,10 @@ class OutOfRange(basics.UserError):
 def value_range(name, *arrays):
     """(lowest, highest) integer of arrays, one apart at least, as constriction's coders need it.
 
-    name: "y" or "z". OutOfRange if the range is not accepted.
+    name: "y" or "z". OutOfRange if the range is not accepted, UserError if there is none.
     """
+    if not all(np.isfinite(v).all() for v in arrays):
+        raise basics.UserError("the model gives a number that is not finite")
     low = int(min(v.min() for v in arrays))
     high = max(low + 1, int(max(v.max() for v in arrays)))
     try:
@@ -213,7 +215,7 @@ def check_range(name, low, high):
 
 
 def pack_iinc(kind, script, run, shape, ranges, images, coder, extra=b""):
-    """Bytes of an .iinc of a list of Coded.
+    """Bytes of an .iinc of a list of CodedImage.
 
     ranges: those of y and of z. coder: constriction's, with all that is coded. extra: FIT and the
     checksum after it, of bits-back.

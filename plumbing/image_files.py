@@ -18,7 +18,8 @@ import PIL.Image
 
 from plumbing import basics, fileformat, machine
 
-# Large images are refused by what there is of memory, see `machine`.
+# Large images are refused by what there is of memory, see `machine`; by Pillow above twice this.
+PIL.Image.MAX_IMAGE_PIXELS = fileformat.MAX_FILE_PIXELS
 warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 with contextlib.suppress(ImportError):  # it may be installed for HEIC
     import pillow_heif

@@ -52,7 +52,12 @@ def newest_checkpoint(folder):
 
 
 def require_literal(path):
-    """UserError if TensorFlow would take a checkpoint's path for a pattern of several."""
+    """UserError if TensorFlow can't take a checkpoint's path, or only for a pattern of several."""
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError:
+        raise basics.UserError("%s: TensorFlow takes paths in UTF-8 alone"
+                               % basics.printable(os.path.abspath(path)))
     special = sorted(set(path) & set("*?[\\"))
     if special:
         raise basics.UserError("%s: TensorFlow takes it for a pattern of several checkpoints; "
@@ -110,6 +115,14 @@ def run_lmbda(run_name):
     if not found or not np.isfinite(float(found.group(1))):
         raise basics.UserError("the run name %s has no lmbda=<number>; give --lambda" % run_name)
     return float(found.group(1))
+
+
+def lmbda_of(run_name):
+    """The lambda in a run's name, or None."""
+    try:
+        return run_lmbda(run_name)
+    except basics.UserError:
+        return None
 
 
 def medians(run):

@@ -116,7 +116,7 @@ def result_path(results_dir, result_name, settings, source, preset, changed):
     name = result_name % dict(settings, source=source)
     if preset:
         name += "-" + preset
-    if "%(lmbda)" not in result_name and settings["lmbda"] != lmbda_of(settings["run_name"]):
+    if "%(lmbda)" not in result_name and settings["lmbda"] != runs.lmbda_of(settings["run_name"]):
         changed = dict(changed, lmbda=settings["lmbda"])
     for option, value in sorted(changed.items()):
         name += "-%s=%s" % (option, value if isinstance(value, str) else "%.10g" % value)
@@ -124,14 +124,6 @@ def result_path(results_dir, result_name, settings, source, preset, changed):
         name = "%s-%s" % (os.fsdecode(os.fsencode(name)[:MOST_BYTES - 9]),
                           basics.digest(os.fsencode(name)).hex()[:8])
     return os.path.join(results_dir, name + ".npz")
-
-
-def lmbda_of(run_name):
-    """The lambda in a run's name, or None."""
-    try:
-        return runs.run_lmbda(run_name)
-    except basics.UserError:
-        return None
 
 
 def kept_path(kind, results, base, part, num_imgs):

@@ -88,7 +88,8 @@ def output_of(args, source, codec):
     if args.output_file or not args.write:
         return args.output_file
     if source.many:
-        return os.path.dirname(os.path.abspath(source.paths[0])) + codec.suffix
+        folders = [os.path.dirname(os.path.abspath(path)) for path in source.paths]
+        return os.path.commonpath(folders) + codec.suffix
     return args.imgs + codec.suffix
 
 

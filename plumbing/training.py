@@ -20,10 +20,13 @@ import tensorflow.compat.v1 as tf
 
 from plumbing import basics, runs
 
-# Options of which one that changes makes another training, those of a script among them; with
+# Settings of which one that changes makes another training, options of a script among them; with
 # --lr_decay --last_step, too, as it counts where the rate falls.
-TRAINING_OPTIONS = ("batchsize", "patchsize", "train_glob", "lr", "lr_warmup", "lr_decay", "seed",
-                    "posterior_of")
+DECISIVE = ("lmbda", "batchsize", "patchsize", "train_glob", "train_images", "lr", "lr_warmup",
+            "lr_decay", "seed", "posterior_of", "num_replicas")
+# How errors name those that are no option of that name.
+LABELS = dict(lmbda="--lambda", train_images="training images of checksum",
+              num_replicas="number of replicas")
 
 
 def learning_rate(step, last_step, lr, warmup, decay):
@@ -42,6 +45,28 @@ def learning_rate(step, last_step, lr, warmup, decay):
     return rate
 
 
+def settings_of(options, paths, num_replicas):
+    """Dict of all that makes a training, its args.json: options, and what they do not say."""
+    names = "\n".join(map(os.path.basename, paths))
+    return dict(options, num_replicas=num_replicas,
+                train_images=basics.digest(names.encode()).hex())
+
+
+def source_of_new_run(args):
+    """The Run that --init_from names, in checkpoint_dir or elsewhere, or None.
+
+    UserError if the name of the new run has another lambda than it is to be trained with.
+    """
+    if runs.lmbda_of(args.run_name) not in (None, args.lmbda):
+        raise basics.UserError("--run_name %s: has another lambda than --lambda %g"
+                               % (args.run_name, args.lmbda))
+    if not args.init_from:
+        return None
+    is_there = runs.newest_checkpoint(os.path.join(args.checkpoint_dir, args.init_from))
+    is_elsewhere = not is_there and os.path.isdir(args.init_from)
+    return runs.find_run("" if is_elsewhere else args.checkpoint_dir, args.init_from)
+
+
 def require_run_folder(folder):
     """UserError or OSError if a run can't be kept there; as far as that is known without trying."""
     runs.require_literal(os.path.join(folder, "model.ckpt"))
@@ -52,11 +77,15 @@ def require_run_folder(folder):
 def prepared_folder(folder, settings, run):
     """A context with the folder of a run that is to be continued or, if `run` is None, new.
 
-    settings: dict, which becomes its args.json. UserError if another process trains there.
+    settings: dict, which becomes its args.json. UserError if another process trains there, or did
+    since the run was looked for.
     """
     path = os.path.join(folder, "args.json")
     basics.require_writable(path, missing=2)
     with basics.locked(os.path.join(folder, "train.lock")):
+        if runs.newest_checkpoint(folder) != (run and run.checkpoint):
+            raise basics.UserError("%s: was trained by another process meanwhile; the same command "
+                                   "continues" % folder)
         for leftover in glob.glob(os.path.join(glob.escape(folder), "model.ckpt-*_temp_*")):
             shutil.rmtree(leftover)  # of a process that was killed while it saved
         basics.write_bytes(path, json.dumps(settings, indent=4, sort_keys=True).encode())
@@ -76,14 +105,15 @@ def require_same_training(settings, folder, force):
     began with another init_from.
     """
     last = {"posterior_of": "y"}  # of runs from before it was an option
-    with contextlib.suppress(OSError, ValueError):  # it may be missing, or a stranger's
+    with contextlib.suppress(OSError, TypeError, ValueError):  # it may be missing, or a stranger's
         last.update(json.loads(basics.read_bytes(os.path.join(folder, "args.json")).decode()))
     source = settings["init_from"] or last.get("init_from")
     if source != last.get("init_from", source):
         raise basics.UserError("--init_from %s: only for a new run, and %s is there"
                                % (source, folder))
-    names = [*TRAINING_OPTIONS, "last_step"] if settings["lr_decay"] else TRAINING_OPTIONS
-    differ = ["--%s %s (now %s)" % (name, shown(last[name]), shown(settings[name]))
+    names = [*DECISIVE, "last_step"] if settings["lr_decay"] else DECISIVE
+    differ = ["%s %s (now %s)" % (LABELS.get(name, "--" + name), shown(last[name]),
+                                  shown(settings[name]))
               for name in names if name in last and last[name] != settings.get(name, last[name])]
     if differ and not force:
         raise basics.UserError("%s was trained with %s; --force continues it with the new ones"
@@ -252,39 +282,6 @@ def summary_hooks(folder, seconds, scalars, images):
     return [SummarySaver(folder, seconds, tf.summary.merge_all())]
 
 
-class CheckpointSaver(tf.train.SessionRunHook):
-    """Saves a checkpoint at the start, now and then, and at the end; listeners are told.
-
-    As tf.train.CheckpointSaverHook, which also writes the graph, of megabytes, at each start.
-    """
-
-    def __init__(self, folder, seconds, saver, listeners):
-        self.path, self.saver, self.listeners = os.path.join(folder, "model.ckpt"), saver, listeners
-        self.timer, self.saved = tf.train.SecondOrStepTimer(every_secs=seconds), None
-
-    def after_create_session(self, session, coord):
-        self.save(session)
-
-    def before_run(self, run_context):
-        return tf.train.SessionRunArgs(tf.train.get_global_step())
-
-    def after_run(self, run_context, run_values):
-        if self.timer.should_trigger_for_step(run_values.results + 1):
-            self.save(run_context.session)
-
-    def end(self, session):
-        self.save(session)
-
-    def save(self, session):
-        step = session.run(tf.train.get_global_step())
-        self.timer.update_last_triggered_step(step)
-        if step != self.saved:
-            self.saver.save(session, self.path, step)
-            self.saved = step
-            for listener in self.listeners:
-                listener.after_save(session, step)
-
-
 @contextlib.contextmanager
 def training_errors(folder):
     """A context in which TensorFlow's errors that a user can mend become UserErrors."""
@@ -342,7 +339,7 @@ def train_to(last_step, sess, next_step, scalars, is_alone):
             (interruptible() if is_alone else contextlib.nullcontext()):
         while step < last_step and not sess.should_stop():
             # With several replicas, a step can be seen twice or not at all.
-            next_line = min(last_step, (printed + 1) // 100 * 100 + 100)
+            next_line = min(last_step, printed // 100 * 100 + 100)
             step, latest = sess.run([next_step, scalars])
             values.append(latest)
             if printed == first or step >= next_line:

@@ -35,7 +35,18 @@ def export(run, target, significant_bits=None):
     if os.path.exists(folder):
         raise basics.UserError("%s: is there already" % folder)
     reader = tf.train.NewCheckpointReader(checkpoint)
-    os.makedirs(folder)
+    os.makedirs(target, exist_ok=True)
+    with basics.replacing(folder) as copy:
+        os.mkdir(copy)
+        write_weights(reader, significant_bits, os.path.join(copy, os.path.basename(checkpoint)))
+        for path in (arguments, os.path.join(run, "validation.csv")):
+            if os.path.exists(path):
+                shutil.copy(path, copy)
+    return folder
+
+
+def write_weights(reader, significant_bits, path):
+    """Save what a checkpoint's reader has, but for the optimiser's slots, as a checkpoint."""
     with tf.Graph().as_default(), tf.Session() as sess:
         for name in reader.get_variable_to_shape_map():
             value = reader.get_tensor(name)
@@ -44,12 +55,7 @@ def export(run, target, significant_bits=None):
             if not runs.OPTIMISER_VARIABLES.fullmatch(name):
                 tf.Variable(value, name=name)
         sess.run(tf.global_variables_initializer())
-        tf.train.Saver(save_relative_paths=True).save(
-            sess, os.path.join(folder, os.path.basename(checkpoint)), write_meta_graph=False)
-    for path in (arguments, os.path.join(run, "validation.csv")):
-        if os.path.exists(path):
-            shutil.copy(path, folder)
-    return folder
+        tf.train.Saver(save_relative_paths=True).save(sess, path, write_meta_graph=False)
 
 
 def main(argv=None):

@@ -32,16 +32,18 @@ class Checkpoint(typing.NamedTuple):
     mse: float
 
 
-def path_to(folder, run_name):
+def path_to(folder, run_name, later=()):
     """Return the Checkpoints of a run and of those before it, in order, but for their step 0.
 
-    At step 0 a run is as the one before it was at its end, or a model that was not trained.
+    At step 0 a run is as the one before it was at its end, or a model that was not trained. Those
+    before it are looked for in the folder, by name, and none of the `later` ones is among them.
     """
     with open(os.path.join(folder, run_name, "args.json"), encoding="utf-8") as file:
         options = json.load(file)
-    path, earlier = [], os.path.basename(options["init_from"] or "")
-    if earlier not in ("", run_name) and os.path.exists(os.path.join(folder, earlier)):
-        path = path_to(folder, earlier)
+    path, earlier = [], os.path.basename((options["init_from"] or "").rstrip("/"))
+    later = (run_name, *later)
+    if earlier not in later and os.path.exists(os.path.join(folder, earlier, "validation.csv")):
+        path = path_to(folder, earlier, later)
     seen = path[-1].pixels if path else 0
     pixels_per_step = options["batchsize"] * options["patchsize"] ** 2
     for row in rd_curves.csv_rows(os.path.join(folder, run_name, "validation.csv")):
@@ -98,6 +100,8 @@ def draw_lmbda(axis, rows, scripts):
 def draw(path, picture):
     """Write the plot of a CSV, a panel per lambda."""
     rows = rd_curves.csv_rows(path)
+    if not rows:
+        raise basics.UserError("%s: has no rows" % path)
     scripts = sorted({row["script"] for row in rows})
     lmbdas = sorted({row["lmbda"] for row in rows}, key=float)
     columns = min(2, len(lmbdas))

@@ -1,5 +1,6 @@
 """The bits-back model: its prior, its golden numbers, and what a decoder must repeat exactly."""
 
+import argparse
 import math
 import os
 import subprocess
@@ -230,6 +231,17 @@ def test_model_of_the_original_has_the_same_variables():
         own = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
     assert own == {name: shape for name, shape in names.items() if name.split("_")[0] in
                    ("matrix", "bias", "factor") and "Adam" not in name and "/" not in name}
+
+
+def test_a_picture_without_a_file_may_be_next_to_an_edge():
+    """Where another machine may round a pixel otherwise, the grid is shifted, as for files."""
+    def picture(y, offset):
+        if offset < 3:
+            raise grid.NearEdge
+        return offset
+    decoder = argparse.Namespace(z_shape=(2,), picture=picture)
+    encoded = bits_back.uncoded(decoder, [argparse.Namespace(y=np.zeros(3))], [], "why")
+    assert encoded.images[0].x_hat == 3 and encoded.uncodable == "why"
 
 
 def test_rates_of_latents_that_no_coder_takes(tmp_path, monkeypatch, fails, capfd):

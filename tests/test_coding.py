@@ -17,7 +17,7 @@ class NumpyDecoder:
 
     def __init__(self, model, near_edge=()):
         self.run = types.SimpleNamespace(name="lmbda=0.01", fingerprint=b"12345678", model=model,
-                                         checkpoint="a checkpoint")
+                                         num_filters=N, checkpoint="a checkpoint")
         self.near_edge, self.num_fits = near_edge, 0
 
     def snap(self, values, offset):
@@ -84,6 +84,12 @@ def test_round_trip(model, kind, near_edge):
         np.concatenate([image.latents.y for image in encoded.images]), latents.y)
     pictures, _ = compressed_files.decode(reader, parsed)
     assert pictures.shape == (4, HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_latents_that_are_not_finite(value):
+    with pytest.raises(basics.UserError, match="not finite"):
+        fileformat.value_range("y", np.array([1.]), np.array([0, value]))
 
 
 def test_integers_cost_their_information():

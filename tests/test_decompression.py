@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from plumbing import compressed_files
 from conftest import BASE_RUN, BB_RUN, CHECKPOINTS, ORIGINAL, pixels, run
 
 
@@ -63,6 +64,23 @@ def test_a_folder_and_a_glob(words, folder, written, files, tmp_path, monkeypatc
     assert len(list(written.glob("*.npy"))) == 3
     argv = ["sga", "--checkpoint_dir", CHECKPOINTS, "decompress", *words]
     assert "go into a folder" in fails(*argv, "written/i*.iinc", "x.png")
+
+
+def test_another_picture_is_noticed_before_the_work(files, tmp_path, fails, monkeypatch):
+    """If it is of another size, or none; one of the same size has to be compared."""
+    (tmp_path / "file").write_bytes(files["integer"].content)
+    argv = ["sga", "--checkpoint_dir", CHECKPOINTS, "decompress", BASE_RUN, tmp_path / "file",
+            tmp_path / "out.npy"]
+    with monkeypatch.context() as patch:
+        patch.setattr(compressed_files, "decode", None)
+        for array in (np.zeros((3, 3)), files["integer"].pixels[:, 1:]):
+            np.save(tmp_path / "out.npy", array)
+            assert "out.npy: exists and is different; --force" in fails(*argv)
+    np.save(tmp_path / "out.npy", 255 - files["integer"].pixels)
+    assert "out.npy: exists and is different; --force" in fails(*argv)
+    run(*argv, "--force")
+    run(*argv)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), files["integer"].pixels)
 
 
 def test_other_words(written, fails, tmp_path, monkeypatch):

@@ -148,6 +148,11 @@ def test_write_names_the_file(tmp_path):
     compress("mbt2018", tmp_path, tmp_path / "images", "--write")
     assert sorted(os.listdir(tmp_path / "images")) == ["a.png", "a.png.iinc"]
     assert os.listdir(tmp_path / "images.tfci") == ["a.png.tfci"]
+    for name in ("1", "2"):
+        (tmp_path / "years" / name).mkdir(parents=True)
+        write_image(tmp_path / "years" / name / (name + ".png"), 32, 32)
+    compress("mbt2018", tmp_path, tmp_path / "years" / "*" / "*.png", "--write")
+    assert sorted(os.listdir(tmp_path / "years.tfci")) == ["1.png.tfci", "2.png.tfci"]
 
 
 def test_names_that_the_header_has_no_room_for():

@@ -10,6 +10,7 @@ import tensorflow.compat.v1 as tf
 import bb_sga
 import mbt2018
 import sga
+from plumbing import machine
 from conftest import BASE_RUN, BB_RUN, CHECKPOINTS, NPY, compress, write_image
 
 
@@ -77,10 +78,24 @@ def test_presets_and_their_options():
     (lambda run: nic.make_compressor(run, mbt2018.METHOD).compress(np.zeros((64, 64, 3))),
      r"images: holds float64 \(64, 64, 3\), accepted is uint8"),
     (lambda run: nic.make_compressor(run, mbt2018.METHOD).compress([1]), "not an array but list"),
+    (lambda run: nic.make_compressor(run, sga.METHOD).compress(
+        np.zeros((1, 16, 65536, 3), np.uint8)), "sides under 65536"),
+    (lambda run: nic.make_compressor(run, sga.METHOD).compress(
+        np.zeros((1, 64, 64, 3), np.uint8), b"payload"), "initial_bits: only for models of bits"),
     (lambda run: nic.decode(run, b"not a file"), "not a compressed file")])
 def test_errors_are_exceptions(call, message):
     with pytest.raises(nic.UserError, match=message):
         call(load(BASE_RUN))
+
+
+def test_little_memory(images, monkeypatch):
+    run = load(BASE_RUN)
+    compressor = nic.make_compressor(run, mbt2018.METHOD)
+    content = compressor.compress(images).content
+    monkeypatch.setattr(machine, "available_memory", lambda: 1000)
+    for call in (lambda: compressor.compress(images), lambda: nic.decode(run, content)):
+        with pytest.raises(nic.UserError, match="memory"):
+            call()
 
 
 def test_a_second_image_of_a_shape_builds_nothing(tmp_path, monkeypatch, new_decoders):

@@ -589,6 +589,21 @@ def test_validation_curves(tmp_path, figures, capfd):
     figures.clear()
     training_plot.main(["--from-csv", "--output", str(output)])
     assert len(figures["training.png"].axes) == 2
+    (output / "training.csv").write_text("run_name,script,lmbda,pixels,rd_cost\n")
+    with pytest.raises(SystemExit):
+        training_plot.main(["--from-csv", "--output", str(output)])
+    assert "training.csv: has no rows" in capfd.readouterr().err
+
+
+def test_validation_curves_of_runs_of_one_name(tmp_path):
+    """A name stands for a run in the folder, but for one that began from this; a source without
+    evaluation is left out."""
+    write_run(tmp_path, "a", "mbt2018", [0, 1000], "old/b/")
+    write_run(tmp_path, "b", "mbt2018", [0, 1000], "a/")
+    write_run(tmp_path, "c", "mbt2018", [0, 1000], "d")
+    (tmp_path / "d").mkdir()
+    assert [point.pixels for point in training_plot.path_to(str(tmp_path), "b")] == [5e8, 1e9]
+    assert [point.pixels for point in training_plot.path_to(str(tmp_path), "c")] == [5e8]
 
 
 def test_validation_curves_are_written_to_outputs(tmp_path, monkeypatch):

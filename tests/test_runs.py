@@ -127,6 +127,17 @@ def test_paths_that_tensorflow_takes_for_patterns(name, tmp_path, fails):
     assert "pattern" in fails("mbt2018", "--checkpoint_dir", folder, "compress", BASE_RUN, TINY)
 
 
+def test_paths_that_are_not_utf_8(tmp_path, monkeypatch, fails):
+    """TensorFlow takes none, be it of the run or of a folder that it is in."""
+    folder = tmp_path / os.fsdecode(b"mod\xe8les")
+    shutil.copytree(CHECKPOINTS, str(folder))
+    for name in (folder, "."):
+        assert "paths in UTF-8" in fails("mbt2018", "--checkpoint_dir", name, "compress", BASE_RUN,
+                                         TINY)
+        assert "paths in UTF-8" in fails("mbt2018", "--checkpoint_dir", folder, *TRAIN)
+        monkeypatch.chdir(folder)
+
+
 def test_paths_that_only_look_like_patterns(tmp_path):
     folder = tmp_path / "{x}~%d"
     run("mbt2018", "--checkpoint_dir", folder, *TRAIN)

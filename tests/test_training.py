@@ -1,5 +1,6 @@
 """Training: its objectives, and a few steps at tiny size, continued, interrupted, and refused."""
 
+import argparse
 import collections
 import contextlib
 import importlib
@@ -18,7 +19,7 @@ import tensorflow.compat.v1 as tf
 
 import mbt2018_bb
 import tf_boilerplate as nic
-from plumbing import basics, patches, runs, training
+from plumbing import basics, patches, runs, training, validation
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, GOLDEN, NPY, ROOT, TINY, command, compress,
                       run, run_of, write_image)
 
@@ -324,6 +325,53 @@ def test_a_run_continues_with_the_settings_it_began_with(tmp_path, images, fails
     assert "was trained with --train_glob %s (now %s)" % (images, every) in line
 
 
+@pytest.mark.parametrize("name, value, named", [
+    ("lmbda", .02, "--lambda 0.01 (now 0.02)"), ("lr", 1, "--lr 0.5 (now 1)"),
+    ("num_replicas", 3, "number of replicas 1 (now 3)"),
+    ("train_images", "other", "training images of checksum")])
+def test_settings_that_make_another_training(name, value, named, tmp_path):
+    options = dict(lmbda=.01, lr=.5, lr_decay=0, init_from=None)
+    settings = training.settings_of(options, ["here/a.png", "here/b.png"], 1)
+    assert settings == training.settings_of(options, ["there/a.png", "there/b.png"], 1)
+    assert settings != training.settings_of(options, ["here/a.png"], 1)
+    for stored in (settings, options, None):  # of today, of earlier code, a stranger's
+        (tmp_path / "args.json").write_text(json.dumps(stored))
+        assert training.require_same_training(settings, str(tmp_path), False) == settings
+    (tmp_path / "args.json").write_text(json.dumps(settings))
+    other = dict(settings, **{name: value})
+    with pytest.raises(basics.UserError) as error_info:
+        training.require_same_training(other, str(tmp_path), False)
+    assert named in str(error_info.value) and "--force" in str(error_info.value)
+    assert training.require_same_training(other, str(tmp_path), True) == other
+
+
+def test_a_new_run_and_what_it_starts_from(tmp_path, monkeypatch):
+    """A folder here that holds no checkpoint does not hide the run of its name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / BASE_RUN).mkdir()
+    args = argparse.Namespace(checkpoint_dir=CHECKPOINTS, init_from=BASE_RUN, lmbda=.02,
+                              run_name="new-lmbda=0.020")
+    assert training.source_of_new_run(args).name == BASE_RUN
+    args.init_from, args.checkpoint_dir = os.path.join(CHECKPOINTS, BASE_RUN), "elsewhere"
+    assert training.source_of_new_run(args).name == BASE_RUN
+    args.run_name = "new-lmbda=0.01"
+    with pytest.raises(basics.UserError, match="--run_name new-lmbda=0.01: has another lambda"):
+        training.source_of_new_run(args)
+
+
+def test_a_run_that_another_process_trained_meanwhile(tmp_path):
+    folder = shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / BASE_RUN))
+    found = runs.find_run(str(tmp_path), BASE_RUN)
+    with training.prepared_folder(folder, {}, found):
+        pass
+    for stale in (None, found._replace(checkpoint=found.checkpoint[:-1])):
+        with pytest.raises(basics.UserError, match="by another process meanwhile"):
+            with training.prepared_folder(folder, dict(lost=True), stale):
+                pass
+    with open(os.path.join(folder, "args.json")) as file:
+        assert json.load(file) == {}
+
+
 def test_continue_the_original(tmp_path, images):
     shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / "runs" / BASE_RUN))
     folder = train(tmp_path, images, "--last_step", 3002, "--force", N=16)
@@ -416,10 +464,40 @@ def test_validation_is_what_compress_reports(tmp_path, images, capfd, script, ev
     np.testing.assert_allclose([float(value) for value in rows[-1].split(",")[1:]],
                                [np.mean(results[name]) for name in header.split(",")[1:]],
                                rtol=1e-5)
+    for kept in (rows[:1], rows):  # as of a process that ended before the evaluation
+        (folder / "validation.csv").write_text("\n".join([header, *kept, ""]))
+        train(tmp_path, images, "--last_step", 2, "--eval_glob", held_out / "*", script=script)
+        printed = capfd.readouterr().out
+        assert "at step 2 already" in printed
+        assert ("step=2 validation rd_cost=" in printed) == (kept != rows)
+        assert (folder / "validation.csv").read_text().split() == [header, *rows]
     paths, _ = patches.training_files(str(images / "*"), 64,
                                        patches.matching(str(held_out / "*")))
     assert [os.path.basename(path) for path in paths] == [
         "a.png", "c.npy", "grey.png"]
+
+
+def test_an_evaluation_may_take_longer_than_the_time_between_checkpoints(tmp_path, monkeypatch):
+    """The next checkpoint is due that time after it, not at once."""
+    clock, saved = [0.], []
+    monkeypatch.setattr("time.time", lambda: clock[0])
+
+    class Slow(tf.train.CheckpointSaverListener):
+        def after_save(self, session, global_step_value):
+            clock[0] += 1000
+    graph_saver = argparse.Namespace(save=lambda session, path, step: saved.append(step))
+    saver = validation.CheckpointSaver(str(tmp_path), 10, graph_saver, [Slow()])
+    context = argparse.Namespace(session=None)
+    for step, seconds in enumerate([0, 6, 6, 6, 6], 1):
+        context.session = argparse.Namespace(run=lambda _: step)
+        clock[0] += seconds
+        with tf.Graph().as_default():
+            tf.train.get_or_create_global_step()
+            if step == 1:
+                saver.after_create_session(context.session, None)
+            else:
+                saver.after_run(context, argparse.Namespace(results=step - 1))
+    assert saved == [1, 3, 5]
 
 
 def test_every_epoch_has_all_images_in_another_order(tmp_path):
@@ -576,6 +654,7 @@ def test_exported_model_is_the_same_model(tmp_path):
     original, exported = (compress("mbt2018", tmp_path / str(i), image, checkpoints=checkpoints)
                           for i, checkpoints in enumerate([CHECKPOINTS, tmp_path / "runs"]))
     assert original["model"] == exported["model"] and original["mse"] == exported["mse"]
+    assert os.listdir(str(tmp_path / "runs")) == [BASE_RUN]
     for folder, reason in ((os.path.join(CHECKPOINTS, BASE_RUN), "is there already"),
                            (tmp_path, "no checkpoint")):
         code, line = run_export(folder, tmp_path / "runs")
