@@ -25,7 +25,7 @@ from plumbing import basics, runs
 DECISIVE = ("lmbda", "batchsize", "patchsize", "train_glob", "train_images", "lr", "lr_warmup",
             "lr_decay", "seed", "posterior_of", "num_replicas")
 # How errors name those that are no option of that name.
-LABELS = dict(lmbda="--lambda", train_images="training images of checksum",
+LABELS = dict(lmbda="--lambda", train_images="images of checksum",
               num_replicas="number of replicas")
 
 

@@ -328,7 +328,7 @@ def test_a_run_continues_with_the_settings_it_began_with(tmp_path, images, fails
 @pytest.mark.parametrize("name, value, named", [
     ("lmbda", .02, "--lambda 0.01 (now 0.02)"), ("lr", 1, "--lr 0.5 (now 1)"),
     ("num_replicas", 3, "number of replicas 1 (now 3)"),
-    ("train_images", "other", "training images of checksum")])
+    ("train_images", "other", "images of checksum")])
 def test_settings_that_make_another_training(name, value, named, tmp_path):
     options = dict(lmbda=.01, lr=.5, lr_decay=0, init_from=None)
     settings = training.settings_of(options, ["here/a.png", "here/b.png"], 1)
