@@ -70,12 +70,13 @@ def test_commands(copy):
         " --fast", "").replace(" outputs/face.iinc", ""))
     rows = [row for row in tables() if len(row) == 4 and row[0] in (
         "`mbt2018.py`", "`sga.py --fast`")]
-    for row, text in zip(rows, (base, printed)):
+    # SGA's figures differ between processors as between seeds: their standard deviations.
+    for row, text, spreads in zip(rows, (base, printed), ((0, 0, 0), (4e-4, 5e-3, 4e-4))):
         values = dict(re.findall(r"^Avg (\w+): ([\d.]+)", text, re.MULTILINE))
-        for shown, name in zip(row[1:], ("est_bpp", "psnr", "rd_cost")):
+        for shown, name, spread in zip(row[1:], ("est_bpp", "psnr", "rd_cost"), spreads):
             number = shown.split()[0]
             unit = 10. ** -len(number.split(".")[1])
-            assert float(number) == pytest.approx(float(values[name]), abs=.6 * unit)
+            assert float(number) == pytest.approx(float(values[name]), abs=.6 * unit + 3 * spread)
     costs = [float(row[3].split()[0]) for row in rows]
     assert "(−%.1f %%)" % (100 - 100 * costs[1] / costs[0]) in rows[1][3]
 

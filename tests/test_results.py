@@ -288,9 +288,9 @@ def test_settings_are_those_of_the_shipped_results(script):
     run_name = run_of(script, SHIPPED_FILTERS)
     result = load(next(path for path in glob.glob(os.path.join(CROPS, "npz", "*.npz"))
                        if run_name in path and load(path)["script"] == script))
-    (image,) = result["image"]
-    setup = planning.Setup(SHIPPED, image_files.Source("kodak-crops.npy", [], False),
-                           [store.Pixels("kodak-crops.npy", (24, 128, 192), image)],
+    images = [store.Pixels(name, (1, 256, 256), image)
+              for name, image in zip(result["files"], result["image"])]
+    setup = planning.Setup(SHIPPED, image_files.Source("kodak-crops", [], True), images,
                            os.path.join(CROPS, "npz"), [], 1)
     plan = planning.make_plan(setup, script, runs.find_run(SHIPPED, run_name))
     assert store.is_joined(plan)
