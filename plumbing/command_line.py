@@ -142,6 +142,11 @@ def add_option(parser, option, default=None):
                         metavar=getattr(option.type, "metavar", "N"), help=option.help + shown)
 
 
+def without_slash(path):
+    """A path without slashes at its end, as the shell's completion writes them; "" stays none."""
+    return path and os.path.normpath(path)
+
+
 def add_train_options(parser, options):
     parser.add_argument("--train_glob", required=True,
                         help="folder or quoted glob of png, jpg or float32 .npy (H, W, 3) in "
@@ -167,7 +172,7 @@ def add_train_options(parser, options):
     parser.add_argument("--lr_decay", type=number(float, 0, high=1), default=0, metavar="FRACTION",
                         help="last part of the steps, in which the rate falls to a hundredth "
                         "along a cosine (default: %(default)s)")
-    parser.add_argument("--init_from", type=os.path.normpath, metavar="RUN",
+    parser.add_argument("--init_from", type=without_slash, metavar="RUN",
                         help="run of checkpoint_dir, or folder of a run of either model, whose "
                         "weights a new run starts from, as far as it has the same")
     parser.add_argument("--force", action="store_true",

@@ -19,7 +19,7 @@ import google.protobuf.message
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from plumbing import basics
+from plumbing import basics, grid
 
 
 # Of latents; a header has the index.
@@ -196,8 +196,7 @@ def value_range(name, *arrays):
 
     name: "y" or "z". OutOfRange if the range is not accepted, UserError if there is none.
     """
-    if not all(np.isfinite(v).all() for v in arrays):
-        raise basics.UserError("the model gives a number that is not finite")
+    grid.require_finite(*arrays)
     low = int(min(v.min() for v in arrays))
     high = max(low + 1, int(max(v.max() for v in arrays)))
     try:

@@ -25,14 +25,19 @@ class NearEdge(Exception):
     """A number is so close to an edge that another machine may round it otherwise."""
 
 
+def require_finite(*arrays):
+    """UserError if a number of a model, in one of the arrays, is not finite."""
+    if not all(np.isfinite(values).all() for values in arrays):
+        raise basics.UserError("the model gives a number that is not finite")
+
+
 def nearest(values, step, offset, margin):
     """k of the nearest points step * (k + offset / OFFSETS), whole doubles of values' shape.
 
     NearEdge if a value is within `margin` of an edge; UserError if one is not finite.
     """
     scaled = np.asarray(values, np.float64) / step - offset / OFFSETS
-    if not np.isfinite(scaled).all():
-        raise basics.UserError("the model gives a number that is not finite")
+    require_finite(scaled)
     k = np.floor(scaled + .5)
     if margin and (.5 - np.abs(scaled - k)).min() * step < margin:
         raise NearEdge

@@ -213,10 +213,14 @@ def planned(run, settings, initial_bits, images, failed, many, base, output=None
     return Plan(run, settings, initial_bits, files, failed, output, base, many)
 
 
+def settings_on_all(plan):
+    """What the results on all images of a Plan depend on, their checksums among it."""
+    return dict(plan.settings, image=[file.image for file in plan.files])
+
+
 def target_of(plan):
     """Where the results on all images of a Plan go, or are: not to base if it has others by now."""
-    checksums = [file.image for file in plan.files]
-    return plan.base and path_for(dict(plan.settings, image=checksums), plan.base)
+    return plan.base and path_for(settings_on_all(plan), plan.base)
 
 
 def require_targets(plan):
@@ -277,8 +281,7 @@ def write_compressed(path, content):
 def is_joined(plan):
     """Whether the results on all images of a Plan are there."""
     result = result_files.stored(target_of(plan)) if plan.base else None
-    checksums = [file.image for file in plan.files]
-    return bool(result) and result_files.is_of(result, dict(plan.settings, image=checksums))
+    return bool(result) and result_files.is_of(result, settings_on_all(plan))
 
 
 def stored(plan):

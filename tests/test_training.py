@@ -19,7 +19,7 @@ import tensorflow.compat.v1 as tf
 
 import mbt2018_bb
 import tf_boilerplate as nic
-from plumbing import basics, patches, runs, training, validation
+from plumbing import basics, command_line, patches, runs, training, validation
 from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, GOLDEN, NPY, ROOT, TINY, command, compress,
                       run, run_of, write_image)
 
@@ -343,6 +343,11 @@ def test_settings_that_make_another_training(name, value, named, tmp_path):
         training.require_same_training(other, str(tmp_path), False)
     assert named in str(error_info.value) and "--force" in str(error_info.value)
     assert training.require_same_training(other, str(tmp_path), True) == other
+
+
+@pytest.mark.parametrize("text, path", [("", ""), ("a/b/", "a/b"), ("a", "a"), ("/", "/")])
+def test_a_slash_at_the_end_is_not_of_the_name(text, path):
+    assert command_line.without_slash(text) == path
 
 
 def test_a_new_run_and_what_it_starts_from(tmp_path, monkeypatch):
