@@ -18,11 +18,11 @@ OPTIONS = bb_plain.OPTIONS + [
 
 def infer(graph, x, options):
     """The encoder's y, rounded, and how q(z|y_hat) is then fitted to it alone."""
-    y_hat = nic.integer_y(graph, nic.encode(graph, x)).y
+    y_hat = nic.integer_y(graph, nic.encoder_output(graph, x)).y
     return nic.Unfitted(y_hat, nic.Fit(options.rate_its, options.rate_lr, options.seed))
 
 
-METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS, rate_samples=bb_plain.rate_samples,
+METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS, rate_samples=bb_plain.METHOD.rate_samples,
                     result_name=bb_plain.RESULT_NAME)
 
 

@@ -2,11 +2,12 @@
 
     python bb_sga.py compress <run_name> <imgs>
 
-There are two phases. Both sample z from q(z|y) = N(z_mean, exp(z_logvar)):
+Two phases of Adam, in which z ~ q = N(z_mean, exp(z_logvar)):
 
-    1. y, z_mean, z_logvar: R-D cost with the net rate, y_tilde as in sga.py;  y_hat = round(y)
-    2. z_mean, z_logvar, from h_a(y_hat) on: net rate alone
-       -log2 p(y_hat|z) - log2 p(z) + log2 q(z|y_hat)
+    1. y, z_mean, z_logvar are free, from y = g_a(x) and h_a(y) on: R-D cost with the net rate,
+       y_tilde as in sga.py.  y_hat = round(y);  q is dropped
+    2. z_mean, z_logvar are free, from h_a(y_hat) on: net rate alone, per pixel
+       [-log2 p(y_hat | z) - log2 p(z) + log2 q(z)] / (H W);  a decoder repeats this phase
 """
 
 import functools
@@ -37,8 +38,8 @@ def infer(graph, x, options):
     return nic.Unfitted(y_hat, nic.Fit(options.rate_its, options.rate_lr, options.seed))
 
 
-METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS, sga.relax, seed=sga.seed, presets=PRESETS,
-                    rate_samples=bb_plain.rate_samples)
+METHOD = nic.Method(infer, nic.BITS_BACK, OPTIONS, sga.relax, seed=sga.METHOD.seed,
+                    presets=PRESETS, rate_samples=bb_plain.METHOD.rate_samples)
 
 
 def main(argv=None):

@@ -4,13 +4,16 @@
 
     y_tilde = r floor(y) + (1 - r) ceil(y),  r = softmax(-atanh(distances) / T)[0]
 
-and z_tilde likewise: SGA with the softmax in the place of its sample.
+and z_tilde likewise: SGA with the softmax in the place of its sample, and another schedule:
+
+    T = min(T_max, exp(-annealing_rate t))    # by default 0.2 until t = 402, 3e-4 at the end
 """
 
 import functools
 
 import tf_boilerplate as nic  # before TensorFlow, whose import it keeps quiet
 import numpy as np
+import tensorflow.compat.v1 as tf
 
 OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
            nic.Option("--lr", nic.positive, 5e-3, "learning rate of Adam"),
@@ -22,7 +25,9 @@ OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
 
 def relax(v, T, key, options):
     """Softmax between floor(v) and ceil(v): SGA without its noise."""
-    return nic.two_way(v, T)
+    neighbours, distances = nic.floor_and_ceil(v)
+    r = tf.nn.softmax(nic.atanh_logits(distances) / T)
+    return tf.reduce_sum(r * neighbours, -1)
 
 
 def temperature(options, t):

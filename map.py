@@ -24,9 +24,9 @@ def round_at_once(graph, latents):
 
     With the decodable rounding in its place MAP would stop much earlier, at up to 14 % more cost.
     """
-    mu, median = graph.centres
-    mu_of_z = graph.sess.run(mu, {graph.relaxed.z: latents.z})
-    return nic.Latents(nic.round_around(mu_of_z, latents.y), nic.round_around(median, latents.z))
+    mu = graph.sess.run(graph.mu, {graph.relaxed.z: latents.z})
+    return nic.Latents(nic.round_around(mu, latents.y),
+                       nic.round_around(graph.medians, latents.z))
 
 
 def infer(graph, x, options):

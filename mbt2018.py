@@ -41,13 +41,13 @@ def objective(x, t, N, lmbda, seed):
 
 def infer(graph, x, options):
     """The encoder's latents, rounded."""
-    return nic.centred(graph, nic.encode(graph, x))
+    return nic.centred(graph, nic.encoder_output(graph, x))
 
 
 def encode_with_batch_rates(codec, decoder, latents, script, initial_bits=b""):
     """As codec.encode, but it reports the bits of each batch's file, as the original does.
 
-    They are per pixel of one image of the batch.
+    They are per pixel of one image of the batch. initial_bits are of bits-back alone.
     """
     encoded = codec.encode(decoder, latents, script)
     _, height, width = decoder.x_shape

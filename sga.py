@@ -4,7 +4,7 @@
 
 Minimises over continuous y and z, which start from the encoder's output,
 
-    E_r [ lambda 255^2 MSE(x, g_s(y_tilde)) - log2 p(y_tilde | z_tilde) - log2 p(z_tilde) ]
+    E_r [ lambda 255^2 MSE(x, g_s(y_tilde)) - log2(p(y_tilde | z_tilde) p(z_tilde)) / (H W) ]
     y_tilde = r floor(y) + (1 - r) ceil(y),   r ~ GumbelSoftmax(logits -atanh(distance) / T; T)
 
 and z_tilde likewise. Adam sees one sample of r per iteration:
@@ -20,13 +20,23 @@ and z_tilde likewise. Adam sees one sample of r per iteration:
 """
 
 import functools
+import operator
 
 import tf_boilerplate as nic  # before TensorFlow, whose import it keeps quiet
 import numpy as np
 import tensorflow.compat.v1 as tf
 import tensorflow_probability as tfp
 
-LOGITS = dict(atanh=nic.atanh_logits, linear=nic.sigmoid_logits(1), ssl=nic.sigmoid_logits(4 / 3))
+
+def sigmoid_logits(a):
+    """Function like atanh_logits: log sigmoid(-a logit(distance)); log(1 - distance) if a = 1."""
+    def logits(distance):
+        distance = tf.clip_by_value(distance, 1e-5, 1 - 1e-5)
+        return tf.log_sigmoid(a * (tf.log(1 - distance) - tf.log(distance)))
+    return logits
+
+
+LOGITS = dict(atanh=nic.atanh_logits, linear=sigmoid_logits(1), ssl=sigmoid_logits(4 / 3))
 OPTIONS = [nic.Option("--sga_its --its", nic.count, 2000, "iterations of SGA"),
            nic.Option("--lr", nic.positive, 5e-3, "learning rate of Adam"),
            nic.Option("--lr_decay", nic.number(float, 0, high=1), 0,
@@ -48,22 +58,18 @@ PRESETS = dict(fast=dict(SSL, sga_its=360, lr=0.03), thorough=dict(SSL, lr=0.02)
 
 def relax(v, T, key, options):
     """Gumbel-softmax sample between floor(v) and ceil(v), with the same noise for every image."""
-    shape = v.shape[1:].concatenate(2)
-    uniform = tf.random.stateless_uniform(shape, key, minval=np.finfo(np.float32).tiny)
+    neighbours, distances = nic.floor_and_ceil(v)
+    logits = LOGITS[options.logits](distances) / T
+    uniform = tf.random.stateless_uniform(neighbours.shape[1:], key,
+                                          minval=np.finfo(np.float32).tiny)
     gumbel = tfp.distributions.Gumbel(0., 1.).quantile(uniform)
-    # The scores are logits / T; Gumbel-softmax divides by T again.
-    return nic.two_way(v, T, lambda scores: tf.nn.softmax((scores + gumbel) / T),
-                       LOGITS[options.logits])
+    r = tf.nn.softmax((logits + gumbel) / T)  # by T again, as in the original
+    return tf.reduce_sum(r * neighbours, -1)
 
 
 def temperature(options, t):
     """T(t): T_max until t0, then decaying exponentially."""
     return max(1e-8, options.T_max * np.exp(-options.annealing_rate * max(0, t - options.t0)))
-
-
-def seed(options):
-    """Seed of the noise."""
-    return options.seed
 
 
 def infer(graph, x, options):
@@ -73,7 +79,8 @@ def infer(graph, x, options):
     return nic.integers(graph, latents)
 
 
-METHOD = nic.Method(infer, nic.INTEGER, OPTIONS, relax, seed=seed, presets=PRESETS)
+METHOD = nic.Method(infer, nic.INTEGER, OPTIONS, relax, seed=operator.attrgetter("seed"),
+                    presets=PRESETS)
 
 
 def main(argv=None):

@@ -77,7 +77,8 @@ def hyper_analysis_transform(N, num_outputs):
 
 
 def hyper_synthesis_transform(N):
-    """h_s: z [B, k, l, N] -> mu and log sigma, together [B, 4 k, 4 l, 2 N]; cropped to y later."""
+    """h_s: z [B, ceil(h/4), ceil(w/4), N] -> mu and log sigma, together [B, 4 ceil(h/4),
+    4 ceil(w/4), 2 N]; cropped to y later."""
     plain = dict(corr=False, kernel_parameterizer=None)
     return layers.Transform("mb_t2018hyper_synthesis_transform", [
         layers.conv(0, N, 5, strides_up=2, activation=tf.nn.relu, **plain),
@@ -86,7 +87,7 @@ def hyper_synthesis_transform(N):
 
 
 def gaussian_parameters(h_s, z_tilde, y_shape):
-    """mu and log sigma of p(y|z), each of y's static shape [B, h, w, N]."""
+    """mu and log sigma of p(y|z), each of y_shape [B, h, w, N], which may be a tensor."""
     return tf.split(h_s(z_tilde)[:, :y_shape[1], :y_shape[2]], 2, axis=-1)
 
 
@@ -98,8 +99,9 @@ def posterior(N, y):
 def factorized_prior(num_channels, scope="", dtype=tf.float32):
     """p(z): a density per channel (Balle et al. 2018, appendix 6.1).
 
-    Returns a function of z [..., num_channels] to (logits of the CDF, density), of z's shape. The
-    variables of the bits-back model have no scope, those of the base model have PRIOR_SCOPE.
+    Returns a function of z [..., num_channels] to (logits of the CDF, density), of z's shape; the
+    density is at least LIKELIHOOD_BOUND. The variables of the bits-back model have no scope, those
+    of the base model have PRIOR_SCOPE.
     """
     filters, init_scale, steps = (1, 3, 3, 3, 1), 10, []
     for i, (rows, columns) in enumerate(zip(filters[1:], filters)):
@@ -150,7 +152,7 @@ def bin_mass(prior, z, width=1.):
 
 
 def log_likelihood(mass):
-    """log of a probability, which is bounded from below."""
+    """Natural logarithm of a probability, of LIKELIHOOD_BOUND where that is less."""
     return tf.log(tfc.lower_bound(mass, LIKELIHOOD_BOUND))
 
 
@@ -181,9 +183,10 @@ def base_rates(y, z, x_shape, scale_bound=0.):
 class BitsBackModel(typing.NamedTuple):
     """The bits-back model of y and z_tilde ~ q(z|y)."""
     # dict of [B]: bits per pixel of y under p(y|z_tilde), est_y_bpp, of z_tilde under p(z),
-    # est_z_bpp, and back from q, est_bpp_back; and the net rate, est_bpp
+    # est_z_bpp, and back from q, est_bpp_back; and the net rate, est_bpp. The second and third are
+    # of densities and may be negative: their difference alone is a number of bits
     rates: dict
-    prior: typing.Callable  # p(z), see `factorized_prior`
+    p_z: typing.Callable  # see `factorized_prior`
     z_tilde: tf.Tensor  # [B, ceil(h / 4), ceil(w / 4), N]
     mu: tf.Tensor  # of p(y|z_tilde), [B, h, w, N]
     log_sigma: tf.Tensor
@@ -197,15 +200,15 @@ def bits_back_rates(y, z_mean, z_logvar, key, x_shape):
     N = int(y.shape[-1])
     noise = tf.random.stateless_normal(z_mean.shape[1:], key, dtype=z_mean.dtype)
     z_tilde, log_q = sample(z_mean, z_logvar, noise)
-    prior = factorized_prior(N, dtype=y.dtype)
-    _, p_z = prior(z_tilde)
+    p_z = factorized_prior(N, dtype=y.dtype)
+    _, density = p_z(z_tilde)
     mu, log_sigma = gaussian_parameters(hyper_synthesis_transform(N), z_tilde, y.shape)
     mass = gaussian_mass(y, mu, tf.exp(log_sigma))
     rates = dict(est_y_bpp=bits_per_pixel(log_likelihood(mass), x_shape),
-                 est_z_bpp=bits_per_pixel(tf.log(p_z), x_shape),
+                 est_z_bpp=bits_per_pixel(tf.log(density), x_shape),
                  est_bpp_back=bits_per_pixel(log_q, x_shape))
     rates["est_bpp"] = rates["est_y_bpp"] + rates["est_z_bpp"] - rates["est_bpp_back"]
-    return BitsBackModel(rates, prior, z_tilde, mu, log_sigma)
+    return BitsBackModel(rates, p_z, z_tilde, mu, log_sigma)
 
 
 def rd_losses(lmbda, x, x_tilde, bpp):
@@ -223,13 +226,16 @@ def noise_key(seed, t, i):
 
 
 def uniform_noise(shape, key):
-    """U(-1/2, 1/2), what stands for rounding in training."""
+    """float32 noise ~ U(-1/2, 1/2) of a shape, which stands for rounding in training."""
     return tf.random.stateless_uniform(shape, key, -.5, .5)
 
 
 # ---------------------------------------------------------------- 3. descent
 #
 # Adam on free latents: how all iterative methods optimise, and how a decoder fits q(z|y_hat).
+
+CHECK_EVERY = 100  # iterations
+
 
 def free_variable(encoded):
     """Variable to optimise, initialised by the encoder; no part of the model or a checkpoint."""
@@ -244,21 +250,28 @@ def adam_ops(losses, variables, lr):
     return step, tf.variables_initializer(variables + optimiser.variables())
 
 
-def learning_rate(t, its, lr, decay):
+def latent_learning_rate(t, its, lr, decay):
     """Adam's at iteration t: lr, which a cosine takes to lr / 100 in the last fraction `decay`."""
     share = max(0, 1 - (its - t) / (decay * its)) if decay else 0
     return lr * (.01 + .99 * .5 * (1 + np.cos(np.pi * share)))
 
 
-def descend(sess, step, losses, its, feed, has_bar):
-    """Yield t and the losses before update t, for `its` steps.
+def descend(sess, step, losses, its, feed, watchers, temperature=lambda t: np.nan,
+            after_rounding=None, check_every=CHECK_EVERY):
+    """Yield (t, losses before update t, whether t is a check) after each of `its` updates.
 
-    feed(t) is what the op `step` and `losses`, a dict of tensors [B], need. has_bar: show the
-    progress on stderr, if that is a terminal.
+    feed(t) is what the op `step` and `losses`, a dict of tensors [B], need. Every check_every
+    iterations, and after the last, is a check: UserError if a loss is not finite. The watchers are
+    told each Iteration, with temperature(t) and after_rounding.
     """
-    for t in tqdm.trange(its, disable=None if has_bar else True, leave=False):
+    for t in tqdm.trange(its, disable=None if progress.has_bar(watchers) else True, leave=False):
         _, values = sess.run([step, losses], feed(t))
-        yield t, values
+        is_check = t % check_every == 0 or t == its - 1
+        if is_check:
+            progress.require_finite(t, values)
+        for watch in watchers:
+            watch(progress.Iteration(t, its, temperature(t), values, after_rounding, is_check))
+        yield t, values, is_check
 
 
 # ---------------------------------------------------------------- 4. the decoder
@@ -273,9 +286,10 @@ STRIP = 16  # rows of y that g_s decodes at once
 
 
 class Decoder:
-    """A model for images of one size, one at a time, in double precision.
+    """A model for one image at a time, in double precision.
 
-    is_encoder: raise grid.NearEdge where another machine might round otherwise.
+    `build` of a subclass sets the tensors z, and mu and log_sigma of p(y|z). is_encoder: raise
+    grid.NearEdge where another machine might round otherwise.
     """
 
     @do_not_convert
@@ -288,8 +302,7 @@ class Decoder:
             self.points = tf.placeholder(tf.float64, [None, N])
             self.bin_width = tf.placeholder(tf.float64, [])
             self.x_hat = 255 * synthesis_transform(N)(self.strip)
-            prior = self.build(N)
-            mass = bin_mass(prior, self.points, self.bin_width)
+            mass = bin_mass(self.build(N), self.points, self.bin_width)
             self.log2_mass = log_likelihood(mass) / np.log(2)
             # Before Adam, of whose slots checkpoints know nothing.
             self.sess = runs.restored_session(graph, run, runs.session_config(threads, gpu=False))
@@ -299,7 +312,7 @@ class Decoder:
     def set_size(self, height, width):
         """Let the images be of height x width, the shapes of tensors follow."""
         _, y_sides, z_sides = fileformat.latent_shapes(height, width)
-        self.x_shape = 1, height, width
+        self.x_shape = 1, height, width  # without channels
         self.y_shape, self.z_shape = ((1, *sides, self.run.num_filters)
                                       for sides in (y_sides, z_sides))
 
@@ -311,16 +324,19 @@ class Decoder:
         points = grid.nearest(values, grid.GRID, offset, self.edge) + offset / grid.OFFSETS
         return grid.GRID * points
 
-    def prior(self, bounds, offset, bin_width=1., origin=0.):
+    def prior_masses(self, bounds, offset, bin_width=1., origin=0.):
         """[K, N] probabilities under p(z) of origin + k * bin_width, for k within the bounds."""
         points = np.zeros(self.y_shape[-1]) + origin + bin_width * np.arange(
             bounds[0], bounds[1] + 1)[:, None]
         log2_mass = self.sess.run(self.log2_mass, {self.points: points, self.bin_width: bin_width})
-        return np.asfortranarray(grid.as_single(np.exp2(self.snap(log2_mass, offset))))
+        masses = grid.as_single(np.exp2(self.snap(log2_mass, offset)))
+        return np.asfortranarray(masses)  # as the coder takes columns
 
     def conditional(self, z_hat, offset, centred=False):
         """p(y|z_hat) as coding.Conditional."""
-        mu, log_sigma = self.sess.run([self.mu, self.log_sigma], {self.z: z_hat, **self.sizes()})
+        _, height, width, _ = self.y_shape
+        mu, log_sigma = (v[:, :height, :width] for v in self.sess.run(
+            [self.mu, self.log_sigma], {self.z: z_hat}))
         std = grid.as_std(self.snap(log_sigma, offset))
         if centred:  # mu reaches no coder
             return coding.Conditional(mu, np.zeros_like(mu), std)
@@ -349,13 +365,8 @@ class BaseDecoder(Decoder):
         self.median = runs.medians(self.run).astype(np.float64)
         self.range_coder = functools.partial(kept_range_coder, self.run)  # for a .tfci
         self.z = tf.placeholder(tf.float64, [1, None, None, N])
-        self.y_size = tf.placeholder(tf.int32, [4])
-        self.mu, self.log_sigma = gaussian_parameters(
-            hyper_synthesis_transform(N), self.z, self.y_size)
+        self.mu, self.log_sigma = tf.split(hyper_synthesis_transform(N)(self.z), 2, axis=-1)
         return factorized_prior(N, runs.PRIOR_SCOPE, tf.float64)
-
-    def sizes(self):
-        return {self.y_size: self.y_shape}
 
 
 class BitsBackDecoder(Decoder):
@@ -367,15 +378,12 @@ class BitsBackDecoder(Decoder):
         self.t, self.seed = (tf.placeholder(tf.int64, []) for _ in range(2))
         self.lr = tf.placeholder(tf.float64, [])
         self.variables = [free_variable(v) for v in posterior(N, self.y_hat)]
-        self.q = [v.read_value() for v in self.variables]
+        self.q = [v.read_value() for v in self.variables]  # `sampled_rates` feeds others
         model = bits_back_rates(self.y_hat, *self.q, noise_key(self.seed, self.t, 1),
-                                self.x_shape + (3,))
-        self.rates, self.z, self.mu, self.log_sigma = (model.rates, model.z_tilde, model.mu,
-                                                       model.log_sigma)
-        return model.prior
-
-    def sizes(self):
-        return {}
+                                self.x_shape)
+        self.rates, self.mu, self.log_sigma = model.rates, model.mu, model.log_sigma
+        self.z = model.z_tilde  # `conditional` feeds z_hat
+        return model.p_z
 
     def build_fit(self):
         self.step, self.restart = adam_ops(self.rates["est_bpp"], self.variables, self.lr)
@@ -388,17 +396,9 @@ class BitsBackDecoder(Decoder):
         self.sess.run(self.restart, {self.y_hat: y_hat})
         feed = lambda t: {self.y_hat: y_hat, self.t: t, self.lr: fit.lr, self.seed: fit.seed}
         losses, record = dict(bpp=self.rates["est_bpp"]), []
-        for t, values in descend(self.sess, self.step, losses, fit.its, feed,
-                                 progress.has_bar(self.watchers)):
-            is_last = t == fit.its - 1
-            if t % progress.RECORD_EVERY == 0 or is_last:
+        for t, values, _ in descend(self.sess, self.step, losses, fit.its, feed, self.watchers):
+            if t % progress.RECORD_EVERY == 0 or t == fit.its - 1:
                 record.append((t, values["bpp"][0]))
-            is_check = t % CHECK_EVERY == 0 or is_last
-            if is_check:
-                progress.require_finite(t, values)
-            for watch in self.watchers:
-                watch(progress.Iteration(t, fit.its, T=np.nan, losses=values, after_rounding=None,
-                                         is_check=is_check))
         return BitsBackLatents(y_hat, *self.sess.run(self.q)), record
 
     def sampled_rates(self, latents, seed, iterations):
@@ -433,7 +433,8 @@ class RangeCoder:
     def __init__(self, run):
         self.median, any_size = runs.medians(run), [None, None, None, run.num_filters]
         with tf.Graph().as_default() as graph, tf.device("/cpu:0"):
-            self.y, self.z_hat = (tf.placeholder(tf.float32, any_size) for _ in range(2))
+            # y less mu, and z_hat
+            self.y_symbols, self.z_hat = (tf.placeholder(tf.float32, any_size) for _ in range(2))
             self.y_shape, self.z_shape = (tf.placeholder(tf.int32, [4]) for _ in range(2))
             self.mu, log_sigma = gaussian_parameters(
                 hyper_synthesis_transform(run.num_filters), self.z_hat, self.y_shape)
@@ -441,7 +442,8 @@ class RangeCoder:
             prior_z = tfc.EntropyBottleneck(name=runs.PRIOR_SCOPE)
             prior_y = tfc.GaussianConditional(self.sigma, SCALES, mean=self.mu,
                                               name="gaussian_conditional")
-            self.strings = prior_y.compress(self.y + self.mu), prior_z.compress(self.z_hat)
+            self.strings = (prior_y.compress(self.y_symbols + self.mu),
+                            prior_z.compress(self.z_hat))
             self.decoded = (prior_y.decompress(self.strings[0]),
                             prior_z.decompress(self.strings[1], shape=self.z_shape[1:]))
             self.sess = runs.restored_session(graph, run, runs.session_config(1, gpu=False))
@@ -452,11 +454,12 @@ class RangeCoder:
         feed = {self.z_hat: z_hat, self.y_shape: y_shape}
         return dict(zip([self.mu, self.sigma], self.sess.run([self.mu, self.sigma], feed)))
 
-    def encode(self, y, z):
-        """Strings of y [B, h, w, N] less mu and of z [B, k, l, N] less the medians."""
-        z_hat = np.float32(z + self.median)
-        return self.sess.run(self.strings, {self.y: y, self.z_hat: z_hat,
-                                            **self.mu_and_sigma(z_hat, y.shape)})
+    def encode(self, y_symbols, z_symbols):
+        """Strings of y_hat [B, h, w, N] less mu and of z_hat [B, ceil(h/4), ceil(w/4), N] less the
+        medians, both integers."""
+        z_hat = np.float32(z_symbols + self.median)
+        return self.sess.run(self.strings, {self.y_symbols: y_symbols, self.z_hat: z_hat,
+                                            **self.mu_and_sigma(z_hat, y_symbols.shape)})
 
     def decode(self, y_strings, z_strings, y_shape, z_shape):
         """What `encode` was given, of these shapes."""
@@ -476,8 +479,6 @@ def kept_range_coder(run):
 #
 # A method: the graph of a model with free latents, their optimisation, and their rounding.
 
-CHECK_EVERY = 100  # iterations
-
 class Method(typing.NamedTuple):
     """What a method's script defines; a model's family follows from its codecs.
 
@@ -496,14 +497,14 @@ class Method(typing.NamedTuple):
     # whether anything is optimised, also if by the decoder alone: a loss can be recorded
     is_iterative: bool = True
     scale_bound: float = 0.  # of sigma of p(y|z), from below; of the base model alone
-    # (options) -> number of draws of z that reported rates of bits-back are means over
-    rate_samples: typing.Callable = lambda options: 16
+    # (options) -> number of draws of z that reported rates are means over; of bits-back alone
+    rate_samples: typing.Optional[typing.Callable] = None
     # pattern of the name of its results, as in the authors' code
     result_name: str = "rd-%(script)s-lmbda=%(lmbda)g+%(run_name)s-input=%(source)s"
 
     @property
     def model(self):
-        """Whose latents it codes, as in Run."""
+        """The model whose latents it codes, "base" or "bits-back"."""
         return self.codecs[0].model
 
 
@@ -524,9 +525,9 @@ class Graph(typing.NamedTuple):
     losses: dict
     restart: tf.Operation  # the free latents become the encoder's output, Adam forgets its moments
     step: tf.Operation  # one step of Adam on the free latents; None without a relaxation
-    # what the base model's latents are rounded around: mu of p(y|z_tilde), and an array, p(z)'s
-    # medians [N]
-    centres: typing.Any
+    # What the base model's latents are rounded around; None of bits-back.
+    mu: tf.Tensor  # of p(y|z_tilde), [B, h, w, N]
+    medians: np.ndarray  # of p(z), [N]
     watchers: tuple  # functions that are told each Iteration
 
 
@@ -537,7 +538,7 @@ def inference_graph(method, run, shape, options, lmbda, threads=None, watchers=(
     options: namespace of the method's. lmbda: weight of the distortion.
     """
     N, is_base, seed = run.num_filters, run.model == "base", method.seed(options)
-    relax = method.relax or (lambda v, T, key, options: tf.identity(v))
+    relax = method.relax or (lambda v, T, key, options: v)
     with tf.Graph().as_default() as graph:
         x, t = tf.placeholder(tf.uint8, shape), tf.placeholder(tf.int64, [])
         T, lr = tf.placeholder(tf.float32, []), tf.placeholder(tf.float32, [])
@@ -558,18 +559,18 @@ def inference_graph(method, run, shape, options, lmbda, threads=None, watchers=(
             rates = bits_back_rates(*relaxed, noise_key(seed, t, 1), shape).rates
         x_tilde = synthesis_transform(N)(relaxed.y)[:, :shape[1], :shape[2]]
         losses = dict(rd_losses(lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
+        # Before Adam, of whose slots checkpoints know nothing.
         sess = runs.restored_session(graph, run, runs.session_config(threads))
         step, restart = None, tf.variables_initializer(variables)
         if method.relax:
             step, restart = adam_ops(losses["rd_loss"], variables, lr)
         graph.finalize()
-    centres = (mu, runs.medians(run)) if is_base else None
-    return Graph(sess, x, t, T, lr, free, relaxed, losses, restart, step, centres,
-                 tuple(watchers))
+    return Graph(sess, x, t, T, lr, free, relaxed, losses, restart, step, mu,
+                 runs.medians(run) if is_base else None, tuple(watchers))
 
 
-def encode(graph, x):
-    """The free latents as the encoder has them."""
+def encoder_output(graph, x):
+    """The encoder's continuous latents, at which the free ones restart."""
     graph.sess.run(graph.restart, {graph.x: x})
     return graph.sess.run(graph.free)
 
@@ -580,12 +581,12 @@ def score(graph, x, latents):
     return graph.sess.run(graph.losses, {graph.x: x, graph.t: 0, **feed})
 
 
-def optimise(graph, x, its, lr, rounding, temperature=None, lr_decay=0, stop=None,
+def optimise(graph, x, its, lr, rounding, temperature=lambda t: np.nan, lr_decay=0, stop=None,
              check_every=CHECK_EVERY):
     """The free latents after `its` iterations of Adam at rate lr, or where `stop` ends them.
 
     rounding(graph, latents) gives rounded latents; temperature(t) is T; lr_decay, see
-    `learning_rate`. Every check_every iterations, and after the last, is a check: stop(cost,
+    `latent_learning_rate`. Every check_every iterations, and after the last, is a check: stop(cost,
     previous cost) is asked of the mean cost after rounding; if it holds, the latents are those of
     the check before. graph.watchers are told each iteration, with the losses before its update.
     """
@@ -593,23 +594,16 @@ def optimise(graph, x, its, lr, rounding, temperature=None, lr_decay=0, stop=Non
         raise TypeError("nothing to optimise: the method has no relax")
 
     def feed(t):
-        T = temperature(t) if temperature else np.nan
-        return {graph.x: x, graph.t: t, graph.T: T,
-                graph.lr: learning_rate(t, its, lr, lr_decay)}
+        return {graph.x: x, graph.t: t, graph.T: temperature(t),
+                graph.lr: latent_learning_rate(t, its, lr, lr_decay)}
 
     def after_rounding():
         return score(graph, x, rounding(graph, graph.sess.run(graph.free)))
 
     previous, kept = np.inf, None
     graph.sess.run(graph.restart, {graph.x: x})
-    for t, losses in descend(graph.sess, graph.step, graph.losses, its, feed,
-                             progress.has_bar(graph.watchers)):
-        is_check = t % check_every == 0 or t == its - 1
-        if is_check:
-            progress.require_finite(t, losses)
-        for watch in graph.watchers:
-            watch(progress.Iteration(t, its, T=feed(t)[graph.T], losses=losses,
-                                     after_rounding=after_rounding, is_check=is_check))
+    for _, _, is_check in descend(graph.sess, graph.step, graph.losses, its, feed, graph.watchers,
+                                  temperature, after_rounding, check_every):
         if stop and is_check:
             cost = np.mean(after_rounding()["rd_loss"])
             if stop(cost, previous):
@@ -623,23 +617,13 @@ def atanh_logits(distance):
     return -tf.atanh(tf.minimum(distance, 1 - 1e-5))
 
 
-def sigmoid_logits(a):
-    """Function like atanh_logits: log sigmoid(-a logit(distance)); log(1 - distance) if a = 1."""
-    def logits(distance):
-        distance = tf.clip_by_value(distance, 1e-5, 1 - 1e-5)
-        return tf.log_sigmoid(a * (tf.log(1 - distance) - tf.log(distance)))
-    return logits
+def floor_and_ceil(v):
+    """The two integers around v, and their distances from it in [0, 1], both [..., 2].
 
-
-def two_way(v, T, weigh=tf.nn.softmax, logits=atanh_logits):
-    """Average of floor(v) and ceil(v) with weights weigh(logits(distances) / T), both [..., 2].
-
-    As T -> 0, softmax rounds v. floor and ceil have no gradient: that of v flows through the
-    distances, and so the weights, alone.
+    The integers have no gradient: that of v flows through the distances alone.
     """
     neighbours = tf.stack([tf.floor(v), tf.ceil(v)], -1)
-    distances = tf.abs(tf.expand_dims(v, -1) - neighbours)
-    return tf.reduce_sum(weigh(logits(distances) / T) * neighbours, -1)
+    return neighbours, tf.abs(tf.expand_dims(v, -1) - neighbours)
 
 
 def integers(graph, latents):
@@ -654,9 +638,9 @@ def integer_y(graph, latents):
 
 def centred(graph, latents):
     """z_hat = z rounded around its median, then y_hat = y rounded around mu(z_hat)."""
-    mu, median = graph.centres
-    z_hat = round_around(median, latents.z)
-    return Latents(round_around(graph.sess.run(mu, {graph.relaxed.z: z_hat}), latents.y), z_hat)
+    z_hat = round_around(graph.medians, latents.z)
+    mu = graph.sess.run(graph.mu, {graph.relaxed.z: z_hat})
+    return Latents(round_around(mu, latents.y), z_hat)
 
 
 def round_around(centre, v):
@@ -679,7 +663,7 @@ class Compressed(typing.NamedTuple):
     x_hat: np.ndarray  # uint8 [num_imgs, H, W, 3], the pixels that it decodes to
     y_hat: np.ndarray  # [num_imgs, h, w, N]
     z_hat: np.ndarray  # [num_imgs, ceil(h / 4), ceil(w / 4), N]
-    results: dict  # of arrays [num_imgs], see the README
+    results: dict  # of arrays [num_imgs], batch_* [num_batches]; see results/settings.md
     records: list  # of each batch, if they are kept: dict of arrays, the losses over the iterations
     uncodable: str  # why the latents can't be coded, as of a weak model of bits-back; or ""
 
@@ -726,7 +710,7 @@ class Compressor:
         for x in split_batches(images, images.shape):
             latents.append(self.method.infer(self.graph_for(x.shape), x, self.options))
             entries.append(self.record.entries)
-        latents = coding.joined(latents)
+        latents = coding.joined(latents)  # Latents or, of bits-back, Unfitted
         decoder = decoder_of(self.run, height, width, self.threads, True, self.watchers)
         encoded = self.codec.encode(decoder, latents, self.script, initial_bits)
         batches = list(zip(split_batches(images, images.shape),
@@ -741,8 +725,8 @@ class Compressor:
         records = []
         if self.record.is_kept:
             fits = split_batches(encoded.fits or [()] * num_imgs, images.shape)
-            records = [self.record_of(*batch, *told)
-                       for batch, told in zip(batches, zip(entries, fits))]
+            records = [self.record_of(x, coded, *losses)
+                       for (x, coded), *losses in zip(batches, entries, fits)]
         y_hat = coding.joined([image.latents for image in encoded.images]).y
         whole = coding.joined(encoded.images)
         return Compressed(encoded.content, whole.x_hat, y_hat, whole.z_hat, results, records,
@@ -751,7 +735,7 @@ class Compressor:
     def metrics_of(self, decoder, x, images, latents):
         """Dict of [B]: what is reported of the batch x, coded as a list of CodedImage.
 
-        latents: those of all images, whose `fit` they share.
+        latents: those of all images; of bits-back, they share a `fit`.
         """
         quality_of_pictures = quality.measure(x, coding.joined(images).x_hat, self.threads)
         if self.run.model == "base":
@@ -971,7 +955,11 @@ def compress_command(method, args):
 def kept_compressor(folder, settings, keeps_records, watchers):
     """The Compressor for results of such settings, (name, value) pairs; the last one is kept."""
     settings, run = dict(settings), load(folder)
-    method = importlib.import_module(settings["script"]).METHOD
+    try:
+        method = importlib.import_module(settings["script"]).METHOD
+    except ModuleNotFoundError as error:
+        raise UserError("%s; PYTHONPATH of all workers must have this checkout, and methods of "
+                        "yours" % error)
     if (run.fingerprint.hex(), store.code_of(settings["script"])) != (
             settings["model"], settings["code"]):
         raise UserError("%s or %s.py is another here than at first; start workers anew after a "

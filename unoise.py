@@ -5,6 +5,8 @@
     y_tilde = y + u,  u ~ U(-1/2, 1/2),  and z_tilde likewise
 """
 
+import operator
+
 import tf_boilerplate as nic
 
 OPTIONS = [nic.Option("--its", nic.count, 2000, "iterations"),
@@ -17,17 +19,12 @@ def relax(v, T, key, options):
     return v + nic.uniform_noise(v.shape[1:], key)
 
 
-def seed(options):
-    """Seed of the noise."""
-    return options.seed
-
-
 def infer(graph, x, options):
     """Latents after all iterations, rounded z first, then y."""
     return nic.centred(graph, nic.optimise(graph, x, options.its, options.lr, nic.centred))
 
 
-METHOD = nic.Method(infer, nic.CENTRED, OPTIONS, relax, seed=seed)
+METHOD = nic.Method(infer, nic.CENTRED, OPTIONS, relax, seed=operator.attrgetter("seed"))
 
 
 def main(argv=None):

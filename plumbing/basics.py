@@ -32,15 +32,19 @@ class Incomplete(Exception):
 
 @contextlib.contextmanager
 def terminable():
-    """A context that SIGTERM interrupts, as Ctrl-C does."""
+    """A context that SIGTERM interrupts, as Ctrl-C does, and the end of the terminal's session."""
     if threading.current_thread() is not threading.main_thread():  # which gets no signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, signal.default_int_handler)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def digest(*chunks):

@@ -108,7 +108,7 @@ def add_image(decoder, coder_for, y_range, z_range, latents, offset):
     link = Link(coder_for(posterior))
     z = link.pop_z(posterior, decoder.z_shape)
     link.push_y(latents.y, y_range, decoder.conditional(Z_WIDTH * z, offset))
-    link.push_z(z, z_range, decoder.prior(z_range, offset, Z_WIDTH))
+    link.push_z(z, z_range, decoder.prior_masses(z_range, offset, Z_WIDTH))
     return link, coding.CodedImage(offset, latents.y.astype(np.int32), z, Z_WIDTH * z,
                                     decoder.picture(latents.y, offset), posterior.latents)
 
@@ -178,7 +178,7 @@ def decode(decoder, file, with_initial_bits):
     for k in reversed(range(file.shape[0])):
         offset = file.offsets[k]
         z = coding.pop_z(coder, decoder.z_shape, file.z_range,
-                         decoder.prior(file.z_range, offset, Z_WIDTH))
+                         decoder.prior_masses(file.z_range, offset, Z_WIDTH))
         y = coding.pop_y(coder, file.y_range, decoder.conditional(Z_WIDTH * z, offset))
         images.insert(0, coding.CodedImage(offset, y, z, Z_WIDTH * z,
                                            decoder.picture(y, offset)))

@@ -142,7 +142,7 @@ def settle(decoder, centred, latents):
 def settled_on(decoder, centred, z_range, y, z, offset):
     """CodedImage of y, and z less its origin, on the grid of an offset; else NearEdge."""
     origin = origin_of(decoder, centred)
-    decoder.prior(z_range, offset, origin=origin)  # NearEdge here, and not when it is coded
+    decoder.prior_masses(z_range, offset, origin=origin)  # NearEdge here, and not when it is coded
     shift = decoder.conditional(z + origin, offset, centred).shift
     y = np.rint(y - shift)
     fileformat.value_range("y", y)  # UserError before the picture is computed
@@ -159,7 +159,7 @@ def encode_base(centred, decoder, latents, script, initial_bits=b""):
     for image in reversed(images):
         conditional = decoder.conditional(image.latents.z, image.offset, centred)
         push_y(coder, image.y, y_range, conditional)
-        push_z(coder, image.z, z_range, decoder.prior(
+        push_z(coder, image.z, z_range, decoder.prior_masses(
             z_range, image.offset, origin=origin_of(decoder, centred)))
     kind = "centred" if centred else "integer"
     return Encoded(fileformat.pack_iinc(kind, script, decoder.run, shape_of(images, decoder),
@@ -172,7 +172,7 @@ def decode_base(centred, decoder, file, with_initial_bits):
     origin = origin_of(decoder, centred)
     for offset in file.offsets:
         z = pop_z(coder, decoder.z_shape, file.z_range,
-                  decoder.prior(file.z_range, offset, origin=origin))
+                  decoder.prior_masses(file.z_range, offset, origin=origin))
         conditional = decoder.conditional(z + origin, offset, centred)
         y = pop_y(coder, file.y_range, conditional)
         images.append(CodedImage(offset, y, z, z + origin,

@@ -109,6 +109,7 @@ def file_name(text):
 count = number(int, 1)
 natural = number(int, 0)
 positive = number(float, 0, exclusive=True)
+thread_count = number(int, 1, high=1024)
 
 
 class Parser(argparse.ArgumentParser):
@@ -125,12 +126,12 @@ class Parser(argparse.ArgumentParser):
 def add_global_options(parser, **default):
     """Options that may stand before or after the subcommand."""
     parser.add_argument("--verbose", action="store_true", **default,
-                        help="show TensorFlow's messages")
+                        help="show TensorFlow's messages of this process")
     parser.add_argument("--num_filters", type=count, metavar="N", **default,
                         help="filters per layer (default: those of the run; to train: 192)")
     parser.add_argument("--checkpoint_dir", metavar="DIR", **default,
                         help="folder of all runs (default: ./checkpoints)")
-    parser.add_argument("--threads", type=number(int, 1, high=1024), metavar="N", **default,
+    parser.add_argument("--threads", type=thread_count, metavar="N", **default,
                         help="threads of an operation (default: one per core); results differ by "
                         "rounding, and those with it are kept apart from those without")
 

@@ -113,12 +113,14 @@ def require_memory(N, shape, batch, with_gradients=False, jobs=1):
     free = available_memory() / jobs
     if needed <= free:
         return
-    if num_imgs == 1:
-        images = ""
-        most = max(0, free - beside) / per_pixel
+    images, each, enough = "", "", ""
+    if num_imgs > 1:
+        images = "%d images, %d at a time, of " % (num_imgs, batch)
+    elif free > beside:
+        most = (free - beside) / per_pixel
         enough = ", enough for %.2f megapixels, as %d x %d" % (most / 1e6, most ** .5, most ** .5)
-    else:
-        images, enough = "%d images, %d at a time, of " % (num_imgs, batch), ""
+    if jobs > 1:
+        each = " to each of %d processes" % jobs
     raise basics.UserError(
-        "%s%d x %d pixels take about %.1f GB of memory with %d filters, but %.1f GB are available%s"
-        % (images, height, width, needed / 1e9, N, free / 1e9, enough))
+        "%s%d x %d pixels take about %.1f GB of memory with %d filters, but %.1f GB are available"
+        "%s%s" % (images, height, width, needed / 1e9, N, free / 1e9, each, enough))

@@ -60,25 +60,32 @@ def settings_of(options, lmbda, script, run, threads, codec, initial_bits=b""):
     return settings
 
 
-@functools.lru_cache(maxsize=None)
 def code_of(script):
     """Checksum of a method's script and those that it imports, without comments and docstrings.
 
-    Not of the shared code, which has no METHOD. It is that of the first call in a process, which
-    goes on with the code that it has imported.
+    Not of the shared code, which has no METHOD.
     """
-    names, sources = [script], []
+    names = [script]
     for name in names:  # which grows
-        tree, imported = ast.parse(basics.read_bytes(importlib.util.find_spec(name).origin)), []
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                imported += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                imported.append(node.module)
+        _, imported = source_of(name)
         names += [name for name in imported if name not in names
                   and hasattr(sys.modules.get(name), "METHOD")]
-        sources.append(ast.dump(without_docstrings(tree)).encode())
-    return basics.digest(*sources).hex()
+    return basics.digest(*[source_of(name)[0] for name in names]).hex()
+
+
+@functools.lru_cache(maxsize=None)
+def source_of(name):
+    """Bytes of a module's code, without comments and docstrings, and the names that it imports.
+
+    They are those of the first call in a process, which goes on with the code that it has imported.
+    """
+    tree, imported = ast.parse(basics.read_bytes(importlib.util.find_spec(name).origin)), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imported.append(node.module)
+    return ast.dump(without_docstrings(tree)).encode(), imported
 
 
 def without_docstrings(tree):

@@ -138,7 +138,12 @@ def run_plans(compress, plans, jobs=1, scheduler=None, compress_here=None):
                     wholes[i] = join_if_complete(one.plan, results[i])
                 report.ended(k, outcome)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(": " + left_by_interrupt(plans, results))
+        # A part is there, too, if the interrupt came just after it was written.
+        left = left_by_interrupt(plans, [store.stored(plan) if plan.many else found
+                                         for plan, found in zip(plans, results)])
+        if scheduler:
+            left += "; workers first end what they are at"
+        raise KeyboardInterrupt(": " + left)
     return wholes, failures
 
 

@@ -6,9 +6,11 @@ while there are any, and so with the graphs that it has built.
 """
 
 import atexit
+import concurrent.futures
 import contextlib
 import logging
 import multiprocessing
+import queue
 import tempfile
 import threading
 import time
@@ -101,9 +103,10 @@ def client_of(jobs, scheduler):
         others = multiprocessing.active_children()
         try:
             with distributed.LocalCluster(
-                    jobs, threads_per_worker=max(1, machine.num_threads(None) // jobs), host=HOST,
-                    dashboard_address=HOST + ":0", worker_dashboard_address=HOST + ":0",
-                    memory_limit=0, local_directory=folder, silence_logs=logging.CRITICAL,
+                    n_workers=jobs, threads_per_worker=max(1, machine.num_threads(None) // jobs),
+                    host=HOST, dashboard_address=HOST + ":0",
+                    worker_dashboard_address=HOST + ":0", memory_limit=0, local_directory=folder,
+                    silence_logs=logging.CRITICAL,
                     env=QUIET) as cluster, distributed.Client(cluster) as client:
                 with killing_on_error(cluster):
                     yield client
@@ -138,9 +141,8 @@ def kill(pids):
 def outcomes_of_cluster(function, tasks, client):
     """Yield (k, Outcome) as `outcomes` does, from the workers of a Dask client."""
     import dask
-    import distributed
     waiting, running = list(range(len(tasks))), {}  # running: positions, by their futures
-    freed = []  # groups of the last tasks of workers that have none
+    ended, freed = queue.Queue(), None  # freed: the group of the task that ended last
     try:
         while waiting or running:
             num_workers = len(client.scheduler_info()["workers"])
@@ -149,20 +151,16 @@ def outcomes_of_cluster(function, tasks, client):
             # No more than there are workers: Dask gives each to one that has none.
             while waiting and len(running) < num_workers:
                 others = {tasks[k].group for k in running.values()}
-                k = next_task(waiting, tasks, freed.pop() if freed else None, others)
+                k = next_task(waiting, tasks, freed, others)
                 waiting.remove(k)
                 with dask.config.set(KEEP_NO_SOURCE):
                     future = client.submit(message_of_task, function, tasks[k], pure=False)
-                running[future] = k
-            freed, done = [], []
-            if running:
-                with contextlib.suppress(distributed.TimeoutError):
-                    done = distributed.wait(list(running), POLL, "FIRST_COMPLETED").done
-            else:
-                time.sleep(POLL)
-            for future in done:
+                future.add_done_callback(ended.put)
+                running[future], freed = k, None
+            with contextlib.suppress(queue.Empty):
+                future = ended.get(timeout=POLL)
                 k = running.pop(future)
-                freed.append(tasks[k].group)
+                freed = tasks[k].group
                 yield k, outcome_of(future, num_workers)
     finally:
         client.cancel(list(running))
@@ -185,6 +183,9 @@ def outcome_of(future, num_workers):
         message = future.result()
     except KilledWorker:
         error = basics.UserError("the processes that were at it ended, killed or out of memory")
+        return Outcome(error=error, num_workers=num_workers)
+    except concurrent.futures.CancelledError:
+        error = basics.UserError("the scheduler began anew, and does not know of it")
         return Outcome(error=error, num_workers=num_workers)
     except ImportError as error:
         error = basics.UserError("a worker lacks the code (%s); PYTHONPATH of all workers must "

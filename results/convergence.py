@@ -63,7 +63,7 @@ def descent(run_name, preset, x):
     stopwatch = Stopwatch()
     compressor = sga_compressor(run_name, preset, [stopwatch])
     graph = compressor.graph_for(x.shape)
-    start = nic.score(graph, x, nic.integers(graph, nic.encode(graph, x)))["rd_loss"]
+    start = nic.score(graph, x, nic.integers(graph, nic.encoder_output(graph, x)))["rd_loss"]
     stopwatch.since = time.process_time()
     sga.infer(graph, x, compressor.options)
     return stopwatch.moments, float(np.mean(start))

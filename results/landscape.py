@@ -71,7 +71,7 @@ def sga_path(x):
         temperatures.append(iteration.T)
     compressor = convergence.sga_compressor(convergence.RUNS[0], watchers=[watch])
     graph = compressor.graph_for(x.shape)
-    path.append(nic.encode(graph, x).y)
+    path.append(nic.encoder_output(graph, x).y)
     rounded = sga.infer(graph, x, compressor.options)
     return np.concatenate(path), temperatures, rounded
 

@@ -109,7 +109,7 @@ def make_plan(setup, script, run):
     """
     method = method_of(script)
     argv = ["--checkpoint_dir", setup.checkpoint_dir, "compress", "--results_dir", setup.folder,
-            run.name, setup.source.name] + options_for(method, setup.options)
+            "run", "imgs"] + options_for(method, setup.options)
     if setup.threads:
         argv += ["--threads", str(setup.threads)]
     parser = nic.make_parser(script, None, method)

@@ -208,19 +208,21 @@ def require_own_csvs(folder, scripts):
 
 
 def require_same_table(folder, settings):
-    """UserError if the CSVs in a folder are of other settings; else settings.json gets these.
-
-    Models, a dict as of models_of, are added to those of other kinds and lambdas.
-    """
+    """UserError if the CSVs in a folder are of other settings, or of other models of a lambda."""
     stored = rd_curves.read_settings(folder)
-    old_models, new_models = stored.get("models", {}), settings["models"]
-    settings = dict(settings, models={**old_models, **new_models})
-    expected = {**settings, **stored, "models": {**new_models, **old_models}}
     for name, value in settings.items():
-        if value != expected[name]:
+        others = stored.get(name, value)
+        if name == "models":  # those of other kinds and lambdas may be others
+            others = {model: others.get(model, own) for model, own in value.items()}
+        if value != others:
             raise basics.UserError("%s is a table of other %s; --label NAME makes one beside it"
                                    % (folder, name))
-    rd_curves.write_settings(folder, settings)
+
+
+def write_settings(folder, settings):
+    """Write what the CSVs in a folder are of; the models are added to those that are there."""
+    earlier = rd_curves.read_settings(folder).get("models", {})
+    rd_curves.write_settings(folder, dict(settings, models={**earlier, **settings["models"]}))
 
 
 def models_of(plans):
@@ -253,15 +255,17 @@ def compute(args):
     require_images_elsewhere(source.paths, folder)
     setup = planning.Setup(args.checkpoint_dir, source, images, os.path.join(folder, "npz"),
                            args.options, args.threads)
-    plans = planning.find_plans(setup, args.methods, args.runs)
+    plans = planning.find_plans(setup, args.methods or rd_curves.SCRIPTS, args.runs)
     basics.require_writable(os.path.join(setup.folder, "results"), missing=3)
     require_own_csvs(folder, {plan.settings["script"] for plan in plans})
-    require_same_table(folder, dict(
+    settings = dict(
         label=args.label, options=args.options, threads=args.threads, models=models_of(plans),
         images={os.path.basename(path): image for path, _, image in images},
         number=sum(shape[0] for _, shape, _ in images),
-        sizes=sorted({"%dx%d" % (max(shape[1:]), min(shape[1:])) for _, shape, _ in images})))
+        sizes=sorted({"%dx%d" % (max(shape[1:]), min(shape[1:])) for _, shape, _ in images}))
+    require_same_table(folder, settings)
     failed = run_plans(plans, args.jobs, args.scheduler)
+    write_settings(folder, dict(settings, models=models_of(filter(store.is_joined, plans))))
     # Another process may have added rows meanwhile.
     planning.collect(plans + planning.find_earlier_plans(setup, plans, folder), folder)
     return folder, failed
@@ -322,11 +326,10 @@ def make_parser():
     parser.add_argument("--images", help="as <imgs> of the scripts")
     parser.add_argument("--runs", nargs="+", metavar="RUN", help="default: all runs there")
     parser.add_argument("--methods", nargs="+", type=parse_method, metavar="SCRIPT",
-                        default=rd_curves.SCRIPTS,
                         help="of %s, or your own; default: all of the former"
                         % ", ".join(rd_curves.SCRIPTS))
     command_line.add_worker_options(parser)
-    parser.add_argument("--threads", type=command_line.count, metavar="N",
+    parser.add_argument("--threads", type=command_line.thread_count, metavar="N",
                         help="as of the scripts")
     parser.add_argument("--output", metavar="DIR",
                         help="where to write (default: ./outputs)")
@@ -344,9 +347,10 @@ def make_parser():
 
 def run(args):
     """Compute the table of the images, or find those that exist, and write tables and plots."""
-    if args.from_csv and (args.images or args.runs or args.label or args.options):
-        raise basics.UserError("--from-csv: --images, --runs, --label and options of scripts are "
-                               "for a table that is computed")
+    if args.from_csv and (args.images or args.runs or args.methods or args.threads or args.label
+                          or args.options):
+        raise basics.UserError("--from-csv: --images, --runs, --methods, --threads, --label and "
+                               "options of scripts are for a table that is computed")
     failed = {}
     if args.from_csv and args.output:
         folders = folders_of_tables(args.output)

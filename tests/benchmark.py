@@ -160,14 +160,15 @@ class Ours:
         self.restart()
 
     def feed(self, t):
-        lr = nic.learning_rate(t, self.options.sga_its, self.options.lr, self.options.lr_decay)
+        lr = nic.latent_learning_rate(t, self.options.sga_its, self.options.lr,
+                                      self.options.lr_decay)
         return {self.graph.x: self.x, self.graph.t: t, self.graph.lr: lr,
                 self.graph.T: sga.temperature(self.options, t)}
 
     def restart(self):
         self.graph.sess.run(self.graph.restart, {self.graph.x: self.x})
         self.descent = nic.descend(self.graph.sess, self.graph.step, self.graph.losses,
-                                   self.options.sga_its, self.feed, has_bar=False)
+                                   self.options.sga_its, self.feed, watchers=())
 
     def step(self, t):
         next(self.descent)

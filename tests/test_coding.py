@@ -25,7 +25,7 @@ class NumpyDecoder:
             raise grid.NearEdge
         return np.round(np.asarray(values) * 256) / 256
 
-    def prior(self, bounds, offset, bin_width=1., origin=0.):
+    def prior_masses(self, bounds, offset, bin_width=1., origin=0.):
         points = origin + bin_width * np.arange(bounds[0], bounds[1] + 1)[:, None] + np.zeros(N)
         self.snap(points, offset)
         return np.asfortranarray(bin_width / 4 * np.exp(-abs(points) / 2))
@@ -98,7 +98,7 @@ def test_integers_cost_their_information():
     encoded = compressed_files.IINC["integer"].encode(decoder, latents, "sga")
     words = compressed_files.parse_file(encoded.content, decoder.run).file.payload
     z_range = fileformat.value_range("z", latents.z)
-    pmf = decoder.prior(z_range, 0)
+    pmf = decoder.prior_masses(z_range, 0)
     nats = 0
     for y, z in zip(latents.y, latents.z):
         p_z = (pmf / pmf.sum(axis=0))[(z - z_range[0]).astype(int), range(N)]

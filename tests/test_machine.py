@@ -139,11 +139,13 @@ def test_images_that_do_not_fit_are_refused(script, tmp_path, fails, monkeypatch
     for refused in (argv + [folder], argv + [folder / "b.png"],
                     ["--checkpoint_dir", CHECKPOINTS, "decompress", run_of(script), file]):
         line = fails(script, *refused)
-        assert "pixels take about 0.4 GB" in line and "enough for 0.00 megapix" in line
+        assert "pixels take about 0.4 GB of memory with 16 filters, but 0.4 GB are" in line
     monkeypatch.setattr(machine, "available_memory", lambda: 3.9e8)
     run(script, *argv, folder / "b.png")
     monkeypatch.setattr(machine, "available_memory", lambda: 1e9)
     machine.require_memory(16, (100, 512, 512), 1)
+    with pytest.raises(basics.UserError, match="0.1 GB are available to each of 10 processes$"):
+        machine.require_memory(16, (1, 64, 64), 1, jobs=10)
     with pytest.raises(basics.UserError, match="1024 images, 1 at a time, of 512 x 512"):
         machine.require_memory(16, (1024, 512, 512), 1)
 

@@ -427,7 +427,7 @@ def test_options_of_scripts_are_for_those_that_have_them(two_runs, tmp_path, cap
         assert "table of other options; --label" in refused(argv + options, capfd)
 
 
-def test_a_table_of_other_models_or_a_strangers_csv(two_runs, tmp_path, capfd):
+def test_a_table_of_other_models_or_a_strangers_csv(two_runs, tmp_path, monkeypatch, capfd):
     """Retrained weights, or another run of the same lambda, do not come beside what is there."""
     argv, names = two_runs
     table1.main(argv + ["--runs", names[0]])
@@ -435,8 +435,14 @@ def test_a_table_of_other_models_or_a_strangers_csv(two_runs, tmp_path, capfd):
     other = tmp_path / "runs" / ("other-" + names[0])
     run_folder.rename(other)
     assert "table of other models; --label" in refused(argv + ["--runs", other.name], capfd)
-    table1.main(argv + ["--runs", names[1]])  # another lambda
-    assert len(json.loads((tmp_path / "image" / "settings.json").read_text())["models"]) == 2
+    models = lambda: len(json.loads((tmp_path / "image" / "settings.json").read_text())["models"])
+    with monkeypatch.context() as patch:  # another lambda, of which there are no results
+        patch.setattr(nic, "compress_task", None)
+        with pytest.raises(SystemExit):
+            table1.main(argv + ["--runs", names[1]])
+    assert models() == 1
+    table1.main(argv + ["--runs", names[1]])
+    assert models() == 2
     for path in (tmp_path / "image").glob("*.csv"):  # nothing is left beside which others come
         path.unlink()
     table1.main(argv + ["--runs", other.name])
@@ -472,6 +478,7 @@ def test_curves_as_spreadsheets_write_them(tmp_path, capfd):
 
 @pytest.mark.parametrize("argv, message", [
     (["--from-csv", "--label", "x"], "--from-csv"),
+    (["--from-csv", "--methods", "sga"], "--from-csv"),
     (["--images", "a.png", "b.png"], "glob must be quoted"),
     (["--images", "gone"], "gone"), ([], "--images is missing"),
     (["--images", PNG, "--checkpoint_dir", "gone"], "gone"),

@@ -1,6 +1,7 @@
 """Several processes: the same results, whatever is killed; what is told of them, and when."""
 
 import collections
+import concurrent.futures
 import contextlib
 import functools
 import os
@@ -16,6 +17,7 @@ import pytest
 from conftest import (BASE_RUN, CHECKPOINTS, ROOT, TINY, command, compress, load, run, started,
                       wait_for, write_image)
 from plumbing import basics, store, tasks, workers
+import tf_boilerplate as nic
 
 Sum = collections.namedtuple("Sum", "a b group")
 
@@ -67,6 +69,27 @@ def test_failures_cost_nothing_but_their_own_task(jobs, capfd):
     waiting = "note: no worker is there; waiting for one"  # where all were killed at once
     assert [line for line in told if line != waiting] == [
         "note: of 1", "note: of 3", "note: one"]
+
+
+@pytest.mark.slow
+def test_number_of_local_workers():
+    """As many as are asked for, also where they do not divide the cores."""
+    with workers.client_of(3, None) as client:
+        assert wait_for(lambda: len(client.scheduler_info()["workers"]) >= 3)
+        assert len(client.scheduler_info()["workers"]) == 3
+
+
+def test_a_task_that_the_scheduler_lost():
+    """Is an error that the user can mend, as by a scheduler that was started anew."""
+    lost = concurrent.futures.Future()
+    lost.cancel()
+    assert isinstance(workers.outcome_of(lost, 1).error, basics.UserError)
+
+
+def test_a_method_that_workers_lack():
+    settings = (("script", "no_such_method"),)
+    with pytest.raises(basics.UserError, match="no_such_method.*; PYTHONPATH of all workers"):
+        nic.kept_compressor(os.path.join(CHECKPOINTS, BASE_RUN), settings, False, ())
 
 
 def test_order_of_tasks():
@@ -216,7 +239,7 @@ def num_parts(results):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options, number, to_all", [
-    ([], signal.SIGINT, False), (["--jobs", "2"], signal.SIGINT, False),
+    ([], signal.SIGHUP, False), (["--jobs", "2"], signal.SIGINT, False),
     (["--jobs", "2"], signal.SIGTERM, False), (["--jobs", "2"], signal.SIGINT, True)])
 def test_signals_end_everything(options, number, to_all, tmp_path):
     """With one line, which says what is done."""
