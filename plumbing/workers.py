@@ -6,7 +6,6 @@ while there are any, and so with the graphs that it has built.
 """
 
 import atexit
-import concurrent.futures
 import contextlib
 import logging
 import multiprocessing
@@ -145,7 +144,9 @@ def outcomes_of_cluster(function, tasks, client):
     ended, freed = queue.Queue(), None  # freed: the group of the task that ended last
     try:
         while waiting or running:
-            num_workers = len(client.scheduler_info()["workers"])
+            if client.status == "closed":
+                raise basics.UserError("the Dask scheduler ended; the same command continues")
+            num_workers = len(client.scheduler_info().get("workers", []))
             if not num_workers:
                 basics.note("no worker is there; waiting for one")
             # No more than there are workers: Dask gives each to one that has none.
@@ -160,10 +161,14 @@ def outcomes_of_cluster(function, tasks, client):
             with contextlib.suppress(queue.Empty):
                 future = ended.get(timeout=POLL)
                 k = running.pop(future)
-                freed = tasks[k].group
-                yield k, outcome_of(future, num_workers)
+                if future.cancelled():  # by the client: a scheduler that began anew has no tasks
+                    waiting.insert(0, k)
+                else:
+                    freed = tasks[k].group
+                    yield k, outcome_of(future, num_workers)
     finally:
-        client.cancel(list(running))
+        if client.status == "running":
+            client.cancel(list(running))
 
 
 def next_task(waiting, tasks, last, others):
@@ -183,9 +188,6 @@ def outcome_of(future, num_workers):
         message = future.result()
     except KilledWorker:
         error = basics.UserError("the processes that were at it ended, killed or out of memory")
-        return Outcome(error=error, num_workers=num_workers)
-    except concurrent.futures.CancelledError:
-        error = basics.UserError("the scheduler began anew, and does not know of it")
         return Outcome(error=error, num_workers=num_workers)
     except ImportError as error:
         error = basics.UserError("a worker lacks the code (%s); PYTHONPATH of all workers must "

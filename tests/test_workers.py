@@ -1,7 +1,6 @@
 """Several processes: the same results, whatever is killed; what is told of them, and when."""
 
 import collections
-import concurrent.futures
 import contextlib
 import functools
 import os
@@ -9,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import psutil
@@ -77,13 +77,6 @@ def test_number_of_local_workers():
     with workers.client_of(3, None) as client:
         assert wait_for(lambda: len(client.scheduler_info()["workers"]) >= 3)
         assert len(client.scheduler_info()["workers"]) == 3
-
-
-def test_a_task_that_the_scheduler_lost():
-    """Is an error that the user can mend, as by a scheduler that was started anew."""
-    lost = concurrent.futures.Future()
-    lost.cancel()
-    assert isinstance(workers.outcome_of(lost, 1).error, basics.UserError)
 
 
 def test_a_method_that_workers_lack():
@@ -273,9 +266,39 @@ def test_local_workers_listen_to_this_machine_alone(tmp_path):
 @contextlib.contextmanager
 def dask(name, *argv):
     """A process of Dask's own commands, as the README starts them."""
+    path = os.pathsep.join([ROOT, os.path.dirname(__file__)])
     with started([os.path.join(os.path.dirname(sys.executable), name), *argv],
-                 env=dict(os.environ, PYTHONPATH=ROOT)) as process:
+                 env=dict(os.environ, PYTHONPATH=path)) as process:
         yield process
+
+
+def scheduler_at(address):
+    return dask("dask-scheduler", "--host", "127.0.0.1", "--port", address.split(":")[-1],
+                "--no-dashboard")
+
+
+def slowly(task):
+    time.sleep(2)
+    return add(task)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_ends(tmp_path):
+    """One that begins anew is given the tasks again; if there is none any more, that is told."""
+    address = "tcp://127.0.0.1:%d" % free_port()
+    items = [Sum(k, 0, 0) for k in range(9)]
+    with scheduler_at(address) as first, dask(
+            "dask-worker", address, "--no-dashboard", "--local-directory", tmp_path / "dask"):
+        found = workers.outcomes(slowly, items, scheduler=address)
+        results = dict([next(found)])
+        first.kill()
+        with scheduler_at(address) as second:
+            results.update(next(found) for _ in range(3))
+            second.kill()
+            with pytest.raises(basics.UserError, match="scheduler ended"):
+                results.update(found)
+    assert {k: outcome.value for k, outcome in results.items()} == {k: k for k in results}
+    assert 4 <= len(results) < 9
 
 
 def table_of(images, output, *options):
@@ -312,8 +335,7 @@ def test_a_cluster_whose_worker_is_killed(serial, tmp_path):
     address = "tcp://127.0.0.1:%d" % free_port()
     worker = functools.partial(dask, "dask-worker", address, "--nthreads", 1, "--no-dashboard",
                                "--local-directory", tmp_path / "dask", "--no-nanny")
-    with dask("dask-scheduler", "--host", "127.0.0.1", "--port", address.split(":")[-1],
-              "--no-dashboard"), worker() as first, worker(), \
+    with scheduler_at(address), worker() as first, worker(), \
             started(table_of(images, tmp_path / "out", "--scheduler", address)) as table:
         assert wait_for(lambda: num_parts(tmp_path / "out" / "images" / "npz"))
         first.kill()
