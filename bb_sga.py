@@ -17,6 +17,7 @@ import tf_boilerplate as nic
 import bb_plain
 import sga
 
+# The seed is that of bb_plain.py, also of the initial bits.
 OPTIONS = [option for option in sga.OPTIONS if option.name != "seed"] + bb_plain.OPTIONS + [
     nic.Option("--rate_its", nic.number(int, 1, high=nic.MAX_ITS), 2000,
                "iterations of the second phase, on the rate alone"),

@@ -48,7 +48,7 @@ def objective(x, t, N, lmbda, seed, posterior_of="y"):
 
 def train(args):
     objective_of_args = functools.partial(objective, posterior_of=args.posterior_of)
-    nic.train(args, objective_of_args, bb_plain.METHOD)
+    nic.train(args, objective_of_args, bb_plain.METHOD)  # which evaluates checkpoints
 
 
 def main(argv=None):

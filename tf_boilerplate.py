@@ -778,13 +778,15 @@ class Compressor:
         return arrays
 
 
-def make_compressor(run, method, preset=None, lmbda=None, threads=None, watchers=(), **options):
+def make_compressor(run, method, preset=None, lmbda=None, threads=None, watchers=(), script=None,
+                    **options):
     """Compressor of a method, with the options that are given, by name, of a preset or default.
 
+    script: the method's name in files, see Compressor; all others are as there.
     UserError if there is no such option or preset, or a value is not accepted.
     """
     values = command_line.from_keywords(method.options, method.presets, preset, options)
-    return Compressor(method, run, values, lmbda, threads, watchers=watchers)
+    return Compressor(method, run, values, lmbda, threads, watchers=watchers, script=script)
 
 
 def decode(run, content, threads=None):

@@ -10,7 +10,7 @@ import tensorflow.compat.v1 as tf
 import bb_sga
 import mbt2018
 import sga
-from plumbing import machine
+from plumbing import compressed_files, machine
 from conftest import BASE_RUN, BB_RUN, CHECKPOINTS, NPY, compress, write_image
 
 
@@ -54,7 +54,9 @@ def test_there_and_back(method, name, options, images, tmp_path, capfd, monkeypa
 def test_the_latents_are_those_of_the_file(images):
     """SGA's are integers; the picture is g_s(y_hat)."""
     run = load(BASE_RUN)
-    coded = nic.make_compressor(run, sga.METHOD, its=2, lmbda=.02).compress(images[:1])
+    coded = nic.make_compressor(run, sga.METHOD, its=2, lmbda=.02, script="mine").compress(
+        images[:1])
+    assert compressed_files.parse_file(coded.content, run).header.script == "mine"
     assert np.all(coded.y_hat % 1 == 0) and np.all(coded.z_hat % 1 == 0)
     decoder = nic.decoder_of(run, 64, 80, None)
     np.testing.assert_array_equal(decoder.picture(coded.y_hat, 0), coded.x_hat)
