@@ -41,8 +41,7 @@ OPTIONS = [nic.Option("--sga_its --its", nic.count, 2000, "iterations of SGA"),
            nic.Option("--lr", nic.positive, 5e-3, "learning rate of Adam"),
            nic.Option("--lr_decay", nic.number(float, 0, high=1), 0,
                       "fraction of the iterations, the last ones, in which lr falls to lr / 100"),
-           nic.Option("--annealing_rate", nic.number(float, 0),
-                      lambda options: 2 / options.sga_its,
+           nic.Option("--annealing_rate", nic.number(float, 0), lambda options: 2 / options.sga_its,
                       "decay of the temperature per iteration (default: 2 / sga_its)"),
            nic.Option("--t0", nic.number(float, 0), lambda options: 0.35 * options.sga_its,
                       "iteration from which the temperature decays (default: 0.35 * sga_its)"),
@@ -51,8 +50,7 @@ OPTIONS = [nic.Option("--sga_its --its", nic.count, 2000, "iterations of SGA"),
                       "logits of rounding, as a function of the distance"),
            nic.Option("--seed", nic.natural, 0, "seed of the noise")]
 SSL = dict(lr_decay=1, logits="ssl", T_max=1, t0=0)
-# fast: about the R-D cost of the defaults, in a fifth of their time; thorough: the lowest that was
-# found with 2000 iterations.
+# fast: about the default's R-D cost, in a fifth of its time; thorough: the lowest that was found.
 PRESETS = dict(fast=dict(SSL, sga_its=360, lr=0.03), thorough=dict(SSL, lr=0.02))
 
 

@@ -149,8 +149,8 @@ def outcomes_of_cluster(function, tasks, client):
             num_workers = len(client.scheduler_info().get("workers", []))
             if not num_workers:
                 basics.note("no worker is there; waiting for one")
-            # No more than there are workers: Dask gives each to one that has none. Of twenty or more
-            # with several threads it does not always, at first.
+            # No more than there are workers: Dask gives each to one that has none. Only of twenty
+            # or more with several threads, the first may wait for each other.
             while waiting and len(running) < num_workers:
                 others = {tasks[k].group for k in running.values()}
                 k = next_task(waiting, tasks, freed, others)
