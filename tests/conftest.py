@@ -53,12 +53,14 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     """With --dist loadgroup, tests that share what takes long to make run in one process.
 
-    Results are made by image, so those on the two golden images can be made at the same time.
+    Results are made by image, and no method is of two modules: those of both can be made at the
+    same time.
     """
     for item in items:
-        for fixture in {"results", "files", "serial"}.intersection(item.fixturenames):
-            parameters = item.callspec.params if hasattr(item, "callspec") else {}
-            group = "%s of %s" % (fixture, parameters.get("image"))
+        for fixture in {"results", "files", "serial", "trained"}.intersection(item.fixturenames):
+            group = fixture
+            if fixture == "results":
+                group = "%s of %s" % (item.callspec.params["image"], item.module.__name__)
             item.add_marker(pytest.mark.xdist_group(group))
 
 

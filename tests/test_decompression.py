@@ -84,7 +84,7 @@ def test_another_picture_is_noticed_before_the_work(files, tmp_path, fails, monk
 
 
 def test_other_words(written, fails, tmp_path, monkeypatch):
-    """A folder of files that is called like a run; names that are none; globs that were expanded."""
+    """A folder of files called like a run; names that are none; globs that were expanded."""
     monkeypatch.chdir(tmp_path)
     argv = ["sga", "--checkpoint_dir", CHECKPOINTS, "decompress"]
     os.rename("written", BASE_RUN)

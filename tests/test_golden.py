@@ -49,7 +49,7 @@ def mean_cost(image, script):
 
 
 @pytest.mark.parametrize("image", IMAGES)
-@pytest.mark.parametrize("script", ["sga", pytest.param("unoise", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("script", ["sga", "unoise"])
 def test_stochastic(script, image, results):
     expected = golden(image, script)
     tolerance = np.maximum(3 * np.array(expected["rd_cost_std"]),
@@ -64,7 +64,7 @@ STAGED_MAP = {NPY: dict(est_bpp=[0.15648, 0.15587], psnr=[20.0004, 23.5983]),
 
 
 @pytest.mark.parametrize("image", IMAGES)
-@pytest.mark.parametrize("script", ["map", pytest.param("danneal", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("script", ["map", "danneal"])
 def test_deterministic(script, image, results):
     expected = STAGED_MAP[image] if script == "map" else golden(image, "danneal")["runs"][0]
     found = results(script, image)
@@ -78,7 +78,6 @@ def test_ste(image, results):
     assert np.all(results("ste", image)["rd_cost"] <= 1.01 * mean_cost(image, "ste"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("image", IMAGES)
 def test_order_of_methods(image, results):
     """Methods that are over 1 % apart in the original come out in the same order."""

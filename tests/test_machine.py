@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from plumbing import basics, machine
-from conftest import (BASE_RUN, CHECKPOINTS, FAST, PNG, ROOT, SHIPPED, SHIPPED_FILTERS, TINY, command,
-                      run, run_of, write_image)
+from conftest import (BASE_RUN, CHECKPOINTS, FAST, PNG, ROOT, SHIPPED, SHIPPED_FILTERS, TINY,
+                      command, run, run_of, write_image)
 
 
 GB = 10 ** 9

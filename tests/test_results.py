@@ -26,6 +26,8 @@ import plots
 import rd_curves
 import table1
 import training as training_plot
+import bb_sga
+import sga
 import tf_boilerplate as nic
 from plumbing import basics, image_files, runs, store, tasks
 
@@ -651,7 +653,8 @@ def test_published_rows_are_over_our_lambdas():
     papers = rd_curves.published("kodak")
     ours = {"lmbda": np.array([.001, .0025, .005, .01, .3])}
     rows = {row[1]: row[3:5] for row in table1.published_rows(ours, papers, "published")}
-    assert rows["SGA, published"] == [4, "-17.49"] and rows["SGA, published, all λ"] == [7, "-15.22"]
+    assert rows["SGA, published"] == [4, "-17.49"]
+    assert rows["SGA, published, all λ"] == [7, "-15.22"]
     assert rows["SGA + BB, published"][1] == "-19.53"
     for base in ({}, {"lmbda": np.array([.3])}, papers["mbt2018"]):
         rows = {row[1]: row[4] for row in table1.published_rows(base, papers, "published")}
@@ -659,9 +662,18 @@ def test_published_rows_are_over_our_lambdas():
                         "base hyperprior, published": "0.00"}
 
 
+def shorten_fast(monkeypatch):
+    """--fast with fewer iterations, for tests of what is made of its results."""
+    for method in (sga, bb_sga):
+        presets = {key: min(value, 60) if key.endswith("_its") else value
+                   for key, value in method.PRESETS["fast"].items()}
+        monkeypatch.setitem(method.PRESETS, "fast", presets)
+
+
 @pytest.mark.slow
 def test_compare(tmp_path, monkeypatch):
     """JPEG has about SGA's rate; what is drawn is what the files decode to."""
+    shorten_fast(monkeypatch)
     drawn = []
     monkeypatch.setattr(compare, "draw", lambda original, compressed, *_: drawn.append(
         (original, compressed)))
@@ -685,8 +697,17 @@ def test_landscape(tmp_path, monkeypatch):
     monkeypatch.setattr(landscape, "RESOLUTION", 21)
     monkeypatch.setattr(convergence, "sga_compressor", functools.partial(
         convergence.sga_compressor, preset="fast"))
+    shorten_fast(monkeypatch)
+    drawn, draw = [], landscape.draw
+    monkeypatch.setattr(landscape, "draw", lambda *args: drawn.append(args[0]) or draw(*args))
     landscape.main(["--output", str(tmp_path / "landscape.png")])
     assert PIL.Image.open(tmp_path / "landscape.png").size[0] > 600
+    costs = {}
+    for label in drawn[0].marks:
+        name, cost = label.rsplit(": ", 1)
+        costs[name] = float(cost.strip(" %"))
+    assert costs["SGA's y, rounded: the result"] == 0 < costs["encoder's y, rounded"]
+    assert costs["encoder's y, rounded"] <= drawn[0].costs.max() < np.inf
 
 
 def test_no_script_writes_over_its_input(tmp_path, monkeypatch, capfd):

@@ -14,14 +14,17 @@ from conftest import (BB_RUN, CHECKPOINTS, SHIPPED, SHIPPED_FILTERS, TINY, compr
                                            ("input", (8, 2, 64))])
 def test_benchmark_measures_both_sides(kind, numbers):
     import benchmark
-    for seconds, facts in benchmark.in_turns(kind, numbers, turns=2):
+    both = benchmark.in_turns(kind, numbers, turns=2)
+    for seconds, facts in both:
         assert seconds > 0 and facts["peak"] > 0.05
+    assert ["flops" in facts for _, facts in both] == [kind == "sga", False]
 
 
 @pytest.mark.slow
 def test_benchmark_reaches_the_cost_of_the_scripts():
     import benchmark
-    _, (_, facts) = benchmark.in_turns("cost", ["0.01", "--its", "4"], turns=1, burst=0)
+    (_, facts), = benchmark.in_turns("cost", ["0.01", "--its", "4"], turns=1, burst=0,
+                                     sides=["ours"])
     result = sga.main(["--checkpoint_dir", SHIPPED, "compress", "--fast", "--its", "4",
                        "--results_dir", "", run_of("mbt2018", SHIPPED_FILTERS), benchmark.IMAGE])
     assert facts["cost"] == pytest.approx(result["rd_cost"][0], rel=1e-3)

@@ -27,9 +27,8 @@ KERNEL = "analysis_transform/layer_0/kernel_rdft"
 SMALL = ("--batchsize", 2, "--patchsize", 64, "--logdir", "")
 
 
-@pytest.fixture
-def images(tmp_path):
-    """png, jpg and float32 .npy to train on."""
+def training_images(tmp_path):
+    """A folder of png, jpg and float32 .npy to train on."""
     folder = tmp_path / "train"
     folder.mkdir()
     for name, height, width in [("a.png", 64, 90), ("b.jpg", 100, 64), ("grey.png", 70, 70)]:
@@ -39,11 +38,31 @@ def images(tmp_path):
     return folder
 
 
+@pytest.fixture
+def images(tmp_path):
+    return training_images(tmp_path)
+
+
 def train(tmp_path, images, *options, N=8, script="mbt2018"):
     os.makedirs(str(tmp_path), exist_ok=True)
     run(script, "--checkpoint_dir", tmp_path / "runs", "--num_filters", N, "train",
         "--train_glob", os.path.join(str(images), "*"), *SMALL, *options)
     return tmp_path / "runs" / ("%s-num_filters=%d-lmbda=0.01" % (script, N))
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """The folder of a run of two steps; for `trained`."""
+    folder = tmp_path_factory.mktemp("trained")
+    return train(folder, training_images(folder), "--last_step", 2)
+
+
+@pytest.fixture
+def trained(two_steps, tmp_path):
+    """A run of two steps on such `images`, which train(tmp_path, ...) continues."""
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(str(two_steps), str(tmp_path / "runs" / two_steps.name))
+    return tmp_path / "runs" / two_steps.name
 
 
 def weights(folder):
@@ -83,7 +102,7 @@ def objective(request):
 HEAVY_TAILED = ("bpp", "y_bpp", "hyper_analysis_transform/layer_0/bias")
 
 
-def test_objectives_and_gradients_are_the_originals(objective, draws=80):
+def test_objectives_and_gradients_are_the_originals(objective, draws=40):
     """Means over draws of the noise: within 4 standard errors, or 6 where these are uncertain."""
     (sess, t, scalars, gradients, _), expected = objective
     gradients = {name: gradients[name] for name in expected["gradients"]}
@@ -186,12 +205,20 @@ def test_bounds_of_sigma(objective):
 
 
 def test_one_step_is_one_of_adam(tmp_path):
-    """On the gradients of the objective, and of the auxiliary loss; p(z)'s table follows."""
+    """On the gradients of the objective, and of the auxiliary loss; p(z)'s table follows.
+
+    The checkpoint of step 0 is the run that it starts from, with the tables of the range coder,
+    whose shape is known only when they are restored.
+    """
     image = np.load(NPY)[0, :64, :64].astype(np.float32) / 255
     np.save(tmp_path / "image.npy", image)
     golden_run = os.path.join(CHECKPOINTS, BASE_RUN)
-    before, after = weights(golden_run), weights(train(
-        tmp_path, tmp_path, "--batchsize", 1, "--last_step", 1, "--init_from", golden_run, N=16))
+    folder = train(tmp_path, tmp_path, "--batchsize", 1, "--last_step", 1, "--init_from",
+                   golden_run, N=16)
+    before, at_first, after = map(weights, (golden_run, folder / "model.ckpt-0", folder))
+    for name in at_first:
+        if name != "global_step" and not runs.OPTIMISER_VARIABLES.fullmatch(name):
+            np.testing.assert_array_equal(at_first[name], before[name], err_msg=name)
     sess, t, scalars, gradients, _ = objective_of("mbt2018", image[None])
     with sess:
         scalars, gradients = sess.run([scalars, gradients], {t: 0})
@@ -203,6 +230,7 @@ def test_one_step_is_one_of_adam(tmp_path):
                                    atol=1e-4 * .001 * scale ** 2)
     quantiles, table = "entropy_bottleneck/quantiles", "entropy_bottleneck/quantized_cdf"
     np.testing.assert_allclose(after[table], before[table], atol=2 ** 16 / 1000)
+    assert np.any(after[table] != before[table])
     assert np.abs(after[quantiles + "/Adam"]).min() > .01
     for name in [quantiles, *gradients]:
         gradient, rate = after[name + "/Adam"] / .1, 1e-3 if name == quantiles else 1e-4
@@ -224,15 +252,27 @@ def test_where_things_go(tmp_path, images, capfd):
     compress("mbt2018", tmp_path, TINY, run_name=folder.name, checkpoints=tmp_path)
 
 
-def test_lines_are_means(tmp_path, images, capfd):
+def test_lines_are_means(capfd):
     """Over the steps since the line before; the PSNR is that of the mean MSE."""
-    train(tmp_path, images, "--last_step", 3, "--threads", 1)
-    lines = [dict(item.split("=") for item in line.split())
-             for line in capfd.readouterr().out.splitlines() if line.startswith("step=")]
-    assert [line["step"] for line in lines] == ["1", "3"]
-    for line in lines:
-        assert float(line["psnr"]) == pytest.approx(
-            10 * np.log10(255 ** 2 / float(line["mse"])), abs=.01)
+    class Session:
+        step = 0
+        should_stop = staticmethod(lambda: False)
+
+        def run_step_fn(self, function):
+            return self.step
+
+        def run(self, fetches):
+            self.step += 1
+            return self.step, dict(loss=self.step, bpp=.1, mse=10. * self.step, psnr=7.,
+                                   lr=1 / self.step)
+    training.train_to(3, Session(), None, None, True)
+    lines = [{name: float(value) for name, value in (item.split("=") for item in line.split())}
+             for line in capfd.readouterr().out.splitlines()]
+    assert [line["step"] for line in lines] == [1, 3]
+    assert [line["loss"] for line in lines] == [1, 2.5]
+    assert [line["lr"] for line in lines] == [1, .333]
+    assert [line["psnr"] for line in lines] == pytest.approx(
+        10 * np.log10(255 ** 2 / np.array([10, 25])), abs=.01)
 
 
 def test_train_compress(tmp_path, images, capfd):
@@ -286,20 +326,25 @@ def test_continued_training_ends_as_uninterrupted_training(tmp_path, images, cap
 
 
 @pytest.mark.slow
-def test_another_seed_makes_another_model(tmp_path, images):
-    one, other = (weights(train(tmp_path / str(seed), images, "--last_step", 1, "--seed", seed))
-                  for seed in (0, 1))
-    assert np.abs(one[KERNEL] - other[KERNEL]).max() > 1e-3
+def test_the_seed_is_that_of_weights_noise_and_patches(tmp_path, images, monkeypatch):
+    seeds = {}
+    for module, name, place in ((tf, "set_random_seed", 0), (nic, "noise_key", 0),
+                                (patches, "training_patches", 3)):
+        def spy(*args, function=getattr(module, name), name=name, place=place, **kwargs):
+            seeds.setdefault(name, set()).add(args[place])
+            return function(*args, **kwargs)
+        monkeypatch.setattr(module, name, spy)
+    train(tmp_path, images, "--last_step", 1, "--seed", 3)
+    assert seeds == dict.fromkeys(("set_random_seed", "noise_key", "training_patches"), {3})
 
 
 @pytest.mark.slow
-def test_a_moved_run_continues_where_it_is_now(tmp_path, images):
-    folder = train(tmp_path, images, "--last_step", 2)
+def test_a_moved_run_continues_where_it_is_now(trained, tmp_path, images):
     checkpoint = "model_checkpoint_path: \"%s/model.ckpt-2\"" % (tmp_path / "gone")
-    (folder / "checkpoint").write_text(checkpoint)  # absolute, as other programs write it
-    train(tmp_path, images, "--last_step", 3)
-    assert weights(folder)["global_step"] == 3
-    assert str(tmp_path) not in (folder / "checkpoint").read_text()
+    (trained / "checkpoint").write_text(checkpoint)  # absolute, as other programs write it
+    train(tmp_path, images, "--last_step", 3, "--force")
+    assert weights(trained)["global_step"] == 3
+    assert str(tmp_path) not in (trained / "checkpoint").read_text()
 
 
 @pytest.mark.slow
@@ -459,9 +504,11 @@ def test_validation_is_what_compress_reports(tmp_path, images, capfd, script, ev
     write_image(held_out / "d.png", 100, 64)
     folder = train(tmp_path, images, "--last_step", 2, "--eval_glob", held_out / "*",
                    script=script)
-    printed = [line for line in capfd.readouterr().out.splitlines() if "validation" in line][-1]
+    out = capfd.readouterr().out
+    printed = [line for line in out.splitlines() if "validation" in line][-1]
     results = compress(evaluated_by, tmp_path, held_out, run_name=folder.name,
                        checkpoints=folder.parent)
+    assert "to train on 3 images" in out
     assert printed.startswith("step=2 validation rd_cost=%.4f " % np.mean(results["rd_cost"]))
     header, *rows = (folder / "validation.csv").read_text().split()
     assert header == "step,rd_cost,est_bpp,mse,psnr"
@@ -529,12 +576,11 @@ def test_a_folder_of_images_may_hold_other_files(images):
 
 
 @pytest.mark.slow
-def test_nan_keeps_the_last_good_checkpoint(tmp_path, images, fails):
-    folder = train(tmp_path, images, "--last_step", 2)
+def test_nan_keeps_the_last_good_checkpoint(trained, tmp_path, images, fails):
     assert "NaN" in fails("mbt2018", "--checkpoint_dir", tmp_path / "runs", "--num_filters", 8,
                           "train", "--train_glob", images / "*", *SMALL, "--last_step", 9,
                           "--lr", 2e9, "--force")
-    final = weights(folder)
+    final = weights(trained)
     assert final["global_step"] == 2
     assert all(np.isfinite(value).all() for value in final.values())
 
@@ -686,11 +732,10 @@ def test_exported_model_is_rounded(tmp_path):
 
 
 @pytest.mark.slow
-def test_init_from_another_run(tmp_path, images, capfd):
-    first = train(tmp_path, images, "--last_step", 2)
+def test_init_from_another_run(trained, tmp_path, images, capfd):
     folder = tmp_path / "runs" / "mbt2018-num_filters=8-lmbda=0.02"
-    train(tmp_path, images, "--last_step", 1, "--lambda", 0.02, "--init_from", first.name)
-    before, after = weights(first), weights(folder)
+    train(tmp_path, images, "--last_step", 1, "--lambda", 0.02, "--init_from", trained.name)
+    before, after = weights(trained), weights(folder)
     assert after["global_step"] == 1
     moved = {name: np.abs(after[name] - before[name]).max() for name in after
              if after[name].dtype == np.float32 and not runs.OPTIMISER_VARIABLES.fullmatch(name)
@@ -698,26 +743,14 @@ def test_init_from_another_run(tmp_path, images, capfd):
     assert 0 < moved["analysis_transform/layer_1/bias"] <= 1.01e-4  # one step of Adam
     assert max(moved.values()) <= 1.01e-4
     with open(folder / "args.json") as file:
-        assert json.load(file)["init_from"] == first.name
+        assert json.load(file)["init_from"] == trained.name
     capfd.readouterr()
-    first.rename(tmp_path / "moved")
-    for last_step, options in ((2, ()), (3, ("--init_from", first.name))):  # with it or without
+    trained.rename(tmp_path / "moved")
+    for last_step, options in ((2, ()), (3, ("--init_from", trained.name))):  # with or without it
         train(tmp_path, images, "--last_step", last_step, "--lambda", 0.02, *options)
     with pytest.raises(SystemExit):
         train(tmp_path, images, "--last_step", 2, "--lambda", 0.03, "--init_from", "gone")
     assert "no checkpoint in" in capfd.readouterr().err
-
-
-def test_step_0_is_the_run_that_it_starts_from(tmp_path, images):
-    """With the tables of the range coder, whose shape is known only when they are restored."""
-    base = os.path.join(CHECKPOINTS, BASE_RUN)
-    folder = train(tmp_path, images, "--last_step", 1, "--init_from", base, "--lambda", 0.02, N=16)
-    before = weights(base)
-    first = tf.train.load_checkpoint(os.path.join(
-        str(folder.parent), "mbt2018-num_filters=16-lmbda=0.02", "model.ckpt-0"))
-    for name in first.get_variable_to_shape_map():
-        if name != "global_step" and not runs.OPTIMISER_VARIABLES.fullmatch(name):
-            np.testing.assert_array_equal(first.get_tensor(name), before[name], err_msg=name)
 
 
 def test_a_narrower_run_is_widened(tmp_path, images, capfd):

@@ -232,15 +232,20 @@ def num_parts(results):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options, number, to_all", [
-    ([], signal.SIGHUP, False), (["--jobs", "2"], signal.SIGINT, False),
-    (["--jobs", "2"], signal.SIGTERM, False), (["--jobs", "2"], signal.SIGINT, True)])
+    ([], signal.SIGHUP, False), (["--jobs", "2"], signal.SIGTERM, False),
+    (["--jobs", "2"], signal.SIGINT, True)])
 def test_signals_end_everything(options, number, to_all, tmp_path):
-    """With one line, which says what is done."""
+    """With one line, which says what is done; until then, local workers listen to this machine."""
     images = trio(tmp_path, 6)
     with started(sga_of(images, tmp_path / "results", *options)) as process:
         assert wait_for(lambda: num_parts(tmp_path / "results"))
-        children = psutil.Process(process.pid).children(recursive=True)
+        parent = psutil.Process(process.pid)
+        children = parent.children(recursive=True)
         assert len(children) >= 2 * bool(options)
+        addresses = {connection.laddr.ip for one in [parent, *children]
+                     for connection in one.connections("inet")
+                     if connection.status == psutil.CONN_LISTEN}
+        assert addresses == ({workers.HOST} if options else set())
         (os.killpg if to_all else os.kill)(process.pid, number)
         _, errors = process.communicate(timeout=60)
         done = num_parts(tmp_path / "results")
@@ -250,17 +255,6 @@ def test_signals_end_everything(options, number, to_all, tmp_path):
     assert [line for line in errors.splitlines() if line.startswith("sga.py: ")] == [
         "sga.py: interrupted: %d of 6 images are done and saved, nothing of the others; the same "
         "command continues" % done]
-
-
-@pytest.mark.slow
-def test_local_workers_listen_to_this_machine_alone(tmp_path):
-    with started(sga_of(trio(tmp_path), tmp_path / "results", "--jobs", 2)) as process:
-        assert wait_for(lambda: num_parts(tmp_path / "results"))
-        parent = psutil.Process(process.pid)
-        addresses = {connection.laddr.ip for one in [parent, *parent.children(recursive=True)]
-                     for connection in one.connections("inet")
-                     if connection.status == psutil.CONN_LISTEN}
-    assert addresses == {workers.HOST}
 
 
 @contextlib.contextmanager
