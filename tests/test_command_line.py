@@ -108,7 +108,10 @@ def test_names_say_what_the_original_would_not_have_computed(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
 def test_closed_streams(closed, tmp_path):
-    """Results and pictures are written, errors keep their exit code; no stream gets another's."""
+    """Results and pictures are written, errors keep their exit code; no stream gets another's.
+
+    Nor does a checkpoint get what is printed.
+    """
     def process(*argv):
         words = " ".join(shlex.quote(word) for word in command(
             *argv[:1], "--checkpoint_dir", CHECKPOINTS, *argv[1:]))
@@ -121,6 +124,11 @@ def test_closed_streams(closed, tmp_path):
     if "<&-" in closed:
         assert process("sga", "decompress", BASE_RUN, tmp_path / "x.tfci").returncode == 0
         assert (tmp_path / "x.tfci.png").exists()
+        assert process("mbt2018", "--checkpoint_dir", tmp_path, "--num_filters", 2, "train",
+                       "--train_glob", TINY, "--patchsize", 64, "--batchsize", 1, "--last_step", 1,
+                       "--logdir", "").returncode == 0
+        (folder,) = tmp_path.glob("mbt2018-num_filters=2-*")
+        assert runs.find_run(str(tmp_path), folder.name).step == 1
     failed = process("mbt2018", "compress", "no such run", TINY)
     assert failed.returncode == 2 and bool(failed.stderr) == ("2>&-" not in closed)
 

@@ -336,15 +336,3 @@ def test_generated_command_lines_end_in_a_result_or_in_one_line(tmp_path, files,
             assert success in out or " images are done" in out, drawn
             assert "Avg est_bpp: nan" not in out, drawn
     assert len(counts) == 6, counts
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("drawn_line, closed", [
-    (compress_line, [1]), (decompress_line, [2]), (compress_line, [0, 1, 2]),
-    (train_line, [0, 1, 2])])
-def test_generated_command_lines_with_closed_streams(drawn_line, closed, tmp_path, files):
-    script, argv, _ = drawn_line(random.Random(len(closed)), str(tmp_path), files)
-    done = subprocess.run(command(script, *argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          universal_newlines=True,
-                          preexec_fn=lambda: [os.close(number) for number in closed])
-    assert done.returncode in (0, 2) and "Traceback" not in done.stdout + done.stderr
