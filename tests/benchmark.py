@@ -492,12 +492,11 @@ def line_of(cells):
     return "| %s |" % " | ".join(cells)
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--output", help="file to write the table to, too")
-    args = parser.parse_args(argv)
+def run(args):
+    """Measure the rows, and print and write the table."""
+    from plumbing import basics  # not at the top: one of the sides has none of it
+    if args.output:
+        basics.require_writable(args.output)
     text, notes = ["# Speed", "", "Written by `tests/benchmark.py`. Ratios below 1 are faster; "
                    "seconds are medians.", "", machine(), ""], []
     text += map(line_of, (["", "baseline", "ours", "ratio", "required"], ["---"] * 5))
@@ -513,8 +512,16 @@ def main(argv=None):
                 notes += ["", note]
     print("\n".join(notes))
     if args.output:
-        with open(args.output, "w", encoding="utf-8") as file:
-            file.write("\n".join(text + notes) + "\n")
+        basics.write_bytes(args.output, ("\n".join(text + notes) + "\n").encode())
+
+
+def main(argv=None):
+    from plumbing import command_line
+    parser = command_line.Parser(prog="benchmark.py", description=__doc__,
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--output", help="file to write the table to, too")
+    command_line.run_or_exit(parser, run, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,17 @@ def test_benchmark_reaches_the_cost_of_the_scripts():
     assert facts["cost"] == pytest.approx(result["rd_cost"][0], rel=1e-3)
 
 
+@pytest.mark.parametrize("argv, named", [(["--rows", "foo"], "'foo'"),
+                                         (["--output", "none/table.md"], "none")])
+def test_benchmark_refuses(argv, named, tmp_path, monkeypatch, capfd):
+    import benchmark
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_info:
+        benchmark.main(argv)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert exit_info.value.code == 2 and named in line
+
+
 def test_default_schedules_are_the_papers():
     args = parsed("sga")
     assert (args.sga_its, args.lr, args.t0, args.annealing_rate) == (2000, 5e-3, 700, 1e-3)
