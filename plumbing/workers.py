@@ -28,6 +28,11 @@ CONNECT = "10s"  # that a scheduler may take to answer
 POLL = 1  # seconds between two looks for new workers
 # Dask keeps the source of the code that submits, and imports all of TensorFlow in search of it.
 KEEP_NO_SOURCE = {"distributed.diagnostics.computations.ignore-modules": ["."]}
+# Of local processes; by default Dask watches itself so often that two take a sixth of a core.
+LOCAL = {"distributed.scheduler.allowed-failures": TRIES - 1,
+         "distributed.scheduler.work-stealing": False,
+         "distributed.worker.profile.interval": "1s",
+         "distributed.admin.tick.interval": "1s", "distributed.admin.system-monitor.interval": "10s"}
 one_at_a_time = threading.Lock()  # Dask gives a worker more tasks if it has several threads
 
 
@@ -97,8 +102,7 @@ def client_of(jobs, scheduler):
         with client:
             yield client
         return
-    with tempfile.TemporaryDirectory() as folder, dask.config.set(
-            {"distributed.scheduler.allowed-failures": TRIES - 1}):
+    with tempfile.TemporaryDirectory() as folder, dask.config.set(LOCAL):
         others = multiprocessing.active_children()
         try:
             with distributed.LocalCluster(
