@@ -32,7 +32,8 @@ KEEP_NO_SOURCE = {"distributed.diagnostics.computations.ignore-modules": ["."]}
 LOCAL = {"distributed.scheduler.allowed-failures": TRIES - 1,
          "distributed.scheduler.work-stealing": False,
          "distributed.worker.profile.interval": "1s",
-         "distributed.admin.tick.interval": "1s", "distributed.admin.system-monitor.interval": "10s"}
+         "distributed.admin.tick.interval": "1s",
+         "distributed.admin.system-monitor.interval": "10s"}
 one_at_a_time = threading.Lock()  # Dask gives a worker more tasks if it has several threads
 
 

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -186,6 +187,16 @@ def reported_pixels():
         return pack(kind, script, run, body, images)
     with unittest.mock.patch.object(fileformat, "pack_header", spy):
         yield reported
+
+
+def read_tables(text):
+    """Tables of a text in Markdown, lists of rows, lists of cells."""
+    tables = []
+    for is_table, lines in itertools.groupby(text.splitlines(), lambda line: line[:1] == "|"):
+        if is_table:
+            tables.append([[cell.strip() for cell in line.replace("\\|", "¦").strip("|").split("|")]
+                           for line in lines if set(line) - set("|-")])
+    return tables
 
 
 def load(path):
