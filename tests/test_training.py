@@ -102,7 +102,7 @@ def objective(request):
 HEAVY_TAILED = ("bpp", "y_bpp", "hyper_analysis_transform/layer_0/bias")
 
 
-def test_objectives_and_gradients_are_the_originals(objective, draws=40):
+def test_objectives_and_gradients_are_the_originals(objective, draws=80):
     """Means over draws of the noise: within 4 standard errors, or 6 where these are uncertain."""
     (sess, t, scalars, gradients, _), expected = objective
     gradients = {name: gradients[name] for name in expected["gradients"]}
