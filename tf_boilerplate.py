@@ -702,7 +702,7 @@ class Compressor:
         """
         image_files.require_images("images", images)
         image_files.require_compressible(images.shape[:3], self.run.num_filters,
-                                         self.method.is_iterative)
+                                         bool(self.method.relax))
         if initial_bits and self.run.model == "base":
             raise UserError("initial_bits: only for models of bits-back")
         num_imgs, height, width, _ = images.shape
@@ -854,8 +854,8 @@ def train_replica(args, N, folder, objective, method, cluster):
             evaluation.complete(run.step)
         return False
     if run and not run.resumable:
-        raise UserError("%s is stored without optimiser slots and can't be trained on"
-                        % run.checkpoint)
+        raise UserError("%s is stored without optimiser slots and can't be continued; "
+                        "--init_from begins another run with its weights" % run.checkpoint)
     paths, in_memory = patches.training_files(args.train_glob, args.patchsize, held_out)
     settings = training.settings_of(vars(args), paths, cluster.num_replicas)
     if is_chief:
@@ -897,7 +897,7 @@ def train_replica(args, N, folder, objective, method, cluster):
 def validations(args, N, folder, held_out, method):
     """List of what evaluates checkpoints in a folder: one, or none if no images are held out."""
     with basics.errors_of("--eval_glob %s" % args.eval_glob):
-        patches.require_evaluable(held_out, N, method.is_iterative)
+        patches.require_evaluable(held_out, N, bool(method.relax))
     evaluate = functools.partial(results_on, held_out, folder, method, args.lmbda, args.threads)
     logdir = training.summary_folder(args.logdir, folder)
     return [validation.Validation(folder, logdir, evaluate)] if held_out else []
@@ -927,7 +927,7 @@ def compress_command(method, args):
     run = named_run(args, method)
     source = image_files.find_images(args.imgs)
     require = fileformat.check_shape if args.scheduler else functools.partial(
-        image_files.require_compressible, N=run.num_filters, with_gradients=method.is_iterative,
+        image_files.require_compressible, N=run.num_filters, with_gradients=bool(method.relax),
         jobs=min(args.jobs, len(source.paths)))
     images, failed = store.look_at(source.paths, require)
     if failed and (not source.many or not images):
@@ -989,7 +989,7 @@ def compress_task(task, watchers=()):
     if min(images.shape[1:3]) < quality.MSSSIM_MIN_SIDE:
         basics.note("MS-SSIM is nan of images with a side under %d pixels"
                     % quality.MSSSIM_MIN_SIDE)
-    results = dict(compressed.results, **task.settings, image=task.image,
+    results = dict(**compressed.results, **task.settings, image=task.image,
                    files=np.repeat(os.path.basename(task.path), len(images)),
                    num_threads=machine.num_threads(compressor.threads),
                    file_checksum=basics.digest(compressed.content or b"").hex())

@@ -60,7 +60,7 @@ def digest(*chunks):
 
 def print_line(line, file=None):
     """Print a line on stdout, or a file, at once, above a progress bar if there is one."""
-    tqdm.tqdm.write(line, file=file)
+    tqdm.tqdm.write(printable(line), file=file)
     (file or sys.stdout).flush()
 
 

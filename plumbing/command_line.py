@@ -19,7 +19,7 @@ class Option(typing.NamedTuple):
     """An option of a method, or of a script's training."""
     flags: str  # "--name --alias"
     type: typing.Callable  # parser of its text, as of `number`
-    default: typing.Any  # or a function of the namespace of the options before it
+    default: typing.Any  # number or text, or a function of the namespace of the options before it
     help: str
 
     @property
@@ -39,6 +39,8 @@ def resolve(options, given, preset):
         default = option.default
         if callable(default):
             default = default(values)
+        if default is None:  # which results can't store
+            raise TypeError("the default of --%s must be a number or text" % option.name)
         default = preset.get(option.name, default)
         value = given.get(option.name)
         if value is None:
@@ -219,8 +221,8 @@ def add_compress_options(parser, method):
                         help="save the rounded latents, too: latents-….npz with y_hat and z_hat, "
                         "for a folder or glob a folder of them")
     parser.add_argument("--save_reconstruction", action="store_true",
-                        help="save the decoded picture, too: recon-….png, of a .npy another .npy, "
-                        "for a folder or glob a folder of them")
+                        help="save the decoded picture, too: recon-….png, of several images in a "
+                        ".npy another .npy, for a folder or glob a folder of them")
 
 
 def add_worker_options(parser):
@@ -322,7 +324,7 @@ def name_words(parser, args):
     """
     words = args.words
     is_file = (os.path.exists(words[0]) or glob.has_magic(words[0])
-               or words[0].endswith(image_files.COMPRESSED))
+               or words[0].lower().endswith(image_files.COMPRESSED))
     is_known = bool(runs.newest_checkpoint(os.path.join(args.checkpoint_dir, words[0])))
     is_run = len(words) > 1 and (is_known or not is_file)
     if len(words) > 2 + is_run:

@@ -43,7 +43,7 @@ def decompress(args, model, decoder_for):
             line = command_line.line_of(error)
             if not many or line is None:
                 raise
-            basics.print_line("error: %s" % basics.printable(line), sys.stderr)
+            basics.print_line("error: %s" % line, sys.stderr)
             failed.append(job.file)
     if failed:
         raise basics.Incomplete("%d of %d files were not decoded: %s"
@@ -62,7 +62,7 @@ def find_jobs(args):
     else:
         return [Job(path, output, path)], False
     files = [file for file in sorted(found)
-             if file.endswith(image_files.COMPRESSED) and os.path.isfile(file)]
+             if file.lower().endswith(image_files.COMPRESSED) and os.path.isfile(file)]
     if not files:
         raise basics.UserError("%s: no file there that ends in %s"
                                % (path, " or ".join(image_files.COMPRESSED)))

@@ -21,7 +21,7 @@ class Iteration(typing.NamedTuple):
     t: int  # from 0 on
     its: int  # number of iterations
     T: float  # temperature; nan where there is none
-    losses: dict  # of [B], before update t
+    losses: dict  # of [B], before update t; of the fit of q, bpp alone
     # () -> dict of [B], the losses after update t and after rounding; None of the fit of q
     after_rounding: typing.Optional[typing.Callable]
     is_check: bool  # whether it is one of the few after which the losses are checked

@@ -52,7 +52,7 @@ def settings_of(options, lmbda, script, run, threads, codec, initial_bits=b""):
     options: dict of the method's. threads: as given, or None, which counts as 0: machines of other
     cores share a folder's work. Of the code, the method's own counts.
     """
-    settings = dict(options, lmbda=lmbda, script=script, code=code_of(script), run_name=run.name,
+    settings = dict(**options, lmbda=lmbda, script=script, code=code_of(script), run_name=run.name,
                     model=run.fingerprint.hex(), threads=threads or 0,
                     codec=codec.suffix.strip("."), results_version=RESULTS_VERSION)
     if run.model == "bits-back":

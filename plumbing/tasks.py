@@ -217,10 +217,10 @@ class Report:
         if not failed.plan.many and not self.names_plans:
             return  # it is raised
         line = command_line.line_of(failed.error)
+        basics.print_line("%s: error: %s" % (self.name(failed.plan, failed.path),
+                                             line or "a fault of the code"), sys.stderr)
         if line is None:
-            line = "a fault of the code\n" + workers.traceback_of(failed.error)
-        basics.print_line("%s: error: %s" % (self.name(failed.plan, failed.path), line),
-                          sys.stderr)
+            tqdm.tqdm.write(workers.traceback_of(failed.error), file=sys.stderr)
 
     def ended(self, k, outcome):
         """Count task k, and say how long the others may take."""

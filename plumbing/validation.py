@@ -59,10 +59,10 @@ class Validation(tf.train.CheckpointSaverListener):
         self.folder, self.logdir, self.evaluate = folder, logdir, evaluate
 
     def complete(self, step):
-        """Evaluate the newest checkpoint, of that step, unless it was before the training ended."""
+        """Evaluate the newest checkpoint, of that step, unless that succeeded before."""
         with contextlib.suppress(OSError, ValueError):
             rows = rows_before(os.path.join(self.folder, "validation.csv"), step + 1)
-            if rows and rows[-1].startswith("%d," % step):
+            if rows and rows[-1].startswith("%d," % step) and "nan" not in rows[-1]:
                 return
         self.after_save(None, step)
 

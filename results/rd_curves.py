@@ -137,13 +137,15 @@ def usable_rows(path, curve):
 
 
 def read_curves(folder):
-    """Return a dict by name of all curves in a folder; a note names CSVs that are none."""
+    """Return a dict by name of all curves in a folder; notes name CSVs and rows that are none."""
     curves = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.csv"))):
         name = os.path.basename(path)[:-len(".csv")]
         columns = column_names(path)
         if name in SCRIPTS or ("psnr" in columns and columns & {"est_bpp", "bpp"}):
-            curves[name] = read_csv(path)
+            curve = read_csv(path)
+            if len(curve["est_bpp"]):
+                curves[name] = curve
         elif name != "table1":
             basics.note("%s: has no columns psnr and bpp, is not drawn" % path)
     return curves

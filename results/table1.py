@@ -34,7 +34,7 @@ OUTPUT = "./outputs"  # where tables go by default
 
 HEADER = ["Table 1", "method", "script", "points", "BD-rate %, PSNR", "BD-rate %, MS-SSIM",
           "BD-rate %, PSNR, size of files", "overlap dB, PSNR", "overlap dB, MS-SSIM",
-          "R-D cost %", "R-D cost %, mean PSNR", "cost saved, % of rate", "* not to be trusted"]
+          "R-D cost %", "R-D cost %, mean PSNR", "change of cost, % of rate", "* not to be trusted"]
 SHOWN = HEADER[:3] + ["BD-rate %, PSNR", "R-D cost %", "BD-rate %, MS-SSIM", "points", HEADER[-1]]
 SHOWN_NOTE = ("Against the base hyperprior; R-D costs are means over λ. More columns are in "
               "table1.csv.")
@@ -190,7 +190,8 @@ def summarise(folder, with_compressai, failed):
     print("%s\n\n%s" % (folder, text))
     title = os.path.basename(folder)
     if "number" in settings:
-        title += ", %d image%s" % (settings["number"], "s" * (settings["number"] != 1))
+        title += ", %d %s" % (settings["number"],
+                              "image" if settings["number"] == 1 else "images")
     plots.draw(folder, title, curves, codecs, papers, label)
     if with_compressai:
         export_compressai(folder, curves)
@@ -282,7 +283,7 @@ def run_plans(plans, jobs, scheduler):
             method = planning.method_of(plan.settings["script"])
             for file in plan.files:
                 image_files.require_compressible(file.shape, plan.run.num_filters,
-                                                 method.is_iterative, jobs)
+                                                 bool(method.relax), jobs)
     _, failures = tasks.run_plans(nic.compress_task, missing, jobs, scheduler)
     failed = {}
     for one in failures:

@@ -137,9 +137,10 @@ def test_what_is_there_stays_unless_it_is_the_same(tmp_path):
             basics.require_unchanged(path, is_same)
 
 
-def test_notes_do_nothing_to_a_terminal(capfd):
-    basics.note("a \x1b[31mred\x1b[0m\nname")
-    assert capfd.readouterr().err == "note: a ?[31mred?[0m name\n"
+def test_lines_do_nothing_to_a_terminal(capfd):
+    for tell in (basics.note, basics.print_line):
+        tell("a \x1b[31mred\x1b[0m\nname")
+    assert capfd.readouterr() == ("a ?[31mred?[0m name\n", "note: a ?[31mred?[0m name\n")
 
 
 def test_inputs_and_outputs_are_different_files(tmp_path):

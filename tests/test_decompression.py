@@ -108,12 +108,12 @@ def test_a_damaged_run_beside_the_other(files, tmp_path):
 
 def test_one_of_several_that_fails(written, capfd, fails, tmp_path):
     """It is named, and the others are decoded."""
-    (written / "damaged.iinc").write_bytes(b"nothing")
+    (written / "damaged.IINC").write_bytes(b"nothing")
     with pytest.raises(SystemExit) as exit:
         decompress("sga", written)
     assert exit.value.code == 1 and len(list(written.glob("*.npy"))) == 3
     lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 2 and all("damaged.iinc" in line for line in lines)
+    assert len(lines) == 2 and all("damaged.IINC" in line for line in lines)
     assert "1 of 4 files were not decoded" in lines[1]
     assert "only of a single file" in fails("bb_plain", "--checkpoint_dir", CHECKPOINTS,
                                             "decompress", "--initial_bits", "x", written)

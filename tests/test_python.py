@@ -90,6 +90,17 @@ def test_errors_are_exceptions(call, message):
         call(load(BASE_RUN))
 
 
+@pytest.mark.parametrize("option, message", [
+    (nic.Option("--model", str, "large", ""), "model"), (nic.Option("--mse", float, 1, ""), "mse"),
+    (nic.Option("--width", int, None, ""), "--width must be a number or text")])
+def test_options_that_results_cannot_have(option, message, tmp_path, monkeypatch):
+    """Fields of results have these names already, or can't hold the value."""
+    monkeypatch.setattr(mbt2018, "METHOD", mbt2018.METHOD._replace(options=[option]))
+    write_image(tmp_path / "image.png", 64, 64)
+    with pytest.raises(TypeError, match=message):
+        compress("mbt2018", tmp_path, tmp_path / "image.png")
+
+
 def test_little_memory(images, monkeypatch):
     run = load(BASE_RUN)
     compressor = nic.make_compressor(run, mbt2018.METHOD)

@@ -468,14 +468,17 @@ def test_curves_as_spreadsheets_write_them(tmp_path, capfd):
     write_curve(tmp_path, "mbt2018", [.1, .2, .4, .8], [28, 31, 34, 37])
     for name, text in (("bom", "\ufeffPSNR,BPP\r\n30,0.3\r\n"), ("other", "rate,dB\n1,2\n"),
                        ("semicolon", "bpp;psnr\n0.3;30\n"),
-                       ("spaces", "bpp, psnr , codec\n0.3, 30, x\n")):
+                       ("spaces", "bpp, psnr , codec\n0.3, 30, x\n"),
+                       ("lossless", "bpp,psnr\n13.5,inf\n")):
         (tmp_path / (name + ".csv")).write_bytes(text.encode())
     table1.main(["--from-csv", "--output", str(tmp_path)])
     curves = rd_curves.read_curves(str(tmp_path))
     assert sorted(curves) == ["bom", "mbt2018", "semicolon", "spaces"]
     assert all(curves[name]["psnr"] == [30] and curves[name]["est_bpp"] == [.3]
                for name in ("bom", "semicolon", "spaces"))
-    assert "other.csv: has no columns psnr and bpp" in capfd.readouterr().err
+    notes = capfd.readouterr().err
+    assert "other.csv: has no columns psnr and bpp" in notes
+    assert "lossless.csv: left out are rows without a positive rate and a finite PSNR: 1" in notes
 
 
 @pytest.mark.parametrize("argv, message", [

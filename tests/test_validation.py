@@ -44,6 +44,16 @@ def test_what_fails_is_a_note_and_nan(error, tmp_path, capfd):
     assert "rd_cost=nan" in printed.out and rows(tmp_path)[1] == "19,nan,nan,nan,nan"
 
 
+def test_what_failed_is_evaluated_when_the_training_is_started_again(tmp_path, capfd):
+    def fail():
+        raise MemoryError("full")
+    validate(tmp_path, fail, 19)
+    for _ in range(2):
+        validation.Validation(str(tmp_path), "", lambda: RESULTS).complete(19)
+    assert capfd.readouterr().out.count("rd_cost=3.0000") == 1
+    assert rows(tmp_path)[1:] == ["19,3.000000,1.000000,10.000000,34.000000"]
+
+
 @pytest.mark.parametrize("content", ["step;rd_cost\n0;1,5\n", "step\nx,1\n", "\xff"])
 def test_a_table_of_a_stranger_stays_and_is_a_note(content, tmp_path, capfd):
     (tmp_path / "validation.csv").write_bytes(content.encode("latin-1"))
