@@ -32,6 +32,7 @@ from plumbing.command_line import Option, count, natural, number, one_of, positi
 from plumbing.compressed_files import BITS_BACK, CENTRED, INTEGER
 from plumbing.fileformat import MAX_ITS, Fit, split_batches
 from plumbing.layers import GaussianConditional
+from plumbing.progress import Iteration
 
 tf.logging.set_verbosity(tf.logging.ERROR)  # its warnings are of functions that it uses itself
 
@@ -492,13 +493,16 @@ class Method(typing.NamedTuple):
     # (v, T, key, options) -> free latents v relaxed at temperature T, with noise, if any, of
     # stateless seed `key`, an int [2]; of bits-back for y alone. None if `infer` optimises nothing
     relax: typing.Optional[typing.Callable] = None
-    seed: typing.Callable = lambda options: 0  # (options) -> seed of the noise in `infer`
+    # (options) -> seed of the noise in `infer`; by default an option --seed has no effect there
+    seed: typing.Callable = lambda options: 0
     presets: dict = {}  # flag -> dict of the options that it sets
     # whether anything is optimised, also if by the decoder alone: a loss can be recorded
     is_iterative: bool = True
     scale_bound: float = 0.  # of sigma of p(y|z), from below; of the base model alone
     # (options) -> number of draws of z that reported rates are means over; of bits-back alone
     rate_samples: typing.Optional[typing.Callable] = None
+    # as rd_losses, with another rd_loss to optimise; the rd_cost of results is always that of MSE
+    losses: typing.Callable = rd_losses
     # pattern of the name of its results, as in the authors' code
     result_name: str = "rd-%(script)s-lmbda=%(lmbda)g+%(run_name)s-input=%(source)s"
 
@@ -558,7 +562,7 @@ def inference_graph(method, run, shape, options, lmbda, threads=None, watchers=(
         else:
             rates = bits_back_rates(*relaxed, noise_key(seed, t, 1), shape).rates
         x_tilde = synthesis_transform(N)(relaxed.y)[:, :shape[1], :shape[2]]
-        losses = dict(rd_losses(lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
+        losses = dict(method.losses(lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
         # Before Adam, of whose slots checkpoints know nothing.
         sess = runs.restored_session(graph, run, runs.session_config(threads))
         step, restart = None, tf.variables_initializer(variables)
@@ -585,6 +589,7 @@ def optimise(graph, x, its, lr, rounding, temperature=lambda t: np.nan, lr_decay
              check_every=CHECK_EVERY):
     """The free latents after `its` iterations of Adam at rate lr, or where `stop` ends them.
 
+    They begin at the encoder's output, also in another call (`descend` alone does not restart).
     rounding(graph, latents) gives rounded latents; temperature(t) is T; lr_decay, see
     `latent_learning_rate`. Every check_every iterations, and after the last, is a check: stop(cost,
     previous cost) is asked of the mean cost after rounding; if it holds, the latents are those of
@@ -778,15 +783,15 @@ class Compressor:
         return arrays
 
 
-def make_compressor(run, method, preset=None, lmbda=None, threads=None, watchers=(), script=None,
-                    **options):
+def make_compressor(run, method, preset=None, lmbda=None, threads=None, codec=None, watchers=(),
+                    keeps_records=False, script=None, **options):
     """Compressor of a method, with the options that are given, by name, of a preset or default.
 
-    script: the method's name in files, see Compressor; all others are as there.
-    UserError if there is no such option or preset, or a value is not accepted.
+    All other arguments are as there. UserError if there is no such option or preset, or a value is
+    not accepted.
     """
     values = command_line.from_keywords(method.options, method.presets, preset, options)
-    return Compressor(method, run, values, lmbda, threads, watchers=watchers, script=script)
+    return Compressor(method, run, values, lmbda, threads, codec, watchers, keeps_records, script)
 
 
 def decode(run, content, threads=None):
@@ -1028,6 +1033,7 @@ def make_parser(script, doc, method=None, train=None, train_options=()):
 def main(argv, file, doc, method=None, train=None, train_options=()):
     """Run the script `file`, which can train(args) a model, or has a Method to compress with.
 
+    method: the script's METHOD, which is what workers import.
     train_options: Options of `train` beside those that all models have, with constant defaults.
 
     Returns what the subcommand does; compress, the dict of arrays that it saves.

@@ -121,7 +121,8 @@ def fit_of(fit):
 
 def encode(decoder, unfitted, script, initial_bits=b""):
     """See Codec; reports the bits popped and pushed of each image, and net_bpp of all together."""
-    fit, y_hat = fit_of(unfitted.fit), np.rint(unfitted.y)[:, None]
+    coding.require_integers(unfitted.y)
+    fit, y_hat = fit_of(unfitted.fit), unfitted.y[:, None]
     fitted, records = zip(*[decoder.fit(y, fit) for y in y_hat])
     try:
         y_range = fileformat.value_range("y", y_hat)

@@ -131,8 +131,16 @@ def origin_of(decoder, centred):
     return decoder.median if centred else 0.
 
 
+def require_integers(*arrays):
+    """TypeError unless all are integers: the coder would round them without a word."""
+    if any((array % 1 > 0).any() for array in arrays):
+        raise TypeError("latents are no integers; Method.infer says what each codec encodes")
+
+
 def settle(decoder, centred, latents):
     """List of CodedImage of discrete Latents, each on the first grid that suits it."""
+    if not centred:
+        require_integers(*latents)
     z = np.rint(latents.z - origin_of(decoder, centred))
     settled = functools.partial(settled_on, decoder, centred, fileformat.value_range("z", z))
     return [grid.first_offset(functools.partial(settled, one_y, one_z))

@@ -18,7 +18,7 @@ from plumbing import basics, image_files, runs
 class Option(typing.NamedTuple):
     """An option of a method, or of a script's training."""
     flags: str  # "--name --alias"
-    type: typing.Callable  # parser of its text, as of `number`
+    type: typing.Callable  # parser of its text, as of `number`; to bool all text is true
     default: typing.Any  # number or text, or a function of the namespace of the options before it
     help: str
 
@@ -35,6 +35,9 @@ def resolve(options, given, preset):
     `preset`, else the default. The former, if they are not the latter, were changed.
     """
     values, changed = types.SimpleNamespace(), {}
+    unknown = set(preset) - {option.name for option in options}
+    if unknown:
+        raise TypeError("a preset sets what is no option: %s" % ", ".join(sorted(unknown)))
     for option in options:
         default = option.default
         if callable(default):

@@ -61,16 +61,28 @@ def settings_of(options, lmbda, script, run, threads, codec, initial_bits=b""):
 
 
 def code_of(script):
-    """Checksum of a method's script and those that it imports, without comments and docstrings.
+    """Checksum of a method's script and what it imports, without comments and docstrings.
 
-    Not of the shared code, which has no METHOD.
+    That is other methods and what is beside it, but not the shared code.
     """
     names = [script]
     for name in names:  # which grows
         _, imported = source_of(name)
-        names += [name for name in imported if name not in names
-                  and hasattr(sys.modules.get(name), "METHOD")]
+        names += [other for other in imported if other not in names
+                  and (is_method(other) or is_beside(other, name))]
     return basics.digest(*[source_of(name)[0] for name in names]).hex()
+
+
+def is_method(name):
+    """Whether a module is imported that has a method."""
+    return hasattr(sys.modules.get(name), "METHOD")
+
+
+def is_beside(name, other):
+    """Whether a module is in the folder of another, but no shared code, which uses plumbing."""
+    module, spec = sys.modules.get(name), importlib.util.find_spec(other)
+    folder = os.path.dirname(getattr(module, "__file__", None) or "")
+    return folder == os.path.dirname(spec.origin) and "plumbing" not in source_of(name)[1]
 
 
 @functools.lru_cache(maxsize=None)

@@ -657,20 +657,27 @@ def test_results_of_edited_code(tmp_path, monkeypatch, capfd):
     assert store.code_of("bb_sga") != store.code_of("sga")
 
 
-@pytest.mark.parametrize("imports", ["import other", "from other import relax"])
-def test_the_code_of_a_script_is_that_of_what_it_imports(imports, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(tmp_path))
+@pytest.mark.parametrize("imports, folder, content", [
+    ("import other", "", "relax = "), ("from other import relax", "", "relax = "),
+    ("from other import relax", "elsewhere", "METHOD = relax = ")])
+def test_the_code_of_a_script_is_that_of_what_it_imports(imports, folder, content, tmp_path,
+                                                         monkeypatch):
+    """If it is beside the script, or a method."""
+    other = tmp_path / folder / "other.py"
+    other.parent.mkdir(exist_ok=True)
+    for path in (tmp_path, other.parent):
+        monkeypatch.syspath_prepend(str(path))
     (tmp_path / "importer.py").write_text(imports)
     checksums = set()
-    for number in (1, 2):
+    for number in "12":
         monkeypatch.delitem(sys.modules, "other", raising=False)
-        (tmp_path / "other.py").write_text("METHOD = relax = %d" % number)
+        other.write_text(content + number)
         importlib.import_module("other")
         store.source_of.cache_clear()
         checksums.add(store.code_of("importer"))
     assert len(checksums) == 2
     # A process has the code that it once imported, also where it asks for that of another script.
-    (tmp_path / "other.py").write_text("METHOD = relax = 3")
+    other.write_text(content + "3")
     (tmp_path / "second.py").write_text(imports)
     assert store.code_of("second") in checksums
     monkeypatch.delitem(sys.modules, "other")

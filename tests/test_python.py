@@ -8,6 +8,7 @@ import tf_boilerplate as nic
 import tensorflow.compat.v1 as tf
 
 import bb_sga
+import map as map_method
 import mbt2018
 import sga
 from plumbing import compressed_files, machine
@@ -88,6 +89,41 @@ def test_presets_and_their_options():
 def test_errors_are_exceptions(call, message):
     with pytest.raises(nic.UserError, match=message):
         call(load(BASE_RUN))
+
+
+def test_another_objective(images):
+    """The rate alone. Reported is the R-D cost."""
+    def rate(lmbda, x, x_tilde, bpp):
+        return dict(nic.rd_losses(lmbda, x, x_tilde, bpp), rd_loss=bpp)
+    ours, other = (nic.make_compressor(load(BASE_RUN), method, its=20, lr=.05).compress(
+        images[:1]).results for method in (sga.METHOD, sga.METHOD._replace(losses=rate)))
+    assert other["est_bpp"] < .9 * ours["est_bpp"] and other["mse"] > 1.2 * ours["mse"]
+    np.testing.assert_allclose(other["rd_cost"], .01 * other["mse"] + other["est_bpp"])
+
+
+def test_codec_and_records(images):
+    run = load(BASE_RUN)
+    compressor = nic.make_compressor(run, map_method.METHOD, codec=map_method.METHOD.codecs[1],
+                                     keeps_records=True, its=1)
+    coded = compressor.compress(images[:1])
+    assert compressed_files.parse_file(coded.content, run).codec.suffix == ".iinc"
+    assert list(coded.records[0]["its"])[0] == 0
+
+
+@pytest.mark.parametrize("method", [map_method.METHOD._replace(codecs=nic.INTEGER),
+                                    bb_sga.METHOD._replace(infer=lambda graph, x, options:
+                                                           nic.Unfitted(np.full((1, 4, 5, 16), .5),
+                                                                        nic.Fit(0, 0, 0)))])
+def test_latents_that_are_no_integers(method, images):
+    run = load(BB_RUN if method.model == "bits-back" else BASE_RUN)
+    with pytest.raises(TypeError, match="no integers; Method.infer"):
+        nic.make_compressor(run, method, its=1).compress(images[:1])
+
+
+def test_a_preset_of_what_is_no_option():
+    method = sga.METHOD._replace(presets=dict(quick=dict(powr=3)))
+    with pytest.raises(TypeError, match="no option: powr"):
+        nic.make_compressor(load(BASE_RUN), method, preset="quick")
 
 
 @pytest.mark.parametrize("option, message", [
