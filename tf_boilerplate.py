@@ -511,6 +511,11 @@ class Method(typing.NamedTuple):
         """The model whose latents it codes, "base" or "bits-back"."""
         return self.codecs[0].model
 
+    @property
+    def has_gradients(self):
+        """Whether its graph has gradients through the whole model, which take memory."""
+        return self.relax is not None
+
 
 class Graph(typing.NamedTuple):
     """A method and a run for a batch of images of one shape; tensors, unless said otherwise."""
@@ -566,7 +571,7 @@ def inference_graph(method, run, shape, options, lmbda, threads=None, watchers=(
         # Before Adam, of whose slots checkpoints know nothing.
         sess = runs.restored_session(graph, run, runs.session_config(threads))
         step, restart = None, tf.variables_initializer(variables)
-        if method.relax:
+        if method.has_gradients:
             step, restart = adam_ops(losses["rd_loss"], variables, lr)
         graph.finalize()
     return Graph(sess, x, t, T, lr, free, relaxed, losses, restart, step, mu,
@@ -707,7 +712,7 @@ class Compressor:
         """
         image_files.require_images("images", images)
         image_files.require_compressible(images.shape[:3], self.run.num_filters,
-                                         bool(self.method.relax))
+                                         self.method.has_gradients)
         if initial_bits and self.run.model == "base":
             raise UserError("initial_bits: only for models of bits-back")
         num_imgs, height, width, _ = images.shape
@@ -902,7 +907,7 @@ def train_replica(args, N, folder, objective, method, cluster):
 def validations(args, N, folder, held_out, method):
     """List of what evaluates checkpoints in a folder: one, or none if no images are held out."""
     with basics.errors_of("--eval_glob %s" % args.eval_glob):
-        patches.require_evaluable(held_out, N, bool(method.relax))
+        patches.require_evaluable(held_out, N, method.has_gradients)
     evaluate = functools.partial(results_on, held_out, folder, method, args.lmbda, args.threads)
     logdir = training.summary_folder(args.logdir, folder)
     return [validation.Validation(folder, logdir, evaluate)] if held_out else []
@@ -932,7 +937,7 @@ def compress_command(method, args):
     run = named_run(args, method)
     source = image_files.find_images(args.imgs)
     require = fileformat.check_shape if args.scheduler else functools.partial(
-        image_files.require_compressible, N=run.num_filters, with_gradients=bool(method.relax),
+        image_files.require_compressible, N=run.num_filters, with_gradients=method.has_gradients,
         jobs=min(args.jobs, len(source.paths)))
     images, failed = store.look_at(source.paths, require)
     if failed and (not source.many or not images):

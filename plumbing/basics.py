@@ -220,7 +220,7 @@ def printable(text):
 @functools.lru_cache(maxsize=None)
 def print_note(message):
     """Print a note on stderr, once."""
-    print("note: %s" % printable(message), file=sys.stderr)
+    print_line("note: %s" % message, sys.stderr)
 
 
 _tell = print_note  # what becomes of a note

@@ -283,7 +283,7 @@ def run_plans(plans, jobs, scheduler):
             method = planning.method_of(plan.settings["script"])
             for file in plan.files:
                 image_files.require_compressible(file.shape, plan.run.num_filters,
-                                                 bool(method.relax), jobs)
+                                                 method.has_gradients, jobs)
     _, failures = tasks.run_plans(nic.compress_task, missing, jobs, scheduler)
     failed = {}
     for one in failures:
