@@ -1,5 +1,6 @@
 """The figures in the tables of results/README.md are those of the results."""
 
+import glob
 import os
 
 import numpy as np
@@ -72,3 +73,15 @@ def test_bd_rates(tables):
                 assert name not in column
             else:
                 assert number(cell) == round(float(column[name]), 1), name
+
+
+def test_rates_of_bits_back(tables):
+    path, = glob.glob(os.path.join(ROOT, "results", "chain", "*.npz"))
+    chain = np.load(path)
+    crops = rd_curves.read_csv(os.path.join(ROOT, "results", "reduced-96", "kodak-crops",
+                                            "bb_plain.csv"))
+    pushed = np.mean(chain["pushed_y_bits"] + chain["pushed_z_bits"]) / 256 ** 2
+    rates = [pushed, *(np.mean(chain[name]) for name in ("est_bpp", "net_bpp", "actual_bpp")),
+             float(at(crops, 0.0025)["actual_bpp"])]
+    shown = [number(value) for _, value in tables["`bb_plain.py`"][1:]]
+    assert shown == list(np.round(rates, 4))
