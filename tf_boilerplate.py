@@ -267,11 +267,11 @@ def descend(sess, step, losses, its, feed, watchers, temperature=lambda t: np.na
     """
     for t in tqdm.trange(its, disable=None if progress.has_bar(watchers) else True, leave=False):
         _, values = sess.run([step, losses], feed(t))
-        is_check = t % check_every == 0 or t == its - 1
+        is_check = progress.is_due(t, its, check_every)
         if is_check:
             progress.require_finite(t, values)
         for watch in watchers:
-            watch(progress.Iteration(t, its, temperature(t), values, after_rounding, is_check))
+            watch(progress.Iteration(t, its, temperature(t), values, after_rounding))
         yield t, values, is_check
 
 
@@ -289,8 +289,8 @@ STRIP = 16  # rows of y that g_s decodes at once
 class Decoder:
     """A model for one image at a time, in double precision.
 
-    `build` of a subclass sets the tensors z, and mu and log_sigma of p(y|z). is_encoder: raise
-    grid.NearEdge where another machine might round otherwise.
+    `build` of a subclass returns p(z), and sets the tensors z, and mu and log_sigma of p(y|z).
+    is_encoder: raise grid.NearEdge where another machine might round otherwise.
     """
 
     @do_not_convert
@@ -333,13 +333,13 @@ class Decoder:
         masses = grid.as_single(np.exp2(self.snap(log2_mass, offset)))
         return np.asfortranarray(masses)  # as the coder takes columns
 
-    def conditional(self, z_hat, offset, centred=False):
+    def conditional(self, z_hat, offset, is_centred=False):
         """p(y|z_hat) as coding.Conditional."""
         _, height, width, _ = self.y_shape
         mu, log_sigma = (v[:, :height, :width] for v in self.sess.run(
             [self.mu, self.log_sigma], {self.z: z_hat}))
         std = grid.as_std(self.snap(log_sigma, offset))
-        if centred:  # mu reaches no coder
+        if is_centred:  # mu reaches no coder
             return coding.Conditional(mu, np.zeros_like(mu), std)
         return coding.Conditional(0., np.clip(self.snap(mu, offset), *grid.MEAN_RANGE), std)
 
@@ -398,7 +398,7 @@ class BitsBackDecoder(Decoder):
         feed = lambda t: {self.y_hat: y_hat, self.t: t, self.lr: fit.lr, self.seed: fit.seed}
         losses, record = dict(bpp=self.rates["est_bpp"]), []
         for t, values, _ in descend(self.sess, self.step, losses, fit.its, feed, self.watchers):
-            if t % progress.RECORD_EVERY == 0 or t == fit.its - 1:
+            if progress.is_due(t, fit.its, progress.RECORD_EVERY):
                 record.append((t, values["bpp"][0]))
         return BitsBackLatents(y_hat, *self.sess.run(self.q)), record
 
@@ -500,10 +500,10 @@ class Method(typing.NamedTuple):
     is_iterative: bool = True
     scale_bound: float = 0.  # of sigma of p(y|z), from below; of the base model alone
     # (options) -> number of draws of z that reported rates are means over; of bits-back alone
-    rate_samples: typing.Optional[typing.Callable] = None
+    rate_samples: typing.Callable = lambda options: 16
     # as rd_losses, with another rd_loss to optimise; the rd_cost of results is always that of MSE
     losses: typing.Callable = rd_losses
-    # pattern of the name of its results, as in the authors' code
+    # pattern of the name of its results, as in the authors' code; it begins with "rd-"
     result_name: str = "rd-%(script)s-lmbda=%(lmbda)g+%(run_name)s-input=%(source)s"
 
     @property
@@ -610,12 +610,12 @@ def optimise(graph, x, its, lr, rounding, temperature=lambda t: np.nan, lr_decay
     def after_rounding():
         return score(graph, x, rounding(graph, graph.sess.run(graph.free)))
 
-    previous, kept = np.inf, None
-    graph.sess.run(graph.restart, {graph.x: x})
-    for _, _, is_check in descend(graph.sess, graph.step, graph.losses, its, feed, graph.watchers,
+    previous, kept = np.inf, encoder_output(graph, x)
+    for t, _, is_check in descend(graph.sess, graph.step, graph.losses, its, feed, graph.watchers,
                                   temperature, after_rounding, check_every):
         if stop and is_check:
             cost = np.mean(after_rounding()["rd_loss"])
+            progress.require_finite(t, dict(rd_loss=cost))
             if stop(cost, previous):
                 return kept
             previous, kept = cost, graph.sess.run(graph.free)
@@ -673,7 +673,7 @@ class Compressed(typing.NamedTuple):
     x_hat: np.ndarray  # uint8 [num_imgs, H, W, 3], the pixels that it decodes to
     y_hat: np.ndarray  # [num_imgs, h, w, N]
     z_hat: np.ndarray  # [num_imgs, ceil(h / 4), ceil(w / 4), N]
-    results: dict  # of arrays [num_imgs], batch_* [num_batches]; see results/settings.md
+    results: dict  # by field, of results/settings.md: one per image or, in batch_*, per batch
     records: list  # of each batch, if they are kept: dict of arrays, the losses over the iterations
     uncodable: str  # why the latents can't be coded, as of a weak model of bits-back; or ""
 
@@ -692,7 +692,7 @@ class Compressor:
                  keeps_records=False, script=None):
         runs.require_usable(run, method.model)
         self.method, self.run, self.options, self.threads = method, run, options, threads
-        self.lmbda = runs.run_lmbda(run.name) if lmbda is None else lmbda
+        self.lmbda = runs.require_lmbda(run.name) if lmbda is None else lmbda
         self.codec = codec or method.codecs[0]
         self.record, self.watchers = progress.Record(keeps_records), tuple(watchers)
         self.script = script or method.infer.__module__
@@ -735,8 +735,8 @@ class Compressor:
         records = []
         if self.record.is_kept:
             fits = split_batches(encoded.fits or [()] * num_imgs, images.shape)
-            records = [self.record_of(x, coded, *losses)
-                       for (x, coded), *losses in zip(batches, entries, fits)]
+            records = [self.record_of(x, coded, of_method, of_fit)
+                       for (x, coded), of_method, of_fit in zip(batches, entries, fits)]
         y_hat = coding.joined([image.latents for image in encoded.images]).y
         whole = coding.joined(encoded.images)
         return Compressed(encoded.content, whole.x_hat, y_hat, whole.z_hat, results, records,

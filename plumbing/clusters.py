@@ -39,7 +39,7 @@ class Cluster(typing.NamedTuple):
     spec: typing.Optional[tf.train.ClusterSpec] = None  # the tasks of all jobs
     server: typing.Optional[tf.train.Server] = None  # of this process
     device: typing.Any = None  # for tf.device
-    replica: int = 0  # position among the replicas: the chief's is 0, a ps is none
+    replica: int = 0  # position among the replicas: the chief's is 0; of no meaning for a ps
     num_replicas: int = 1  # the chief and all workers
 
 

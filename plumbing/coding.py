@@ -227,6 +227,6 @@ def decode_tfci(decoder, file, with_initial_bits):
         all_y, all_z = decoder.range_coder().decode(y_batch, z_batch, *shapes)
         for y, z, offset in zip(all_y[:, None], all_z[:, None], offsets):
             z_hat = z + decoder.median
-            shift = decoder.conditional(z_hat, offset, centred=True).shift
+            shift = decoder.conditional(z_hat, offset, is_centred=True).shift
             images.append(CodedImage(offset, y, z, z_hat, decoder.picture(y + shift, offset)))
     return images, b""

@@ -32,7 +32,7 @@ def resolve(options, given, preset):
     """(values, changed) of a list of Option: a namespace, and a dict of those that were changed.
 
     A value is that in the dict `given`, if there is one and not None, else that of the dict
-    `preset`, else the default. The former, if they are not the latter, were changed.
+    `preset`, else the default. Changed are those that differ from the preset's or the default.
     """
     values, changed = types.SimpleNamespace(), {}
     unknown = set(preset) - {option.name for option in options}
@@ -300,12 +300,11 @@ def parse_arguments(parser, method, argv):
     are_options = any(word.startswith("-") for word in others)
     if args.command == "decompress" and not are_options:
         args.words, others = args.words + others, []
-    if len(others) == 1 and not are_options and getattr(args, "output_file", "") is None:
+    if (args.command == "compress" and args.output_file is None and len(others) == 1
+            and not are_options):
         args.output_file = others[0]  # after an option
     elif others:
-        is_glob = not are_options and (args.command == "train"
-                                       or getattr(args, "output_file", None))
-        advice = "; " + basics.QUOTE if is_glob else ""
+        advice = "" if are_options else "; " + basics.QUOTE
         parser.error("unrecognized arguments: %s%s" % (" ".join(others), advice))
     for value in list(vars(args).values()) + vars(args).get("words", []):
         if isinstance(value, str) and "\0" in value:

@@ -82,9 +82,9 @@ def decode(decoder, parsed, with_initial_bits=False):
     file = parsed.file
     machine.require_memory(decoder.run.num_filters, file.shape, 1)
     images, bits = parsed.codec.decode(decoder, file, with_initial_bits)
-    bits = bits[:file.initial[0]]
+    bits = bits[:file.initial.num_bytes]
     if parsed.header and fileformat.digest_symbols(images) != parsed.header.symbols:
         raise basics.UserError("decodes to other latents than were encoded")
-    if with_initial_bits and basics.digest(bits) != file.initial[1]:
+    if with_initial_bits and basics.digest(bits) != file.initial.checksum:
         raise basics.UserError("decodes to other initial bits than were encoded")
     return np.concatenate([image.x_hat for image in images]), bits

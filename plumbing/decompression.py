@@ -91,7 +91,7 @@ def decompress_file(args, job, run, model, decoder_for):
     if not parsed.header:
         basics.note("%s has no checksum (the original's format): a wrong run or damage goes "
                     "unnoticed" % job.file)
-    if args.initial_bits and not parsed.file.initial[0]:
+    if args.initial_bits and not parsed.file.initial.num_bytes:
         raise basics.UserError("written without --initial_bits")
     output = output_of(job, parsed.file.shape[0])
     basics.require_distinct(job.file, output, args.initial_bits)

@@ -100,13 +100,12 @@ def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_
     would see. in_memory: whether images are kept, once decoded. In the place of an image that can't
     be read comes the next of the paths; UserError if too many can't.
     """
-    read, unreadable, places = read_training_image, {}, {path: k for k, path in enumerate(paths)}
+    read, unreadable = read_training_image, {}
     if in_memory:
         read = functools.lru_cache(maxsize=None)(read)
 
-    def crop(path, key):
-        first = places[os.fsdecode(path)]
-        for path in paths[first:] + paths[:first]:
+    def crop(place, key):
+        for path in paths[place:] + paths[:place]:
             with contextlib.suppress(Unreadable):
                 return random_patch(path, readable(path), patchsize, key)
 
@@ -123,9 +122,9 @@ def training_patches(paths, batchsize, patchsize, seed, start=0, replica=0, num_
         raise Unreadable
 
     first = start * num_replicas + replica
-    order = functools.partial(patch_order, paths, batchsize, seed, first, num_replicas)
-    dataset = tf.data.Dataset.from_generator(order, (tf.string, tf.int64), ([], [3]))
-    dataset = dataset.map(lambda path, key: tf.py_func(crop, [path, key], tf.float32),
+    order = functools.partial(patch_order, len(paths), batchsize, seed, first, num_replicas)
+    dataset = tf.data.Dataset.from_generator(order, (tf.int64, tf.int64), ([], [3]))
+    dataset = dataset.map(lambda place, key: tf.py_func(crop, [place, key], tf.float32),
                           num_parallel_calls=readers)
     dataset = dataset.map(lambda x: tf.ensure_shape(x, [patchsize, patchsize, 3]))
     numbers = tf.data.Dataset.range(first, 2 ** 62, num_replicas)
@@ -143,20 +142,20 @@ def read_training_image(path):
         raise basics.UserError("%s: not a readable .npy file (%s)" % (path, error))
 
 
-def patch_order(paths, batchsize, seed, first_batch, stride):
-    """Of every patch of batches first_batch, first_batch + stride, ...: path, and key of its place.
+def patch_order(num_images, batchsize, seed, first_batch, stride):
+    """Of every patch of batches first_batch, first_batch + stride, ...: number of image, and key.
 
-    In each epoch, all paths come in another order. A key has three integers, and is the seed of
-    numpy's generator.
+    In each epoch, all images come in another order. A key has three integers, and is the seed of
+    numpy's generator, which chooses where in the image the patch is.
     """
     shuffled_epoch = None
     for batch in itertools.count(first_batch, stride):
         for k in range(batch * batchsize, (batch + 1) * batchsize):
-            epoch, i = divmod(k, len(paths))
+            epoch, i = divmod(k, num_images)
             if epoch != shuffled_epoch:
-                shuffled = np.random.RandomState([seed, epoch]).permutation(paths)
+                shuffled = np.random.RandomState([seed, epoch]).permutation(num_images)
                 shuffled_epoch = epoch
-            yield os.fsencode(shuffled[i]), [seed, epoch, i]
+            yield shuffled[i], [seed, epoch, i]
 
 
 def random_patch(path, image, patchsize, key):

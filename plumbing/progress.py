@@ -10,7 +10,7 @@ import typing
 
 import numpy as np
 
-from plumbing import basics
+from plumbing import basics, quality
 
 RECORD_EVERY = 10  # iterations between two entries of a record
 PRINT_EVERY = 100  # iterations between two lines
@@ -24,7 +24,6 @@ class Iteration(typing.NamedTuple):
     losses: dict  # of [B], before update t; of the fit of q, bpp alone
     # () -> dict of [B], the losses after update t and after rounding; None of the fit of q
     after_rounding: typing.Optional[typing.Callable]
-    is_check: bool  # whether it is one of the few after which the losses are checked
 
 
 _beginning = ""  # of the lines
@@ -52,7 +51,7 @@ class LossPrinter:
         if iteration.t == 0:
             self.start = time.time()
         t, its = iteration.t, iteration.its
-        if t % PRINT_EVERY and t < its - 1:
+        if not is_due(t, its, PRINT_EVERY):
             return
         parts = ["%sit=%d" % (_beginning, t)]
         if np.isfinite(iteration.T):
@@ -72,6 +71,11 @@ def has_bar(watchers):
     return any(isinstance(watch, LossPrinter) for watch in watchers)
 
 
+def is_due(t, its, every):
+    """Whether iteration t is one of every so many, or the last."""
+    return t % every == 0 or t == its - 1
+
+
 def duration(seconds):
     """Text of a time with its unit."""
     if seconds < 90:
@@ -87,7 +91,7 @@ def shown(losses):
     terms = ["%s=%.*f" % (name, digits[name], np.mean(losses[name]))
              for name in digits if name in losses]
     if "mse" in losses:
-        terms.append("psnr=%.4f" % np.mean(20 * np.log10(255) - 10 * np.log10(losses["mse"])))
+        terms.append("psnr=%.4f" % np.mean(quality.psnr(losses["mse"])))
     return " ".join(terms)
 
 
@@ -103,8 +107,7 @@ class Record:
     def __call__(self, iteration):
         if iteration.t == 0:
             self.entries, self.its = [], iteration.its
-        is_last = iteration.t == iteration.its - 1
-        if self.is_kept and (iteration.t % RECORD_EVERY == 0 or is_last):
+        if self.is_kept and is_due(iteration.t, iteration.its, RECORD_EVERY):
             self.entries.append((iteration.t, iteration.T, iteration.losses["rd_loss"],
                                  iteration.after_rounding()["rd_loss"]))
 

@@ -29,8 +29,14 @@ def measure(x, x_hat, threads=None):
             msssim = np.array([ms_ssim(np.float32(original), np.float32(decoded), pool)
                                for original, decoded in zip(x, x_hat)])
     with np.errstate(divide="ignore"):
-        return dict(mse=mse, psnr=10 * np.log10(255 ** 2 / mse), msssim=msssim,
-                    msssim_db=-10 * np.log10(1 - msssim))
+        msssim_db = -10 * np.log10(1 - msssim)
+    return dict(mse=mse, psnr=psnr(mse), msssim=msssim, msssim_db=msssim_db)
+
+
+def psnr(mse):
+    """PSNR in dB of the mean squared error of 8-bit values; infinite at 0."""
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(255 ** 2 / mse)
 
 
 def ms_ssim(a, b, pool):

@@ -19,8 +19,8 @@ def write(path, results):
 
 def read(path):
     """What `write` wrote; raises many types if it is missing or damaged."""
-    with np.load(path, allow_pickle=False) as stored:
-        return {field: stored[field] for field in stored.files}
+    with np.load(path, allow_pickle=False) as archive:
+        return {field: archive[field] for field in archive.files}
 
 
 def write_records(path, records):
@@ -71,13 +71,13 @@ def one_of(value, name, k):
     return value[k:k + 1] if np.ndim(value) else value
 
 
-def split(joined, settings):
+def split(whole, settings):
     """Dict by checksum of the results on single images in joined ones, if of these settings."""
-    if not joined or not is_of(joined, settings):
+    if not whole or not is_of(whole, settings):
         return {}
-    fields = [name for name in joined if not name.startswith("avg_")]
-    return {str(image): {name: one_of(joined[name], name, k) for name in fields}
-            for k, image in enumerate(joined["image"])}
+    fields = [name for name in whole if not name.startswith("avg_")]
+    return {str(image): {name: one_of(whole[name], name, k) for name in fields}
+            for k, image in enumerate(whole["image"])}
 
 
 def joined(results):

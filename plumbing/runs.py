@@ -108,7 +108,7 @@ def read_run(checkpoint):
                resumable=bool(slots), model=model)
 
 
-def run_lmbda(run_name):
+def require_lmbda(run_name):
     """The lambda in a run's name; UserError if there is none."""
     found = re.search(r"(?<![^\W_])lmbda=((\d+\.?\d*|\.\d+)(e[-+]?\d+)?)(?![\w.,])", run_name,
                       re.ASCII | re.IGNORECASE)
@@ -120,7 +120,7 @@ def run_lmbda(run_name):
 def lmbda_of(run_name):
     """The lambda in a run's name, or None."""
     try:
-        return run_lmbda(run_name)
+        return require_lmbda(run_name)
     except basics.UserError:
         return None
 

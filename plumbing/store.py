@@ -78,9 +78,9 @@ def is_method(name):
     return hasattr(sys.modules.get(name), "METHOD")
 
 
-def is_beside(name, other):
-    """Whether a module is in the folder of another, but no shared code, which uses plumbing."""
-    module, spec = sys.modules.get(name), importlib.util.find_spec(other)
+def is_beside(name, script):
+    """Whether a module is in the folder of a script, but no shared code, which uses plumbing."""
+    module, spec = sys.modules.get(name), importlib.util.find_spec(script)
     folder = os.path.dirname(getattr(module, "__file__", None) or "")
     return folder == os.path.dirname(spec.origin) and "plumbing" not in source_of(name)[1]
 
@@ -161,13 +161,12 @@ def kept_path(kind, results, base, part, num_imgs):
 
 def path_for(settings, path):
     """A path of results or, where others are stored there, one with a digest of the settings."""
-    stored = result_files.stored(path)
-    if stored is None and os.path.exists(path):
+    found = result_files.stored(path)
+    if found is None and os.path.exists(path):
         basics.note("%s: is damaged, and replaced" % path)
-    if stored is None or result_files.is_of(stored, settings):
+    if found is None or result_files.is_of(found, settings):
         return path
-    if (stored.get("script") == settings["script"]
-            and stored.get("code", "") != settings["code"]):
+    if found.get("script") == settings["script"] and found.get("code", "") != settings["code"]:
         basics.note("%s: was computed by another version of %s.py" % (path, settings["script"]))
     return "%s-%s.npz" % (path[:-len(".npz")], digits_of(settings))
 
@@ -207,8 +206,7 @@ def look_at(paths, require):
     return found, failed
 
 
-def planned(run, settings, initial_bits, images, failed, many, base, output=None, suffix="",
-            kinds=()):
+def planned(run, settings, initial_bits, images, failed, many, base, output, suffix, kinds):
     """Plan for a list of Pixels, of which many are those of a folder or glob.
 
     settings: what the results depend on but the images. base: path of the results, or None.

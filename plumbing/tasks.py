@@ -71,7 +71,7 @@ def plan_of(method, args, run, source, images, failed, codec=None):
     source: of the images; images, failed: what store.look_at finds of them. codec: by default that
     of the output file.
     """
-    lmbda = runs.run_lmbda(run.name) if args.lmbda is None else args.lmbda
+    lmbda = runs.require_lmbda(run.name) if args.lmbda is None else args.lmbda
     initial_bits = store.read_initial_bits(args.initial_bits)
     codec = codec or compressed_files.codec_for(method.codecs, args.output_file or "")
     settings = store.settings_of(vars(args.options), lmbda, args.script, run, args.threads, codec,
@@ -192,11 +192,11 @@ class Report:
             by_script.setdefault(task.settings["script"], []).append(task)
         for script, own in by_script.items():
             num_images = sum(task.shape[0] for task in own)
-            print("%s: %d images, about %s%s" % (
+            basics.print_line("%s: %d images, about %s%s" % (
                 script, num_images, progress.duration(self.forecast.seconds(own)), self.where))
         if self.tasks:
-            print("together about %s%s" % (
-                progress.duration(self.forecast.seconds(self.tasks)), self.where), flush=True)
+            basics.print_line("together about %s%s" % (
+                progress.duration(self.forecast.seconds(self.tasks)), self.where))
 
     def name(self, plan, path):
         """Of an image in a plan, for a line."""

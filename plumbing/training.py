@@ -18,7 +18,7 @@ import numpy as np
 import tqdm
 import tensorflow.compat.v1 as tf
 
-from plumbing import basics, runs
+from plumbing import basics, quality, runs
 
 # Settings of which one that changes makes another training, options of a script among them; with
 # --lr_decay --last_step, too, as it counts where the rate falls.
@@ -344,7 +344,7 @@ def train_to(last_step, sess, next_step, scalars, is_alone):
             values.append(latest)
             if printed == first or step >= next_line:
                 means = {name: np.mean([one[name] for one in values]) for name in latest}
-                means.update(psnr=10 * np.log10(255 ** 2 / means["mse"]), lr=latest["lr"])
+                means.update(psnr=quality.psnr(means["mse"]), lr=latest["lr"])
                 speed = (step - printed) / (time.time() - since)
                 basics.print_line(
                     "step={step} loss={loss:.4f} bpp={bpp:.4f} mse={mse:.3f} psnr={psnr:.3f} "

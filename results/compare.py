@@ -9,24 +9,22 @@ squared error of SGA is the most below that of the base hyperprior.
 """
 
 import argparse
-import contextlib
 import importlib
-import io
 import os
 import sys
-import tempfile
 import typing
 
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
-from plumbing import basics, command_line, image_files
+import tf_boilerplate as nic
+from plumbing import basics, command_line, quality
 import numpy as np
-import PIL.Image
 
 import convergence
 import landscape
 import plots
 import rd_curves
+import reference_codecs
 
 SIDE = 128  # pixels that are shown
 SCRIPTS = ["mbt2018", "sga", "bb_sga"]
@@ -40,32 +38,25 @@ class Compressed(typing.NamedTuple):
     psnr: float  # in dB
 
 
-def by_method(script, path, folder, options):
-    """Return the picture in `path`, Compressed by a method to a file in `folder`."""
-    run_name = convergence.RUNS[0]
-    if script.startswith("bb"):
+def by_method(script, image, is_fast):
+    """Return uint8 [H, W, 3], Compressed by a method."""
+    method, run_name = importlib.import_module(script).METHOD, convergence.RUNS[0]
+    if method.model == "bits-back":
         run_name = run_name.replace("mbt2018", "mbt2018_bb")
-    method, file = importlib.import_module(script), os.path.join(folder, script + ".iinc")
-    models = ["--checkpoint_dir", os.path.join(RESULTS, "models")]
-    result = method.main(models + ["compress", run_name, path, file, "--results_dir", ""]
-                         + options)
-    method.main(models + ["decompress", run_name, file, file + ".png"])
-    return Compressed(image_files.read_image(file + ".png"), result["est_bpp"][0],
-                      "bpp, information content", result["psnr"][0])
+    model = nic.load(os.path.join(RESULTS, "models", run_name))
+    preset = "fast" if is_fast and method.presets else None
+    coded = nic.make_compressor(model, method, preset).compress(image[None])
+    return Compressed(coded.x_hat[0], coded.results["est_bpp"][0], "bpp, information content",
+                      coded.results["psnr"][0])
 
 
 def by_jpeg(image, bpp):
     """Return uint8 [H, W, 3], Compressed by JPEG at the quality whose rate is closest to bpp."""
-    files = []
-    for quality in range(1, 96):
-        file = io.BytesIO()
-        PIL.Image.fromarray(image).save(file, "JPEG", quality=quality, optimize=True,
-                                        progressive=True, subsampling="4:2:0")
-        files.append((8 * len(file.getvalue()) / image[..., 0].size, file))
-    rate, file = min(files, key=lambda rate_and_file: abs(rate_and_file[0] - bpp))
-    decoded = np.asarray(PIL.Image.open(file).convert("RGB"))
+    jpeg = reference_codecs.CODECS["JPEG"]
+    rate, decoded = min((reference_codecs.coded(image, jpeg, value) for value in range(1, 96)),
+                        key=lambda rate_and_decoded: abs(rate_and_decoded[0] - bpp))
     mse = np.mean((np.float64(decoded) - image) ** 2)
-    return Compressed(decoded, rate, "bpp of the file", 10 * np.log10(255 ** 2 / mse))
+    return Compressed(decoded, rate, "bpp of the file", quality.psnr(mse))
 
 
 def most_improved(original, base, improved):
@@ -106,26 +97,13 @@ def draw(original, compressed, corner, path):
     plots.save(figure, path)
 
 
-def by_methods(path, is_fast):
-    """Return a dict by script of the picture in `path`, Compressed by each."""
-    compressed = {}
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as null, \
-            contextlib.redirect_stdout(null):
-        for script in SCRIPTS:
-            options = []
-            if is_fast and script != "mbt2018":
-                options = ["--fast"]
-            compressed[script] = by_method(script, path, folder, options)
-    return compressed
-
-
 def run(args):
     """Compress the image in all ways and draw it."""
     image = landscape.read_large_image(args.image, SIDE)
     basics.require_distinct(args.image, args.output)
     basics.require_writable(args.output, missing=1)
     labels = {method.script: method.label for method in rd_curves.METHODS}
-    compressed = by_methods(args.image, args.fast)
+    compressed = {script: by_method(script, image, args.fast) for script in SCRIPTS}
     shown = {"JPEG": by_jpeg(image, compressed["sga"].bpp)}
     for script in SCRIPTS:
         shown[labels[script]] = compressed[script]

@@ -16,7 +16,7 @@ import typing
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(RESULTS))
 import tf_boilerplate as nic
-from plumbing import basics, command_line, image_files, runs
+from plumbing import basics, command_line, image_files, progress, runs
 import numpy as np
 import sga
 
@@ -50,8 +50,7 @@ class Stopwatch:
         self.moments, self.elapsed, self.since = [], 0, time.process_time()
 
     def __call__(self, iteration):
-        is_last = iteration.t == iteration.its - 1
-        if iteration.t % max(5, iteration.its // 100) == 0 or is_last:
+        if progress.is_due(iteration.t, iteration.its, max(5, iteration.its // 100)):
             self.elapsed += time.process_time() - self.since  # scoring does not count
             cost = float(np.mean(iteration.after_rounding()["rd_loss"]))
             self.moments.append(Moment(iteration.t + 1, self.elapsed, cost))
@@ -110,7 +109,7 @@ def draw(path, picture):
             axis.xaxis.set_major_formatter("{x:g}")
             axis.set_xlabel(unit)
             axis.grid(alpha=.25, which="both")
-            axis.set_title("λ = %g" % runs.run_lmbda(run_name), fontsize=11)
+            axis.set_title("λ = %g" % runs.require_lmbda(run_name), fontsize=11)
         of_run[0].set_ylabel("λ·MSE + bits per pixel")
     figure.legend(handles=axes[0, 0].lines, loc="upper center", bbox_to_anchor=(.5, .01), ncol=4)
     figure.suptitle("R-D cost of SGA's latents, rounded: %s, %s pixels" % (

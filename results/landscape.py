@@ -10,7 +10,6 @@ before it is rounded, and the result is the integers nearest to that.
 """
 
 import argparse
-import contextlib
 import os
 import sys
 import typing
@@ -177,8 +176,7 @@ def axes_around(points):
 
 def measure(x):
     """Return the Landscape of x [1, H, W, 3]."""
-    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
-        path, temperatures, (y_hat, z_hat) = sga_path(x)
+    path, temperatures, (y_hat, z_hat) = sga_path(x)
     cost = cost_function(x)
     chosen = decisive(cost, y_hat[0], np.round(path[0]), z_hat)
     lowest = cost(y_hat, z_hat)[0]

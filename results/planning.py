@@ -59,9 +59,8 @@ def find_runs(checkpoint_dir, run_names):
     found = {}
     for name in sorted(set(run_names)):
         run = runs.find_run(checkpoint_dir, name)
-        try:
-            lmbda = runs.run_lmbda(run.name)
-        except basics.UserError:
+        lmbda = runs.lmbda_of(run.name)
+        if lmbda is None:
             raise basics.UserError("the run name %s has no lmbda=<number>; choose others by --runs"
                                    % run.name)
         other = found.setdefault((lmbda, run.model), run)

@@ -9,7 +9,7 @@ continued at any time. Of images in a folder, glob or .npy called NAME, everythi
 folder NAME of --output (NAME-LABEL with --label), results into its subfolder npz. Each option after
 -- goes to all scripts that have it. A script that is not in the table is a method of your own, and
 so is any CSV in the folder that has columns psnr and est_bpp or bpp, a row per point; those in its
-subfolder codecs (see codecs.py) are drawn in grey.
+subfolder codecs (see reference_codecs.py) are drawn in grey.
 """
 
 import argparse
@@ -120,12 +120,10 @@ def points_rows(curves):
     rows = [["method"] + ["λ = %g" % lmbda for lmbda in lmbdas]]
     for method in rd_curves.methods_of(curves):
         own = points[method.script]
-        if not {"lmbda", "rd_cost"} <= set(curves[method.script]):
+        if not own:
             continue
-        if method.script == "mbt2018":
-            cells = [shown_point(own.get(lmbda), None) for lmbda in lmbdas]
-        else:
-            cells = [shown_point(own.get(lmbda), base.get(lmbda)) for lmbda in lmbdas]
+        against = {} if method.script == "mbt2018" else base
+        cells = [shown_point(own.get(lmbda), against.get(lmbda)) for lmbda in lmbdas]
         rows.append([method.label] + cells)
     return rows
 

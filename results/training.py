@@ -59,7 +59,7 @@ def rows_of(folder, run_name):
 
     Earlier runs count as far as they are of the same model: bits-back's begins at its own steps.
     """
-    lmbda, path = runs.run_lmbda(run_name), path_to(folder, run_name)
+    lmbda, path = runs.require_lmbda(run_name), path_to(folder, run_name)
     return [[run_name, point.script, "%g" % lmbda, "%d" % point.pixels,
              "%.5f" % (lmbda * point.mse + point.bpp)]
             for point in path if point.script == path[-1].script]

@@ -30,10 +30,10 @@ class NumpyDecoder:
         self.snap(points, offset)
         return np.asfortranarray(bin_width / 4 * np.exp(-abs(points) / 2))
 
-    def conditional(self, z_hat, offset, centred=False):
+    def conditional(self, z_hat, offset, is_centred=False):
         mu = self.snap(np.broadcast_to(2.1 * z_hat, self.y_shape), offset)
         std = np.full(self.y_shape, 1.5)
-        if centred:
+        if is_centred:
             return coding.Conditional(mu, np.zeros(self.y_shape), std)
         return coding.Conditional(0., mu, std)
 

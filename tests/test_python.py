@@ -11,6 +11,7 @@ import bb_sga
 import map as map_method
 import mbt2018
 import sga
+import ste
 from plumbing import compressed_files, machine
 from conftest import BASE_RUN, BB_RUN, CHECKPOINTS, NPY, compress, write_image
 
@@ -99,6 +100,21 @@ def test_another_objective(images):
         images[:1]).results for method in (sga.METHOD, sga.METHOD._replace(losses=rate)))
     assert other["est_bpp"] < .9 * ours["est_bpp"] and other["mse"] > 1.2 * ours["mse"]
     np.testing.assert_allclose(other["rd_cost"], .01 * other["mse"] + other["est_bpp"])
+
+
+@pytest.mark.parametrize("method", [map_method.METHOD, ste.METHOD])
+def test_the_cost_after_rounding_is_not_finite(method, images):
+    """Though the losses before the update are; ste compares it to an infinite one at first."""
+    with pytest.raises(nic.UserError, match="it=0: the loss is not finite"):
+        nic.make_compressor(load(BASE_RUN), method, its=5, lr=1e7).compress(images[:1])
+
+
+def test_bits_back_without_options(images):
+    def infer(graph, x, options):
+        return nic.Unfitted(nic.integer_y(graph, nic.encoder_output(graph, x)).y, nic.Fit(0, 0, 0))
+    method = nic.Method(infer, nic.BITS_BACK)
+    results = nic.make_compressor(load(BB_RUN), method).compress(images[:1]).results
+    assert np.isfinite(results["est_bpp"]) and results["est_bpp_stderr"] > 0
 
 
 def test_codec_and_records(images):

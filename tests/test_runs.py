@@ -19,9 +19,9 @@ from conftest import BASE_RUN, BB_RUN, CHECKPOINTS, TINY, compress, run
 def test_lambda_of_a_run_name(name, lmbda):
     if lmbda is None:
         with pytest.raises(basics.UserError, match="give --lambda"):
-            runs.run_lmbda(name)
+            runs.require_lmbda(name)
     else:
-        assert runs.run_lmbda(name) == lmbda
+        assert runs.require_lmbda(name) == lmbda
 
 
 def test_run_without_lambda_in_its_name(tmp_path, fails):

@@ -1,6 +1,6 @@
 """Rate-distortion curves of JPEG, JPEG 2000, WebP and AVIF on the images of a data set.
 
-    python results/codecs.py --images kodak
+    python results/reference_codecs.py --images kodak
 
 Writes a CSV per codec, averages over the images, a row per setting, into codecs/ in the folder of
 the data set; table1.py draws these in grey. Bits per pixel are those of the files' bytes.
@@ -14,7 +14,7 @@ import typing
 
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
-from plumbing import basics, command_line, image_files
+from plumbing import basics, command_line, image_files, quality
 import numpy as np
 import pillow_avif  # with it, Pillow writes AVIF
 import PIL.Image
@@ -44,15 +44,19 @@ CODECS = {
         subsampling="4:4:4", speed=6, max_threads=1))}  # files depend on whether there are more
 
 
-def point(image, codec, value):
-    """Return (bits per pixel, PSNR in dB, MSE) of uint8 [H, W, 3] at a setting of a Codec."""
+def coded(image, codec, value):
+    """Return (bits per pixel, what it decodes to) of uint8 [H, W, 3] at a setting of a Codec."""
     file = io.BytesIO()
     PIL.Image.fromarray(image).save(file, codec.format, **{codec.option: value}, **codec.options)
     with PIL.Image.open(file) as decoded:
-        mse = np.mean((np.float64(image) - np.asarray(decoded.convert("RGB"))) ** 2)
-    with np.errstate(divide="ignore"):
-        psnr = 10 * np.log10(255 ** 2 / mse)
-    return 8 * len(file.getvalue()) / image[..., 0].size, psnr, mse
+        return 8 * len(file.getvalue()) / image[..., 0].size, np.asarray(decoded.convert("RGB"))
+
+
+def point(image, codec, value):
+    """Return (bits per pixel, PSNR in dB, MSE) of uint8 [H, W, 3] at a setting of a Codec."""
+    bpp, decoded = coded(image, codec, value)
+    mse = np.mean((np.float64(image) - decoded) ** 2)
+    return bpp, quality.psnr(mse), mse
 
 
 def write_curve(path, name, images):
@@ -101,7 +105,7 @@ def run(args):
 
 
 def main(argv=None):
-    parser = command_line.Parser(prog="codecs.py", description=__doc__,
+    parser = command_line.Parser(prog="reference_codecs.py", description=__doc__,
                                  formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, help="as <imgs> of the scripts")
     parser.add_argument("--codecs", nargs="+", choices=list(CODECS), default=list(CODECS),

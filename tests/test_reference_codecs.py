@@ -1,4 +1,4 @@
-"""results/codecs.py: reference curves of other codecs."""
+"""results/reference_codecs.py: reference curves of other codecs."""
 
 import csv
 import io
@@ -9,12 +9,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from conftest import PNG, ROOT, load_module, pixels, run_results, write_image
+from conftest import PNG, ROOT, pixels, run_results, write_image
 
 sys.path.insert(0, os.path.join(ROOT, "results"))
 import rd_curves
-
-codecs = load_module(os.path.join(ROOT, "results", "codecs.py"), "reference_codecs")
+import reference_codecs as codecs
 
 
 @pytest.mark.parametrize("name", codecs.CODECS)
@@ -31,7 +30,8 @@ def test_a_point_is_of_actual_bytes_and_decoded_pixels(name):
 
 
 def test_curves_are_written_and_drawn_behind_the_methods(tmp_path):
-    run_results("codecs.py", "--images", PNG, "--output", tmp_path, "--codecs", "JPEG", "WebP")
+    run_results("reference_codecs.py", "--images", PNG, "--output", tmp_path,
+                "--codecs", "JPEG", "WebP")
     folder = tmp_path / "face-197x251"
     with open(folder / "codecs" / "JPEG.csv") as file:
         rows = list(csv.DictReader(file))
