@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -71,6 +72,19 @@ def golden(image, method):
         return json.load(file)[os.path.basename(image)][method]
 
 
+def tolerance(draws):
+    """3 standard deviations of the seeds (rows), or 1 % of their mean."""
+    return np.maximum(3 * np.std(draws, axis=0, ddof=1), 0.01 * np.mean(draws, axis=0))
+
+
+def require_golden(results, image, script, *fields):
+    """Results of a stochastic method must be those of the original, within its spread."""
+    for field in fields:
+        draws = np.array([one[field] for one in golden(image, script)["runs"]])
+        distance = abs(results[field] - draws.mean(axis=0))
+        assert np.all(distance <= tolerance(draws)), (field, distance, tolerance(draws))
+
+
 def run(script, *argv):
     """main(argv) of a script, in this process."""
     return importlib.import_module(script).main([str(arg) for arg in argv])
@@ -130,13 +144,22 @@ def load_module(path, name):
     return module
 
 
-def run_results(script, *argv):
-    """A script of results/ as a process of its own, which must succeed; its output."""
+def free_addresses(n):
+    """Addresses of this machine at which nothing listens."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return ["127.0.0.1:%d" % each.getsockname()[1] for each in sockets]
+
+
+def run_results(script, *argv, code=0):
+    """A script of results/ as a process of its own; its output or, of another code, its error."""
     done = subprocess.run([sys.executable, os.path.join(ROOT, "results", script)]
                           + [str(arg) for arg in argv], stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, universal_newlines=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else done.stdout
 
 
 # The nine methods, and options that make them fast.

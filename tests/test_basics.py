@@ -1,6 +1,7 @@
 """Files that are replaced whole, folders that are written to, checksums, and errors."""
 
 import os
+import signal
 import stat
 import tempfile
 import time
@@ -18,6 +19,16 @@ def umask():
     os.umask(before)
     yield os.umask
     os.umask(before)
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with basics.terminable():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])

@@ -1,12 +1,10 @@
 """Training on several machines: here, several processes on loopback addresses."""
 
-import contextlib
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +14,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from plumbing import clusters, runs, training
-from conftest import BASE_RUN, CHECKPOINTS, ROOT, TINY, run_process
+from conftest import BASE_RUN, CHECKPOINTS, ROOT, TINY, free_addresses, run_process
 
 RUN = "mbt2018-num_filters=16-lmbda=0.05"
 # The image is as large as a patch, so every patch is the same, and all that is random is the noise.
@@ -33,14 +31,6 @@ from tensorflow.python.training.session_manager import SessionManager
 SessionManager.__init__ = functools.partialmethod(SessionManager.__init__, recovery_wait_secs=.5)
 mbt2018.main(sys.argv[1:])
 """
-
-
-def free_addresses(n):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return ["127.0.0.1:%d" % each.getsockname()[1] for each in sockets]
 
 
 @pytest.fixture

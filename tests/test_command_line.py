@@ -171,10 +171,9 @@ def test_options_are_obeyed(script):
 
 
 @pytest.mark.parametrize("script", CHANGES)
-@pytest.mark.parametrize("its", [21])
-def test_record(script, its, tmp_path):
+def test_record(script, tmp_path):
     """Ends with the cost that is reported, but for the rounding of pixels, for each image."""
-    results = compress(script, tmp_path, NPY, "--save_opt_record", "--its", its)
+    results = compress(script, tmp_path, NPY, "--save_opt_record", "--its", 21)
     (name,) = [n for n in os.listdir(tmp_path / "results") if n.startswith("opt-")]
     record = load(tmp_path / "results" / name)
     assert os.path.exists(tmp_path / "results" / ("rd" + name[len("opt"):]))

@@ -329,7 +329,6 @@ def test_decompress_errors(files, tmp_path, fails):
     np.testing.assert_array_equal(decoded, files["integer"].pixels)  # the weights are the same
     retrained = tmp_path / "retrained" / BASE_RUN
     shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(retrained))
-    (data,) = retrained.glob("*.data*")
     with tf.Graph().as_default(), tf.Session() as sess:
         reader = tf.train.load_checkpoint(os.path.join(CHECKPOINTS, BASE_RUN))
         for name in reader.get_variable_to_shape_map():

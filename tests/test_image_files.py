@@ -37,6 +37,14 @@ def found_in(imgs):
     return [os.path.basename(path) for path in paths]
 
 
+def test_exif_rotation_is_not_applied(tmp_path):
+    image = PIL.Image.new("RGB", (64, 48))
+    exif = image.getexif()
+    exif[0x112] = 6  # orientation: a quarter turn
+    image.save(tmp_path / "x.jpg", exif=exif)
+    assert image_files.read_image(str(tmp_path / "x.jpg")).shape == (48, 64, 3)
+
+
 def test_files_that_pillow_does_not_read_are_named(folder, fails, capfd):
     (folder / "c.heic").write_bytes(b"\0\0\0\x1cftypheic")
     write_image(folder / "d.avif", 40, 40)

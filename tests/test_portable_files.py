@@ -1,5 +1,7 @@
 """A file decodes to the same pixels on other machines, and by another program."""
 
+import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -40,6 +42,16 @@ def test_images_whose_first_offset_fails(suffix, script, margin, tmp_path, monke
     monkeypatch.undo()
     np.testing.assert_array_equal(
         decompress(script, tmp_path / ("file" + suffix), tmp_path / "out.npy"), reported[0])
+
+
+@pytest.mark.parametrize("is_encoder", [True, False])
+def test_a_pixel_next_to_an_edge_moves_the_grid(is_encoder):
+    """Of an encoder alone: a decoder must take what the file says."""
+    decoder = nic.decoder_of(nic.load(os.path.join(CHECKPOINTS, BASE_RUN)), 16, 16, 1, is_encoder)
+    pixels = np.full((1, 16, 16, 3), 7.5 + 1e-10)
+    decoder.sess = argparse.Namespace(run=lambda *args: pixels)
+    with pytest.raises(grid.NearEdge) if is_encoder else contextlib.nullcontext():
+        decoder.picture(np.zeros((1, 1, 1, 16)), 0)
 
 
 # ------------------------------------------------------------------------ other machines

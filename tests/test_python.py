@@ -46,6 +46,9 @@ def test_there_and_back(method, name, options, images, tmp_path, capfd, monkeypa
     its = options.get("its", options.get("sga_its", 0))
     assert [iteration.t for iteration in told[:its]] == list(range(its))
     assert bool(told) == bool(its) and all("bpp" in iteration.losses for iteration in told)
+    for losses in (iteration.losses for iteration in told[:its]):
+        np.testing.assert_allclose(losses["rd_loss"], .01 * losses["mse"] + losses["est_bpp"],
+                                   rtol=1e-5)
     np.save(tmp_path / "two.npy", images)
     expected = compress(method.infer.__module__, tmp_path, tmp_path / "two.npy", *[
         "--%s=%s" % item for item in options.items()])

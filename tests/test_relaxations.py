@@ -3,15 +3,17 @@
 import argparse
 import functools
 import importlib
+import os
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 import tf_boilerplate as nic
 
+import bb_sga
 import danneal
 import sga
-from conftest import PNG, parsed
+from conftest import BASE_RUN, BB_RUN, CHECKPOINTS, PNG, parsed
 
 VALUES = np.array([-2.5, -2., -1.75, -0.5, -0.2, 0., 0.3, 0.5, 0.99999, 1., 7.25], np.float32)
 RELAX = {script: functools.partial(importlib.import_module(script).relax, options=parsed(script))
@@ -166,6 +168,15 @@ def test_an_equal_cost_stops_ste_but_not_map(script, stops, monkeypatch):
     monkeypatch.setattr(nic, "integers", lambda *_: None)
     importlib.import_module(script).infer(None, None, parsed(script))
     assert rules == [[True, stops, False]]
+
+
+@pytest.mark.parametrize("name, method", [(BASE_RUN, sga.METHOD), (BB_RUN, bb_sga.METHOD)])
+def test_y_and_z_have_noise_of_their_own(name, method, monkeypatch):
+    asked, noise_key = [], nic.noise_key
+    monkeypatch.setattr(nic, "noise_key", lambda seed, t, i: asked.append(i) or noise_key(
+        seed, t, i))
+    nic.make_compressor(nic.load(os.path.join(CHECKPOINTS, name)), method).graph_for((1, 64, 64, 3))
+    assert asked == [0, 1]
 
 
 def test_noise_is_another_for_each_iteration_and_latents():

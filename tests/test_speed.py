@@ -1,6 +1,10 @@
 """The benchmark, schedules and presets."""
 
+import importlib
+
+import numpy as np
 import pytest
+import tf_boilerplate as nic
 
 import bb_sga
 import danneal
@@ -41,13 +45,6 @@ def test_benchmark_refuses(argv, named, tmp_path, monkeypatch, capfd):
     assert exit_info.value.code == 2 and named in line
 
 
-def test_default_schedules_are_the_papers():
-    args = parsed("sga")
-    assert (args.sga_its, args.lr, args.t0, args.annealing_rate) == (2000, 5e-3, 700, 1e-3)
-    assert parsed("danneal").annealing_rate == 4e-3
-    assert vars(parsed("bb_sga")).items() >= dict(sga_its=2000, rate_its=2000, rate_lr=3e-3).items()
-
-
 @pytest.mark.parametrize("its", [20, 500])
 def test_any_number_of_iterations_anneals_fully(its):
     args = parsed("sga", "--sga_its", str(its))
@@ -58,6 +55,30 @@ def test_any_number_of_iterations_anneals_fully(its):
     args = parsed("danneal", "--its", str(its))
     assert danneal.temperature(args, its) == pytest.approx(
         danneal.temperature(parsed("danneal"), 2000))
+
+
+SSL = dict(lr_decay=1, T_max=1, t0=0, logits="ssl")
+PRESETS = dict(fast=dict(SSL, sga_its=360, lr=.03), thorough=dict(SSL, sga_its=2000, lr=.02))
+RATE_PRESETS = dict(fast=dict(rate_its=200, rate_lr=.06), thorough=dict(rate_its=2000, rate_lr=.01))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_the_documented_ones(preset):
+    both = dict(PRESETS[preset], **RATE_PRESETS[preset])
+    assert vars(parsed("sga", "--" + preset)).items() >= PRESETS[preset].items()
+    assert vars(parsed("bb_sga", "--" + preset)).items() >= both.items()
+
+
+@pytest.mark.parametrize("script", ["sga", "bb_sga"])
+def test_both_anneal_by_their_options(script, monkeypatch):
+    def optimise(graph, x, its, lr, rounding, temperature, lr_decay):
+        calls.append((its, lr, lr_decay, temperature(360)))
+        return nic.BitsBackLatents(*[np.zeros(1)] * 3) if script == "bb_sga" else nic.Latents(
+            *[np.zeros(1)] * 2)
+    calls = []
+    monkeypatch.setattr(nic, "optimise", optimise)
+    importlib.import_module(script).infer(None, None, parsed(script, "--fast"))
+    assert calls == [(360, .03, 1, pytest.approx(np.exp(-2)))]
 
 
 def test_presets_and_options():

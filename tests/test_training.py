@@ -20,8 +20,8 @@ import tensorflow.compat.v1 as tf
 import mbt2018_bb
 import tf_boilerplate as nic
 from plumbing import basics, command_line, patches, runs, training, validation
-from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, GOLDEN, NPY, ROOT, TINY, command, compress,
-                      run, run_of, write_image)
+from conftest import (BASE_RUN, BB_RUN, CHECKPOINTS, GOLDEN, NPY, TINY, command, compress, run,
+                      run_of, run_results, write_image)
 
 KERNEL = "analysis_transform/layer_0/kernel_rdft"
 SMALL = ("--batchsize", 2, "--patchsize", 64, "--logdir", "")
@@ -153,6 +153,15 @@ def test_posterior_of_y_hat():
     assert found == pytest.approx(expected, rel=1e-4)
 
 
+def test_defaults_of_training_are_the_originals(monkeypatch):
+    seen = []
+    monkeypatch.setattr(nic, "train", lambda args, objective, method: seen.append(args))
+    run("mbt2018", "train", "--train_glob", TINY)
+    expected = dict(batchsize=8, patchsize=256, last_step=10 ** 6, lr=1e-4, lr_warmup=0, lr_decay=0,
+                    lmbda=.01, seed=0)
+    assert vars(seen[0]).items() >= expected.items()
+
+
 def test_posterior_of_is_obeyed_and_kept(monkeypatch, tmp_path):
     """A run from before it was an option was trained with that of y."""
     seen = []
@@ -276,11 +285,12 @@ def test_lines_are_means(capfd):
 
 
 def test_train_compress(tmp_path, images, capfd):
-    folder = train(tmp_path, images, "--last_step", 3, "--lr", "2e-3", "--lr_warmup", 6)
+    folder = train(tmp_path, images, "--last_step", 3, "--lr", "4e-3", "--lr_warmup", 6,
+                   "--lr_decay", 1)
     line = capfd.readouterr().out.splitlines()[-1]
     assert [item.split("=")[0] for item in line.split()] == [
         "step", "loss", "bpp", "mse", "psnr", "lr", "steps/s"]
-    assert " lr=0.001 " in line
+    assert " lr=0.000515 " in line  # half of the rate, at two thirds of the cosine
     with open(folder / "args.json") as file:
         saved = json.load(file)
     assert saved["lmbda"] == 0.01 and saved["num_filters"] == 8 and saved["last_step"] == 3
@@ -372,10 +382,12 @@ def test_a_run_continues_with_the_settings_it_began_with(tmp_path, images, fails
 
 @pytest.mark.parametrize("name, value, named", [
     ("lmbda", .02, "--lambda 0.01 (now 0.02)"), ("lr", 1, "--lr 0.5 (now 1)"),
+    ("patchsize", 128, "--patchsize 256 (now 128)"), ("lr_warmup", 9, "--lr_warmup 0 (now 9)"),
+    ("lr_decay", 1, "--lr_decay 0 (now 1)"),
     ("num_replicas", 3, "number of replicas 1 (now 3)"),
     ("train_images", "other", "images of checksum")])
 def test_settings_that_make_another_training(name, value, named, tmp_path):
-    options = dict(lmbda=.01, lr=.5, lr_decay=0, init_from=None)
+    options = dict(lmbda=.01, lr=.5, lr_decay=0, lr_warmup=0, patchsize=256, init_from=None)
     settings = training.settings_of(options, ["here/a.png", "here/b.png"], 1)
     assert settings == training.settings_of(options, ["there/a.png", "there/b.png"], 1)
     assert settings != training.settings_of(options, ["here/a.png"], 1)
@@ -674,7 +686,8 @@ def test_an_image_that_turns_out_unreadable(name, tmp_path, capfd):
 
 
 def test_checkpoints_that_cannot_be_trained_on(tmp_path, images, fails):
-    exported = run_export(os.path.join(CHECKPOINTS, BASE_RUN), tmp_path / "runs")
+    run_results("export_model.py", os.path.join(CHECKPOINTS, BASE_RUN), tmp_path / "runs")
+    exported = tmp_path / "runs" / BASE_RUN
     name = "model.ckpt-3000.data-00000-of-00001"
     original = os.path.join(CHECKPOINTS, BASE_RUN, name)
     assert os.path.getsize(exported / name) < 0.6 * os.path.getsize(original)
@@ -687,20 +700,11 @@ def test_checkpoints_that_cannot_be_trained_on(tmp_path, images, fails):
     assert "mbt2018_bb.py" in train_16()
 
 
-def run_export(folder, target, *options):
-    import sys
-    done = subprocess.run([sys.executable, os.path.join(ROOT, "results", "export_model.py"),
-                           str(folder), str(target), *options], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True)
-    if done.returncode or done.stderr:
-        return done.returncode, done.stderr
-    return target / os.path.basename(done.stdout.strip())
-
-
 def test_exported_model_is_the_same_model(tmp_path):
     run = shutil.copytree(os.path.join(CHECKPOINTS, BASE_RUN), str(tmp_path / BASE_RUN))
     (tmp_path / BASE_RUN / "validation.csv").write_text("step,rd_cost\n0,1\n")
-    exported = run_export(run, tmp_path / "runs")
+    exported = tmp_path / "runs" / BASE_RUN
+    assert str(exported) in run_results("export_model.py", run, tmp_path / "runs")
     assert (exported / "validation.csv").read_text() == "step,rd_cost\n0,1\n"
     image = write_image(tmp_path / "x.png", 64, 64)
     original, exported = (compress("mbt2018", tmp_path / str(i), image, checkpoints=checkpoints)
@@ -709,15 +713,15 @@ def test_exported_model_is_the_same_model(tmp_path):
     assert os.listdir(str(tmp_path / "runs")) == [BASE_RUN]
     for folder, reason in ((os.path.join(CHECKPOINTS, BASE_RUN), "is there already"),
                            (tmp_path, "no checkpoint")):
-        code, line = run_export(folder, tmp_path / "runs")
-        assert code == 2 and reason in line and line.count("\n") == 1
+        line = run_results("export_model.py", folder, tmp_path / "runs", code=2)
+        assert reason in line and line.count("\n") == 1
 
 
 def test_exported_model_is_rounded(tmp_path):
     """It packs to less than 60 %, and costs about the same."""
     base = os.path.join(CHECKPOINTS, BASE_RUN)
-    exported = run_export(base, tmp_path / "runs", "--significant_bits", "10")
-    before, after = weights(base), weights(exported)
+    run_results("export_model.py", base, tmp_path / "runs", "--significant_bits", 10)
+    before, after = weights(base), weights(tmp_path / "runs" / BASE_RUN)
     kernel = "synthesis_transform/layer_1/kernel_rdft"
     np.testing.assert_allclose(after[kernel], before[kernel], rtol=2 ** -10)
     assert len(zlib.compress(after[kernel].tobytes())) < .6 * after[kernel].nbytes
@@ -728,8 +732,8 @@ def test_exported_model_is_rounded(tmp_path):
     assert costs[1] != pytest.approx(costs[0], rel=1e-9)
     assert costs[1] == pytest.approx(costs[0], rel=5e-3)
     assert all(value.dtype == before[name].dtype for name, value in after.items())
-    code, line = run_export(base, tmp_path / "other", "--significant_bits", "25")
-    assert code == 2 and "<= 24" in line
+    assert "<= 24" in run_results("export_model.py", base, tmp_path / "other",
+                                  "--significant_bits", 25, code=2)
 
 
 @pytest.mark.slow

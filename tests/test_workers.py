@@ -4,8 +4,8 @@ import collections
 import contextlib
 import functools
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,9 +14,9 @@ import numpy as np
 import psutil
 import pytest
 
-from conftest import (BASE_RUN, CHECKPOINTS, ROOT, TINY, command, compress, load, run, started,
-                      wait_for, write_image)
-from plumbing import basics, store, tasks, workers
+from conftest import (BASE_RUN, CHECKPOINTS, ROOT, TINY, command, compress, free_addresses, load,
+                      run, started, wait_for, write_image)
+from plumbing import basics, compressed_files, store, tasks, workers
 import tf_boilerplate as nic
 
 Sum = collections.namedtuple("Sum", "a b group")
@@ -29,6 +29,8 @@ def add(task):
     if task.a == "user":
         raise basics.UserError("b.png: is %d" % task.b)
     if task.a == "kill":
+        with open(task.b, "a") as file:
+            file.write("x")
         os.kill(os.getpid(), signal.SIGKILL)
     basics.note("one")
     basics.note("of %d" % task.a)
@@ -52,11 +54,12 @@ def trio(folder, number=3):
 # ---------------------------------------------------------------- what becomes of a task
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_failures_cost_nothing_but_their_own_task(jobs, capfd):
+def test_failures_cost_nothing_but_their_own_task(jobs, tmp_path, capfd):
     """Each is told apart, as one of the user or of the code; notes are told once."""
+    deaths = tmp_path / "deaths"
     items = [Sum("user", 1, 1), Sum(1, 2, 1), Sum("fault", 0, 1), Sum(3, 4, 1)]
     if jobs > 1:
-        items.append(Sum("kill", 0, 2))
+        items.append(Sum("kill", str(deaths), 2))
     found = dict(workers.outcomes(add, items, jobs))
     assert {k: outcome.value for k, outcome in found.items()
             if not outcome.error} == {1: 3, 3: 7}
@@ -65,6 +68,7 @@ def test_failures_cost_nothing_but_their_own_task(jobs, capfd):
     assert not isinstance(found[2].error, basics.UserError)
     if jobs > 1:
         assert "the processes that were at it ended" in str(found[4].error)
+        assert deaths.read_text() == "xxx"
     told = sorted(capfd.readouterr().err.splitlines())
     waiting = "note: no worker is there; waiting for one"  # where all were killed at once
     assert [line for line in told if line != waiting] == [
@@ -79,10 +83,45 @@ def test_number_of_local_workers():
         assert len(client.scheduler_info()["workers"]) == 3
 
 
+def settings_of_base(folder):
+    return store.settings_of({}, .01, "mbt2018", nic.load(folder), None, compressed_files.TFCI)
+
+
 def test_a_method_that_workers_lack():
     settings = (("script", "no_such_method"),)
     with pytest.raises(basics.UserError, match="no_such_method.*; PYTHONPATH of all workers"):
         nic.kept_compressor(os.path.join(CHECKPOINTS, BASE_RUN), settings, False, ())
+
+
+@pytest.mark.parametrize("name", ["model", "code"])
+def test_a_worker_has_another_model_or_script(name):
+    folder = os.path.join(CHECKPOINTS, BASE_RUN)
+    settings = dict(settings_of_base(folder), **{name: "other"})
+    with pytest.raises(basics.UserError, match="is another here than at first"):
+        nic.kept_compressor(folder, tuple(settings.items()), False, ())
+
+
+def test_an_image_changes_before_it_is_compressed():
+    folder = os.path.join(CHECKPOINTS, BASE_RUN)
+    task = tasks.Task(folder, settings_of_base(folder), TINY, (1, 64, 64), "0" * 16, 16, b"", (),
+                      False)
+    with pytest.raises(basics.UserError, match="face-64x64.png: is another picture than at first"):
+        nic.compress_task(task)
+
+
+def test_another_process_has_joined_the_parts_meanwhile(pair, tmp_path, monkeypatch):
+    """Their folder is gone when a result is to be written."""
+    compress_images = nic.Compressor.compress
+
+    def compress_later(*args):
+        (parts,) = (tmp_path / "results").glob("*.parts")
+        shutil.rmtree(str(parts))
+        return compress_images(*args)
+    write_image(pair / "1.png", 64, 64)
+    with monkeypatch.context() as patch:
+        patch.setattr(nic.Compressor, "compress", compress_later)
+        results = compress("mbt2018", tmp_path, pair)
+    assert list(results["files"]) == ["0.png", "1.png"]
 
 
 def test_order_of_tasks():
@@ -279,7 +318,7 @@ def slowly(task):
 @pytest.mark.slow
 def test_a_scheduler_that_ends(tmp_path):
     """One that begins anew is given the tasks again; if there is none any more, that is told."""
-    address = "tcp://127.0.0.1:%d" % free_port()
+    address = "tcp://" + free_addresses(1)[0]
     items = [Sum(k, 0, 0) for k in range(9)]
     with scheduler_at(address) as first, dask(
             "dask-worker", address, "--no-dashboard", "--local-directory", tmp_path / "dask"):
@@ -326,7 +365,7 @@ def serial(tmp_path_factory):
 def test_a_cluster_whose_worker_is_killed(serial, tmp_path):
     """A scheduler and two workers; one dies at work, another comes: the table of one process."""
     images, expected = serial
-    address = "tcp://127.0.0.1:%d" % free_port()
+    address = "tcp://" + free_addresses(1)[0]
     worker = functools.partial(dask, "dask-worker", address, "--nthreads", 1, "--no-dashboard",
                                "--local-directory", tmp_path / "dask", "--no-nanny")
     with scheduler_at(address), worker() as first, worker(), \
@@ -337,12 +376,6 @@ def test_a_cluster_whose_worker_is_killed(serial, tmp_path):
             _, errors = table.communicate(timeout=600)
     assert table.returncode == 0, errors
     np.testing.assert_equal(tables(tmp_path / "out"), expected)
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @pytest.mark.slow
@@ -368,4 +401,4 @@ def test_help_says_where_images_are_computed(capfd):
     with pytest.raises(SystemExit):
         run("sga", "compress", "--help")
     shown = capfd.readouterr().out
-    assert "--jobs N" in shown and "--scheduler ADDRESS" in shown and "--shard" not in shown
+    assert "--jobs N" in shown and "--scheduler ADDRESS" in shown
