@@ -112,14 +112,19 @@ def run_process(script, *argv, **kwargs):
                           universal_newlines=True, **kwargs)
 
 
+def heed_signals():
+    """End this process by those that a shell ignores for what runs in the background, or nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def started(argv, **kwargs):
     """A process as the leader of a group, which is killed at the end."""
     process = subprocess.Popen(
         list(map(str, argv)), start_new_session=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, universal_newlines=True, cwd=ROOT,
-        # Where tests run in the background, it is ignored.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL), **kwargs)
+        preexec_fn=heed_signals, **kwargs)
     try:
         yield process
     finally:
