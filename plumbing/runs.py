@@ -108,21 +108,21 @@ def read_run(checkpoint):
                resumable=bool(slots), model=model)
 
 
-def require_lmbda(run_name):
-    """The lambda in a run's name; UserError if there is none."""
-    found = re.search(r"(?<![^\W_])lmbda=((\d+\.?\d*|\.\d+)(e[-+]?\d+)?)(?![\w.,])", run_name,
-                      re.ASCII | re.IGNORECASE)
-    if not found or not np.isfinite(float(found.group(1))):
-        raise basics.UserError("the run name %s has no lmbda=<number>; give --lambda" % run_name)
-    return float(found.group(1))
-
-
 def lmbda_of(run_name):
     """The lambda in a run's name, or None."""
-    try:
-        return require_lmbda(run_name)
-    except basics.UserError:
-        return None
+    found = re.search(r"(?<![^\W_])lmbda=((\d+\.?\d*|\.\d+)(e[-+]?\d+)?)(?![\w.,])", run_name,
+                      re.ASCII | re.IGNORECASE)
+    if found and np.isfinite(float(found.group(1))):
+        return float(found.group(1))
+    return None
+
+
+def require_lmbda(run_name):
+    """The lambda in a run's name; UserError if there is none."""
+    lmbda = lmbda_of(run_name)
+    if lmbda is None:
+        raise basics.UserError("the run name %s has no lmbda=<number>; give --lambda" % run_name)
+    return lmbda
 
 
 def medians(run):
