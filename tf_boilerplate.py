@@ -17,18 +17,18 @@ import os
 import sys
 import typing
 
-from plumbing import (basics, clusters, coding, command_line, compressed_files, decompression,
-                      fileformat, grid, image_files, layers, machine, patches, progress,
-                      quality, result_files, runs, store, tasks, training, validation)
+from plumbing import (arguments, basics, clusters, coding, command_line, compressed_files,
+                      decompression, fileformat, grid, image_files, layers, machine, patches,
+                      progress, quality, result_files, runs, store, tasks, training, validation)
 import numpy as np
 import tqdm
 import tensorflow.compat.v1 as tf
 import tensorflow_compression as tfc
 
 # What scripts use of the plumbing.
+from plumbing.arguments import Option, count, natural, number, one_of, positive
 from plumbing.basics import UserError
 from plumbing.coding import BitsBackLatents, Latents, Unfitted
-from plumbing.command_line import Option, count, natural, number, one_of, positive
 from plumbing.compressed_files import BITS_BACK, CENTRED, INTEGER
 from plumbing.fileformat import MAX_ITS, Fit, split_batches
 from plumbing.layers import GaussianConditional
@@ -305,13 +305,13 @@ class Decoder:
             self.x_hat = 255 * synthesis_transform(N)(self.strip)
             mass = bin_mass(self.build(N), self.points, self.bin_width)
             self.log2_mass = log_likelihood(mass) / np.log(2)
-            # Before Adam, of whose slots checkpoints know nothing.
+            # Before Adam adds its variables, which the run does not have.
             self.sess = runs.restored_session(graph, run, runs.session_config(threads, gpu=False))
             self.build_fit()
             graph.finalize()
 
     def set_size(self, height, width):
-        """Let the images be of height x width, the shapes of tensors follow."""
+        """Set the size of the images, and with it the shapes of their latents."""
         _, y_sides, z_sides = fileformat.latent_shapes(height, width)
         self.x_shape = 1, height, width  # without channels
         self.y_shape, self.z_shape = ((1, *sides, self.run.num_filters)
@@ -490,8 +490,8 @@ class Method(typing.NamedTuple):
     infer: typing.Callable
     codecs: tuple  # CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
     options: list = []  # of Option
-    # (v, T, key, options) -> free latents v relaxed at temperature T, with noise, if any, of
-    # stateless seed `key`, an int [2]; of bits-back for y alone. None if `infer` optimises nothing
+    # (v, T, key, options) -> free latents v relaxed at temperature T; noise, if any, is of shape
+    # v.shape[1:], by the stateless seed `key`. Of bits-back for y alone; None: nothing is optimised
     relax: typing.Optional[typing.Callable] = None
     # (options) -> seed of the noise in `infer`; by default an option --seed has no effect there
     seed: typing.Callable = lambda options: 0
@@ -568,7 +568,7 @@ def inference_graph(method, run, shape, options, lmbda, threads=None, watchers=(
             rates = bits_back_rates(*relaxed, noise_key(seed, t, 1), shape).rates
         x_tilde = synthesis_transform(N)(relaxed.y)[:, :shape[1], :shape[2]]
         losses = dict(method.losses(lmbda, x_float, x_tilde, rates["est_bpp"]), **rates)
-        # Before Adam, of whose slots checkpoints know nothing.
+        # Before Adam adds its variables, which the run does not have.
         sess = runs.restored_session(graph, run, runs.session_config(threads))
         step, restart = None, tf.variables_initializer(variables)
         if method.has_gradients:
@@ -669,7 +669,7 @@ def load(folder):
 
 class Compressed(typing.NamedTuple):
     """What a Compressor makes of images."""
-    content: typing.Optional[bytes]  # the compressed file; None if the latents can't be coded
+    content: typing.Optional[bytes]  # the compressed file; None if bits-back can't code the latents
     x_hat: np.ndarray  # uint8 [num_imgs, H, W, 3], the pixels that it decodes to
     y_hat: np.ndarray  # [num_imgs, h, w, N]
     z_hat: np.ndarray  # [num_imgs, ceil(h / 4), ceil(w / 4), N]
@@ -716,11 +716,11 @@ class Compressor:
         if initial_bits and self.run.model == "base":
             raise UserError("initial_bits: only for models of bits-back")
         num_imgs, height, width, _ = images.shape
-        latents, entries = [], []
+        inferred, entries = [], []
         for x in split_batches(images, images.shape):
-            latents.append(self.method.infer(self.graph_for(x.shape), x, self.options))
+            inferred.append(self.method.infer(self.graph_for(x.shape), x, self.options))
             entries.append(self.record.entries)
-        latents = coding.joined(latents)  # Latents or, of bits-back, Unfitted
+        latents = coding.joined(inferred)  # Latents or, of bits-back, Unfitted
         decoder = decoder_of(self.run, height, width, self.threads, True, self.watchers)
         encoded = self.codec.encode(decoder, latents, self.script, initial_bits)
         batches = list(zip(split_batches(images, images.shape),
@@ -762,7 +762,7 @@ class Compressor:
     def net_rates_of(self, decoder, images, fit):
         """Dict of [B]: rates of bits-back, means over draws of z from q; their standard error.
 
-        The draws are of iterations that neither phase was optimised for.
+        The draws are of iterations that neither phase was optimised for; q is on the coder's grid.
         """
         first, samples = max(self.record.its, fit.its), self.method.rate_samples(self.options)
         draws = [decoder.sampled_rates(image.latents, fit.seed, range(first, first + samples))
@@ -792,10 +792,9 @@ def make_compressor(run, method, preset=None, lmbda=None, threads=None, codec=No
                     keeps_records=False, script=None, **options):
     """Compressor of a method, with the options that are given, by name, of a preset or default.
 
-    All other arguments are as there. UserError if there is no such option or preset, or a value is
-    not accepted.
+    All others are as there. UserError if there is no such option or preset, or a wrong value.
     """
-    values = command_line.from_keywords(method.options, method.presets, preset, options)
+    values = arguments.from_keywords(method.options, method.presets, preset, options)
     return Compressor(method, run, values, lmbda, threads, codec, watchers, keeps_records, script)
 
 
@@ -836,7 +835,7 @@ def train(args, objective, method):
 
     objective(x, t, N, lmbda, seed) maps batch t, x [B, H, W, 3] in [0, 1], to (scalars, x_tilde,
     updates): a dict of scalar tensors with the `loss` that Adam minimises among them, the
-    reconstruction, and a function that gives ops to run after each of Adam's steps. Its noise is
+    reconstruction, and a function that gives ops to run with each of Adam's steps. Its noise is
     keyed by t: on one machine, training that was interrupted ends as it would have without.
     Checkpoints are evaluated by `method`. With TF_CONFIG in the environment, this process is one
     task of the cluster there.
@@ -848,8 +847,9 @@ def train(args, objective, method):
     args = argparse.Namespace(**{**vars(args), "num_filters": N, "run_name": run_name})
     folder = os.path.join(args.checkpoint_dir, run_name)
     cluster = clusters.join_cluster(runs.session_config(args.threads))
-    worked = cluster.job == "ps" or train_replica(args, N, folder, objective, method, cluster)
-    if cluster.server and (worked or cluster.job == "chief"):
+    if cluster.job != "ps":
+        worked = train_replica(args, N, folder, objective, method, cluster)
+    if cluster.server and (cluster.job != "worker" or worked):
         clusters.finish(cluster)
 
 
@@ -859,7 +859,7 @@ def train_replica(args, N, folder, objective, method, cluster):
     held_out = patches.held_out_images(args.eval_glob)
     is_chief, source = cluster.replica == 0, None
     if run and run.step >= args.last_step:
-        print("%s is at step %d already" % (folder, run.step))
+        basics.print_line("%s is at step %d already" % (folder, run.step))
         for evaluation in validations(args, N, folder, held_out if is_chief else [], method):
             evaluation.complete(run.step)
         return False
@@ -875,7 +875,7 @@ def train_replica(args, N, folder, objective, method, cluster):
             settings = training.require_same_training(settings, folder, args.force)
         else:
             source = training.source_of_new_run(args)
-    print("%s: building the graph, to train on %d images" % (folder, len(paths)), flush=True)
+    basics.print_line("%s: building the graph, to train on %d images" % (folder, len(paths)))
     with tf.Graph().as_default(), tf.device(cluster.device):
         tf.set_random_seed(args.seed)
         # t is the batch's number, not the step's: a replica may compute several batches of a step.
@@ -939,10 +939,9 @@ def compress_command(method, args):
     require = fileformat.check_shape if args.scheduler else functools.partial(
         image_files.require_compressible, N=run.num_filters, with_gradients=method.has_gradients,
         jobs=min(args.jobs, len(source.paths)))
-    images, failed = store.look_at(source.paths, require)
-    if failed and (not source.many or not images):
-        raise next(iter(failed.values()))
-    plan = tasks.plan_of(method, args, run, source, images, failed)
+    plan = tasks.plan_of(method, args, run, source, lambda: store.look_at(source.paths, require))
+    if plan.failed and not (source.many and plan.files):
+        raise next(iter(plan.failed.values()))
     store.require_targets(plan)
     watchers = (progress.LossPrinter(),)
 
@@ -974,13 +973,13 @@ def kept_compressor(folder, settings, keeps_records, watchers):
                         "yours" % error)
     if (run.fingerprint.hex(), store.code_of(settings["script"])) != (
             settings["model"], settings["code"]):
-        raise UserError("%s or %s.py is another here than at first; start workers anew after a "
-                        "change" % (folder, settings["script"]))
+        raise UserError("%s or %s.py is not what it was when the command began; start workers anew "
+                        "after a change" % (folder, settings["script"]))
     options = argparse.Namespace(**{option.name: settings[option.name]
                                     for option in method.options})
-    codec, = (codec for codec in method.codecs if codec.suffix == "." + settings["codec"])
-    return Compressor(method, run, options, settings["lmbda"], settings["threads"] or None, codec,
-                      watchers, keeps_records, settings["script"])
+    codecs = {codec.suffix: codec for codec in method.codecs}
+    return Compressor(method, run, options, settings["lmbda"], settings["threads"] or None,
+                      codecs["." + settings["codec"]], watchers, keeps_records, settings["script"])
 
 
 def compress_task(task, watchers=()):
@@ -989,7 +988,7 @@ def compress_task(task, watchers=()):
                                  "opt" in task.kept, watchers)
     images = image_files.read_images(task.path)
     if basics.digest(images).hex() != task.image:
-        raise UserError("%s: is another picture than at first" % task.path)
+        raise UserError("%s: has changed since the command began" % task.path)
     compressed = compressor.compress(images, task.initial_bits)
     if compressed.uncodable and task.needs_file:
         raise UserError(compressed.uncodable)

@@ -1,4 +1,4 @@
-"""What runs underneath: everything that builds no graph of a model.
+"""What runs underneath: everything but the models and what the methods do with them.
 
 To understand the methods, it need not be read. Each module imports only those above it:
 
@@ -15,7 +15,8 @@ To understand the methods, it need not be read. Each module imports only those a
     runs              checkpoints by run name, sessions with their weights
     quality           metrics of decoded pictures
     progress          what is told of an optimisation while it runs
-    command_line      options, parsing, errors of one line
+    arguments         options of a method, and parsers of their text
+    command_line      the scripts' command lines, errors of one line
     decompression     compressed files to pictures: which, with which run, where to
     workers           tasks on this process, several, or a cluster
     patches           patches of training images

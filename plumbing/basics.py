@@ -214,7 +214,8 @@ def require_distinct(*paths):
 
 def printable(text):
     """Text in one line, without what can do anything to a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    line = " ".join(part.strip() for part in text.splitlines())
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 @functools.lru_cache(maxsize=None)

@@ -48,23 +48,30 @@ def initial_coder(posterior, initial_bits, seed):
     `posterior` is that of the first image. An empty coder would go on to give the lowest symbol:
     UserError if the initial bits are too few.
     """
+    if initial_bits:
+        words = np.frombuffer(initial_bits + b"\1" * (-len(initial_bits) % 4), np.uint32)
+        if not suffice(words, posterior):
+            raise basics.UserError("--initial_bits: %d bytes are too few for the first image"
+                                   % len(initial_bits))
+        return coding.AnsCoder(words, True)
     _, _, stds = posterior.coder_model
     entropy = np.sum(np.maximum(0, np.log2(stds * np.sqrt(2 * np.pi * np.e))))
     num_words = max(4, int(.9 * entropy / 32))
     while True:
-        words = np.frombuffer(initial_bits + b"\1" * (-len(initial_bits) % 4), np.uint32)
-        if not initial_bits:
-            words = np.random.RandomState(seed).randint(0, 2 ** 32, num_words, np.uint64)
-        coder = coding.AnsCoder(words.astype(np.uint32), True)
-        if len(words) >= 4:
-            popped = coder.clone()
-            popped.decode(*posterior.coder_model)
-            if popped.num_valid_bits() > 32:
-                return coder
-        if initial_bits:
-            raise basics.UserError("--initial_bits: %d bytes are too few for the first image"
-                                   % len(initial_bits))
+        words = np.random.RandomState(seed).randint(0, 2 ** 32, num_words, np.uint64)
+        words = words.astype(np.uint32)
+        if suffice(words, posterior):
+            return coding.AnsCoder(words, True)
         num_words += max(1, num_words // 50)
+
+
+def suffice(words, posterior):
+    """Whether an image can pop its z from uint32 words and leave some."""
+    if len(words) < 4:
+        return False
+    coder = coding.AnsCoder(words, True)
+    coder.decode(*posterior.coder_model)
+    return coder.num_valid_bits() > 32
 
 
 class Link:

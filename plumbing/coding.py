@@ -152,10 +152,11 @@ def settled_on(decoder, centred, z_range, y, z, offset):
     origin = origin_of(decoder, centred)
     decoder.prior_masses(z_range, offset, origin=origin)  # NearEdge here, and not when it is coded
     shift = decoder.conditional(z + origin, offset, centred).shift
-    y = np.rint(y - shift)
-    fileformat.value_range("y", y)  # UserError before the picture is computed
-    return CodedImage(offset, y.astype(np.int32), z.astype(np.int32), z + origin,
-                      decoder.picture(y + shift, offset), Latents(y + shift, z + origin))
+    symbols = np.rint(y - shift)
+    fileformat.value_range("y", symbols)  # UserError before the picture is computed
+    y_hat, z_hat = symbols + shift, z + origin
+    return CodedImage(offset, symbols.astype(np.int32), z.astype(np.int32), z_hat,
+                      decoder.picture(y_hat, offset), Latents(y_hat, z_hat))
 
 
 def encode_base(centred, decoder, latents, script, initial_bits=b""):

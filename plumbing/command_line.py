@@ -1,120 +1,15 @@
-"""Options, parsing, and errors of one line."""
+"""The scripts' command lines, and errors of one line."""
 
 import argparse
 import contextlib
 import glob
 import os
 import sys
-import types
-import typing
 
-import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorflow.python.util import deprecation
 
-from plumbing import basics, image_files, runs
-
-
-class Option(typing.NamedTuple):
-    """An option of a method, or of a script's training."""
-    flags: str  # "--name --alias"
-    type: typing.Callable  # parser of its text, as of `number`; to bool all text is true
-    default: typing.Any  # number or text, or a function of the namespace of the options before it
-    help: str
-
-    @property
-    def name(self):
-        """Its name among the options."""
-        return self.flags.split()[0].strip("-")
-
-
-def resolve(options, given, preset):
-    """(values, changed) of a list of Option: a namespace, and a dict of those that were changed.
-
-    A value is that in the dict `given`, if there is one and not None, else that of the dict
-    `preset`, else the default. Changed are those that differ from the preset's or the default.
-    """
-    values, changed = types.SimpleNamespace(), {}
-    unknown = set(preset) - {option.name for option in options}
-    if unknown:
-        raise TypeError("a preset sets what is no option: %s" % ", ".join(sorted(unknown)))
-    for option in options:
-        default = option.default
-        if callable(default):
-            default = default(values)
-        if default is None:  # which results can't store
-            raise TypeError("the default of --%s must be a number or text" % option.name)
-        default = preset.get(option.name, default)
-        value = given.get(option.name)
-        if value is None:
-            value = default
-        setattr(values, option.name, value)
-        if value != default:
-            changed[option.name] = value
-    return values, changed
-
-
-def from_keywords(options, presets, preset, keywords):
-    """Namespace of a list of Option, from keywords that are their names or aliases.
-
-    UserError if there is no such option or preset, or a value is not accepted.
-    """
-    if preset not in (None, *presets):
-        raise basics.UserError("no preset %r; there are %s"
-                               % (preset, ", ".join(presets) or "none"))
-    named = {flag.strip("-"): option for option in options for flag in option.flags.split()}
-    given = {}
-    for name, value in keywords.items():
-        if name not in named:
-            raise basics.UserError("no option %r; there are %s"
-                                   % (name, ", ".join(named) or "none"))
-        try:
-            given[named[name].name] = named[name].type(str(value))
-        except argparse.ArgumentTypeError as error:
-            raise basics.UserError("%s: %s" % (name, error))
-    values, _ = resolve(options, given, presets.get(preset, {}))
-    return values
-
-
-def number(kind, low, exclusive=False, high=2 ** 31 - 1):
-    """Parser of an int or float from low (not low itself if exclusive) to high, for argparse."""
-    wanted = "an integer" if kind is int else "a number"
-    relation = ">" if exclusive else ">="
-
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = np.nan
-        is_high_enough = value > low if exclusive else value >= low
-        if not is_high_enough or value > high:
-            raise argparse.ArgumentTypeError("%r: must be %s %s %g and <= %d"
-                                             % (text, wanted, relation, low, high))
-        return value
-    return parse
-
-
-def one_of(names):
-    """Parser of a name, likewise."""
-    def parse(text):
-        if text not in names:
-            raise argparse.ArgumentTypeError("%r: must be one of %s" % (text, ", ".join(names)))
-        return text
-    parse.metavar = "{%s}" % ",".join(names)
-    return parse
-
-
-def file_name(text):
-    """Parser of a name without a folder, likewise."""
-    if not text or text in (".", "..") or "/" in text:
-        raise argparse.ArgumentTypeError("%r: must be a name without /" % text)
-    return text
-
-
-count = number(int, 1)
-natural = number(int, 0)
-positive = number(float, 0, exclusive=True)
-thread_count = number(int, 1, high=1024)
+from plumbing import arguments, basics, image_files, runs
 
 
 class Parser(argparse.ArgumentParser):
@@ -132,13 +27,14 @@ def add_global_options(parser, **default):
     """Options that may stand before or after the subcommand."""
     parser.add_argument("--verbose", action="store_true", **default,
                         help="show TensorFlow's messages of this process")
-    parser.add_argument("--num_filters", type=count, metavar="N", **default,
-                        help="filters per layer (default: those of the run; to train: 192)")
+    parser.add_argument("--num_filters", type=arguments.count, metavar="N", **default,
+                        help="filters per layer: to train, by default 192; else those that the "
+                        "run must have")
     parser.add_argument("--checkpoint_dir", metavar="DIR", **default,
                         help="folder of all runs (default: ./checkpoints)")
-    parser.add_argument("--threads", type=thread_count, metavar="N", **default,
+    parser.add_argument("--threads", type=arguments.thread_count, metavar="N", **default,
                         help="threads of an operation (default: one per core); results differ by "
-                        "rounding, and those with it are kept apart from those without")
+                        "rounding, and those with and without it are stored separately")
 
 
 def add_option(parser, option, default=None):
@@ -154,28 +50,30 @@ def without_slash(path):
 
 
 def add_train_options(parser, options):
+    """Those of `train`, and a list of Option of the script's."""
     parser.add_argument("--train_glob", required=True,
                         help="folder or quoted glob of png, jpg or float32 .npy (H, W, 3) in "
                         "[0, 1]")
-    parser.add_argument("--lambda", dest="lmbda", type=number(float, 0), default=0.01,
+    parser.add_argument("--lambda", dest="lmbda", type=arguments.number(float, 0), default=0.01,
                         help="weight of the distortion (default: %(default)s)")
     for name, default, text in [
-            ("batchsize", 8, "patches per step"),
+            ("batchsize", 8, "patches per step of a replica"),
             ("patchsize", 256, "height and width of a patch, a multiple of 64"),
             ("last_step", 1000000, "step to train up to"),
             ("preprocess_threads", 4, "parallel readers of images"),
             ("save_checkpoint_secs", 300, "seconds between checkpoints; the last 5 are kept"),
             ("save_summary_secs", 60, "seconds between TensorBoard summaries")]:
-        parser.add_argument("--" + name, type=count, default=default, metavar="N",
+        parser.add_argument("--" + name, type=arguments.count, default=default, metavar="N",
                             help=text + " (default: %(default)s)")
     parser.add_argument("--eval_glob", default="", metavar="GLOB",
                         help="quoted glob of images to evaluate every checkpoint on, as compress "
                         "does; they are not trained on")
-    parser.add_argument("--lr", type=positive, default=1e-4, metavar="N",
+    parser.add_argument("--lr", type=arguments.positive, default=1e-4, metavar="N",
                         help="learning rate of Adam (default: %(default)s)")
-    parser.add_argument("--lr_warmup", type=natural, default=0, metavar="STEPS",
+    parser.add_argument("--lr_warmup", type=arguments.natural, default=0, metavar="STEPS",
                         help="first steps, in which the rate rises to --lr (default: %(default)s)")
-    parser.add_argument("--lr_decay", type=number(float, 0, high=1), default=0, metavar="FRACTION",
+    parser.add_argument("--lr_decay", type=arguments.number(float, 0, high=1), default=0,
+                        metavar="FRACTION",
                         help="last part of the steps, in which the rate falls to a hundredth "
                         "along a cosine (default: %(default)s)")
     parser.add_argument("--init_from", type=without_slash, metavar="RUN",
@@ -186,15 +84,16 @@ def add_train_options(parser, options):
                         "--init_from")
     parser.add_argument("--logdir",
                         help="folder for TensorBoard, none if empty (default: in the run's)")
-    parser.add_argument("--run_name", type=file_name, metavar="NAME",
+    parser.add_argument("--run_name", type=arguments.file_name, metavar="NAME",
                         help="of the run (default: <script>-num_filters=<N>-lmbda=<lambda>)")
-    parser.add_argument("--seed", type=natural, default=0,
+    parser.add_argument("--seed", type=arguments.natural, default=0,
                         help="seed of weights, patches and noise (default: %(default)s)")
     for option in options:
         add_option(parser, option, option.default)
 
 
 def add_compress_options(parser, method):
+    """Those of `compress` by a Method, and the method's own."""
     parser.add_argument("run_name", help="folder of checkpoint_dir that holds the model")
     parser.add_argument("imgs", help="an image, a .npy of uint8 (num_imgs, H, W, 3), a folder, "
                         "or a quoted glob")
@@ -206,7 +105,7 @@ def add_compress_options(parser, method):
                         help="folder for the results, an .npz, and of several images also a "
                         ".csv; none if empty (default: %(default)s)")
     add_worker_options(parser)
-    parser.add_argument("--lambda", dest="lmbda", type=number(float, 0),
+    parser.add_argument("--lambda", dest="lmbda", type=arguments.number(float, 0),
                         help="weight of the distortion (default: that of the run)")
     for option in method.options:
         add_option(parser, option)
@@ -219,7 +118,7 @@ def add_compress_options(parser, method):
                            help=" ".join("--%s %s" % item for item in values.items()))
     if method.is_iterative:
         parser.add_argument("--save_opt_record", action="store_true",
-                            help="save the losses now and then, too: opt-….npz")
+                            help="save the losses of every tenth iteration, too: opt-….npz")
     parser.add_argument("--save_latents", action="store_true",
                         help="save the rounded latents, too: latents-….npz with y_hat and z_hat, "
                         "for a folder or glob a folder of them")
@@ -230,12 +129,12 @@ def add_compress_options(parser, method):
 
 def add_worker_options(parser):
     """Options that say where images are computed, see `workers`."""
-    parser.add_argument("--jobs", type=number(int, 1, high=1024), default=1, metavar="N",
+    parser.add_argument("--jobs", type=arguments.number(int, 1, high=1024), default=1, metavar="N",
                         help="images to process at a time, a .npy as one, each by a process with "
                         "its part of the cores (default: %(default)s)")
     parser.add_argument("--scheduler", metavar="ADDRESS",
                         default=os.environ.get("DASK_SCHEDULER_ADDRESS"),
-                        help="of a Dask cluster that processes the images in their place "
+                        help="of a Dask cluster, whose workers then process the images instead "
                         "(default: $DASK_SCHEDULER_ADDRESS)")
 
 
@@ -246,6 +145,7 @@ DECOMPRESS_WORDS = """\
 
 
 def add_decompress_options(parser):
+    """Those of `decompress`, whose words `name_words` tells apart."""
     parser.set_defaults(initial_bits="")
     parser.usage = "%s [options] [run_name] input_file [output_file]" % parser.prog
     parser.description = DECOMPRESS_WORDS
@@ -255,9 +155,10 @@ def add_decompress_options(parser):
 
 
 def add_bits_back_options(parser):
+    """Those of `compress` and `decompress` with a bits-back model."""
     parser.add_argument("--initial_bits", metavar="FILE", default="",
-                        help="payload in the place of random initial bits; decompress writes it "
-                        "there")
+                        help="compress: file whose bytes replace the random initial bits; "
+                        "decompress: where to write them")
 
 
 # Where a command is that a script does not have.
@@ -314,7 +215,7 @@ def parse_arguments(parser, method, argv):
     if args.command == "compress":
         require_flags_that_go_together(parser, args)
         given = {option.name: vars(args).pop(option.name) for option in method.options}
-        args.options, args.changed = resolve(method.options, given,
+        args.options, args.changed = arguments.resolve(method.options, given,
                                              method.presets.get(args.preset, {}))
     return args
 

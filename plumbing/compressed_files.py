@@ -33,7 +33,7 @@ def parse_file(content, run):
     is_example = not isinstance(body, bytes)
     codec = TFCI if is_example else IINC[header.kind]
     if not header and run.model != "base":
-        raise basics.UserError("a file of the original's mbt2018.py, which ours decodes")
+        raise basics.UserError("a file of the original, which is decoded by mbt2018.py")
     if header:
         require_run(header, run)
         if header.kind != codec.kind:
@@ -84,7 +84,11 @@ def decode(decoder, parsed, with_initial_bits=False):
     images, bits = parsed.codec.decode(decoder, file, with_initial_bits)
     bits = bits[:file.initial.num_bytes]
     if parsed.header and fileformat.digest_symbols(images) != parsed.header.symbols:
-        raise basics.UserError("decodes to other latents than were encoded")
+        advice = ""
+        if parsed.codec is TFCI:
+            advice = ("; a .tfci is decoded only where single precision is the same, an .iinc "
+                      "everywhere")
+        raise basics.UserError("decodes to other latents than were encoded" + advice)
     if with_initial_bits and basics.digest(bits) != file.initial.checksum:
         raise basics.UserError("decodes to other initial bits than were encoded")
     return np.concatenate([image.x_hat for image in images]), bits

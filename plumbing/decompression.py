@@ -61,13 +61,20 @@ def find_jobs(args):
         return [Job(path, None, os.path.join(output, os.path.basename(path)))], False
     else:
         return [Job(path, output, path)], False
-    files = [file for file in sorted(found)
-             if file.lower().endswith(image_files.COMPRESSED) and os.path.isfile(file)]
+    image_files.note_dangling(path, found)
+    found = [file for file in sorted(found) if os.path.isfile(file)]
+    files = [file for file in found if file.lower().endswith(image_files.COMPRESSED)]
+    skipped = [os.path.basename(file) for file in found
+               if not file.lower().endswith(image_files.COMPRESSED + PICTURES)]
     if not files:
         raise basics.UserError("%s: no file there that ends in %s"
                                % (path, " or ".join(image_files.COMPRESSED)))
     if args.initial_bits:
         raise basics.UserError("--initial_bits %s: only of a single file" % args.initial_bits)
+    if skipped:
+        basics.note("%d of %d files in %s are skipped, whose names do not end in %s: %s" % (
+            len(skipped), len(found), path, " or ".join(image_files.COMPRESSED),
+            ", ".join(skipped)))
     if not output:
         return [Job(file, None, file) for file in files], True
     if output.endswith(PICTURES):
@@ -110,7 +117,7 @@ def decompress_file(args, job, run, model, decoder_for):
     if args.initial_bits:
         basics.write_bytes(args.initial_bits, bits)
     image_files.write_images(output, x_hat)
-    print("decoded: %s" % output)
+    basics.print_line("decoded: %s" % output)
 
 
 def run_of(content, checkpoint_dir):
@@ -132,7 +139,7 @@ def run_with_weights(checkpoint_dir, fingerprint, run_name):
             if run.fingerprint == fingerprint:
                 return run
     raise basics.UserError("was written with the run %s, whose weights no run in %s has; "
-                           "--checkpoint_dir names another folder" % (run_name, checkpoint_dir))
+                           "give another folder by --checkpoint_dir" % (run_name, checkpoint_dir))
 
 
 def output_of(job, num_imgs):

@@ -200,12 +200,13 @@ def find_images(imgs):
     return Source(name, sorted(paths), True)
 
 
-def images_in_folder(folder):
-    """Paths of the files in a folder that Pillow reads; a note names the others."""
+def images_in_folder(folder, others=()):
+    """Paths of the files in a folder that Pillow reads, or that end so; a note names what is left.
+    """
     visible = [name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
     note_dangling(folder, [os.path.join(folder, name) for name in visible])
     names = [name for name in visible if os.path.isfile(os.path.join(folder, name))]
-    extensions = readable_extensions()
+    extensions = readable_extensions() + others
     skipped = [name for name in names if not name.lower().endswith(extensions + COMPRESSED)]
     if skipped:
         missing = sorted({plugin for suffix, plugin in PLUGINS.items()

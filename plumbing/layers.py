@@ -1,8 +1,8 @@
 """tensorflow-compression's layers: the same, faster on CPUs.
 
-Variables, their names, and results are those of tfc's layers. Convolutions of stride 2, forwards
-and backwards, are computed as others that TensorFlow has a fast kernel for; GDN as a product of
-matrices. tests/benchmark.py measures what that is worth.
+Variables, their names, and results are those of tfc's layers. In FastSignalConv2D, transposed
+convolutions are computed as plain ones, and gradients of kernels as products of matrices, for which
+TensorFlow is faster; so is GDN. tests/benchmark.py measures what that is worth.
 """
 
 import numpy as np

@@ -48,9 +48,7 @@ def matching(pattern):
     """Sorted paths of a glob, or of the images and .npy in a folder."""
     if not os.path.isdir(pattern):
         return sorted(glob.glob(pattern, recursive=True))
-    endings = image_files.readable_extensions() + (".npy",)
-    return [os.path.join(pattern, name) for name in sorted(os.listdir(pattern))
-            if name.lower().endswith(endings) and not name.startswith(".")]
+    return image_files.images_in_folder(pattern, (".npy",))
 
 
 def held_out_images(pattern):

@@ -41,7 +41,7 @@ def about(path):
 
 
 class LossPrinter:
-    """Watcher that prints a line every PRINT_EVERY iterations, and after the last.
+    """Watcher that prints a line every PRINT_EVERY iterations, and after the last of `its`.
 
     It has the temperature T, the losses of the relaxed latents before an update and those of the
     rounded ones after it, and the time left.
@@ -107,7 +107,8 @@ class Record:
     def __call__(self, iteration):
         if iteration.t == 0:
             self.entries, self.its = [], iteration.its
-        if self.is_kept and is_due(iteration.t, iteration.its, RECORD_EVERY):
+        is_entry = iteration.after_rounding and is_due(iteration.t, iteration.its, RECORD_EVERY)
+        if self.is_kept and is_entry:
             self.entries.append((iteration.t, iteration.T, iteration.losses["rd_loss"],
                                  iteration.after_rounding()["rd_loss"]))
 

@@ -96,7 +96,7 @@ def joined(results):
 
 
 def print_averages(results):
-    """A line per array of numbers; the rate of batches only where it is not that of images."""
+    """A line per array of floats; the rate of batches only where it is not that of images."""
     for name, values in results.items():
         if name == "batch_actual_bpp" and np.array_equal(values, results["actual_bpp"]):
             continue

@@ -77,7 +77,7 @@ def find_run(checkpoint_dir, run_name):
     if not checkpoint:
         names, hint = run_names(checkpoint_dir), ""
         if not names:
-            hint = "; --checkpoint_dir names another folder"
+            hint = "; give another folder by --checkpoint_dir"
         if newest_checkpoint(run_name):
             hint = "; give --checkpoint_dir %s and the run's name" % os.path.dirname(
                 os.path.abspath(run_name))
@@ -110,7 +110,7 @@ def read_run(checkpoint):
 
 def lmbda_of(run_name):
     """The lambda in a run's name, or None."""
-    found = re.search(r"(?<![^\W_])lmbda=((\d+\.?\d*|\.\d+)(e[-+]?\d+)?)(?![\w.,])", run_name,
+    found = re.search(r"(?<![a-z0-9])lmbda=((\d+\.?\d*|\.\d+)(e[-+]?\d+)?)(?![\w.,])", run_name,
                       re.ASCII | re.IGNORECASE)
     if found and np.isfinite(float(found.group(1))):
         return float(found.group(1))

@@ -217,7 +217,7 @@ def planned(run, settings, initial_bits, images, failed, many, base, output, suf
     checksums = [pixels.image for pixels in images]
     target = base and path_for(dict(settings, image=checksums), base)
     if target != base:
-        basics.note("%s is of other settings, images or code, and stays" % base)
+        basics.note("%s is of other settings, images or code, and is kept" % base)
     files = []
     for path, shape, image in images:
         name, part, file_output = os.path.basename(path), None, output
@@ -262,7 +262,7 @@ def print_targets(plan):
         targets[label] = path
     for label, path in targets.items():
         if path:
-            print("%s: %s" % (label, path))
+            basics.print_line("%s: %s" % (label, path))
 
 
 # ---------------------------------------------------------------- files
@@ -315,15 +315,22 @@ def stored(plan):
     found = []
     for file in plan.files:
         result = result_files.stored(file.part) or dict(parts.get(file.image, {}))
-        is_there = result and result_files.is_of(result, dict(plan.settings, image=file.image))
-        if is_there:  # of the same pixels, perhaps under another name
-            result["files"] = np.array([os.path.basename(file.path)])
-        if not all(map(os.path.exists, file.kept.values())):
-            is_there = False
-        if is_there and file.output:
-            is_there = checksum_of(file.output) == str(result.get("file_checksum", ""))
-        found.append(result if is_there else None)
+        if is_complete(result, plan, file):
+            # Of the same pixels, perhaps under another name.
+            found.append(dict(result, files=np.array([os.path.basename(file.path)])))
+        else:
+            found.append(None)
     return found
+
+
+def is_complete(result, plan, file):
+    """Whether results, {} if there are none, are of a file of a Plan, and all beside them is there.
+    """
+    if not result_files.is_of(result, dict(plan.settings, image=file.image)):
+        return False
+    if not all(map(os.path.exists, file.kept.values())):
+        return False
+    return not file.output or checksum_of(file.output) == str(result.get("file_checksum", ""))
 
 
 def checksum_of(path):

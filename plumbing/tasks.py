@@ -65,17 +65,19 @@ class Pending(typing.NamedTuple):
     place: tuple  # positions of the plan, and of the file in it
 
 
-def plan_of(method, args, run, source, images, failed, codec=None):
+def plan_of(method, args, run, source, look, codec=None):
     """store.Plan of a compress command.
 
-    source: of the images; images, failed: what store.look_at finds of them. codec: by default that
-    of the output file.
+    source: of the images. look: function without arguments that gives what store.look_at finds of
+    them; it may take long, and is called when the arguments are right. codec: by default that of
+    the output file.
     """
     lmbda = runs.require_lmbda(run.name) if args.lmbda is None else args.lmbda
     initial_bits = store.read_initial_bits(args.initial_bits)
     codec = codec or compressed_files.codec_for(method.codecs, args.output_file or "")
     settings = store.settings_of(vars(args.options), lmbda, args.script, run, args.threads, codec,
                                  initial_bits)
+    images, failed = look()
     base = store.result_path(args.results_dir, method.result_name, settings, source.name,
                              args.preset, args.changed)
     return store.planned(run, settings, initial_bits, images, failed, source.many, base,
@@ -117,6 +119,10 @@ def run_plans(compress, plans, jobs=1, scheduler=None, compress_here=None):
     results = [store.stored(plan) for plan in plans]
     failures = [Failed(plan, path, error) for plan in plans for path, error in plan.failed.items()]
     pending = find_pending(plans, results)
+    num_files = sum(map(len, results))
+    if num_files > len(pending):
+        basics.print_line("%d of %d images have their results already"
+                          % (num_files - len(pending), num_files))
     report = Report([one.task for one in pending], compress_here is None, jobs, scheduler)
     if report.names_plans:
         report.expectation()

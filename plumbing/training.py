@@ -157,8 +157,8 @@ def initialiser(run):
             "--init_from %s: only %d of %d variables are there by name and shape"
             % (run.checkpoint, len(shared), len(weights)))
     widening = ", of %d filters widened to %d" % (n, N) if n < N else ""
-    print("from %s: %d variables%s; fresh: %s" % (run.checkpoint, len(shared), widening,
-                                                  ", ".join(fresh) or "none"), flush=True)
+    basics.print_line("from %s: %d variables%s; fresh: %s" % (
+        run.checkpoint, len(shared), widening, ", ".join(fresh) or "none"))
 
     def initialise(scaffold, sess):
         initial = sess.run({name: weights[name] for name in shared})
@@ -278,7 +278,7 @@ def summary_hooks(folder, seconds, scalars, images):
         tf.summary.scalar(name, value)
     for name, image in images.items():
         tf.summary.image(name, tf.saturate_cast(tf.round(255 * image), tf.uint8))
-    print("summaries: tensorboard --logdir %s" % shlex.quote(folder), flush=True)
+    basics.print_line("summaries: tensorboard --logdir %s" % shlex.quote(folder))
     return [SummarySaver(folder, seconds, tf.summary.merge_all())]
 
 
@@ -355,7 +355,10 @@ def train_to(last_step, sess, next_step, scalars, is_alone):
 
 
 class Adam(tf.train.AdamOptimizer):
-    """Adam; after a step come the ops that then() gives, however many replicas gave gradients."""
+    """Adam; a step also runs the ops that then() gives, however many replicas gave gradients.
+
+    Those that it makes come after the step.
+    """
 
     def __init__(self, rate, then=lambda: []):
         super().__init__(rate)
@@ -370,7 +373,7 @@ class Adam(tf.train.AdamOptimizer):
 def minimise(optimiser, loss, cluster):
     """Op: one step on the mean loss of the replicas, once all have given gradients; its hooks.
 
-    Fails, changing nothing, when a gradient is NaN or infinite.
+    Fails, changing no weight, when a gradient is NaN or infinite.
     """
     if cluster.server:
         optimiser = tf.train.SyncReplicasOptimizer(optimiser, cluster.num_replicas,

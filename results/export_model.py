@@ -11,7 +11,7 @@ import shutil
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from plumbing import basics, command_line, runs
+from plumbing import arguments, basics, command_line, runs
 import numpy as np
 import tensorflow.compat.v1 as tf
 
@@ -29,17 +29,18 @@ def export(run, target, significant_bits=None):
     """
     checkpoint = runs.newest_checkpoint(run)
     folder = os.path.join(target, os.path.basename(os.path.abspath(run)))
-    arguments = os.path.join(run, "args.json")
-    if not checkpoint or not os.path.exists(arguments):
+    settings = os.path.join(run, "args.json")
+    if not checkpoint or not os.path.exists(settings):
         raise basics.UserError("%s: no checkpoint, or no args.json, there" % run)
     if os.path.exists(folder):
         raise basics.UserError("%s: is there already" % folder)
+    runs.require_literal(os.path.join(folder, os.path.basename(checkpoint)))
+    basics.require_folder(target, missing=1)
     reader = tf.train.NewCheckpointReader(checkpoint)
-    os.makedirs(target, exist_ok=True)
     with basics.replacing(folder) as copy:
         os.mkdir(copy)
         write_weights(reader, significant_bits, os.path.join(copy, os.path.basename(checkpoint)))
-        for path in (arguments, os.path.join(run, "validation.csv")):
+        for path in (settings, os.path.join(run, "validation.csv")):
             if os.path.exists(path):
                 shutil.copy(path, copy)
     return folder
@@ -62,7 +63,7 @@ def main(argv=None):
     parser = command_line.Parser(prog="export_model.py", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder with the run's checkpoints")
     parser.add_argument("target", help="folder to create the copy in")
-    parser.add_argument("--significant_bits", type=command_line.number(int, 1, high=24),
+    parser.add_argument("--significant_bits", type=arguments.number(int, 1, high=24),
                         metavar="N",
                         help="of each number in a kernel (default: all)")
     command_line.run_or_exit(

@@ -44,7 +44,7 @@ def find_plans(setup, scripts, run_names):
                 plans.append(make_plan(setup, script, found[lmbda, model]))
     if not plans:
         raise basics.UserError("%s: no run there that one of %s can use; "
-                               "--checkpoint_dir names another folder"
+                               "give another folder by --checkpoint_dir"
                                % (setup.checkpoint_dir, ", ".join(scripts)))
     return plans
 
@@ -116,7 +116,7 @@ def make_plan(setup, script, run):
     if resolved.output_file:
         raise basics.UserError("-- %s: %s is not an option"
                                % (" ".join(setup.options), resolved.output_file))
-    return tasks.plan_of(method, resolved, run, setup.source, setup.images, {},
+    return tasks.plan_of(method, resolved, run, setup.source, lambda: (setup.images, {}),
                          method.codecs[-1])
 
 

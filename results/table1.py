@@ -23,7 +23,7 @@ import sys
 RESULTS = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(RESULTS), RESULTS]
 import tf_boilerplate as nic
-from plumbing import basics, command_line, image_files, store, tasks
+from plumbing import arguments, basics, command_line, image_files, store, tasks
 import numpy as np
 
 import planning
@@ -175,6 +175,8 @@ def summarise(folder, with_compressai, failed):
     if settings.get("label"):
         unlabelled = folder[:-len("-" + settings["label"])]
     curves, codecs = rd_curves.read_curves(folder), {}
+    if "mbt2018" not in curves:
+        basics.note("%s: has no mbt2018.csv to compare with" % folder)
     codecs_folder = os.path.join(unlabelled, "codecs")
     if rd_curves.is_of_images(codecs_folder, settings.get("images")):
         codecs = rd_curves.read_curves(codecs_folder)
@@ -280,8 +282,9 @@ def run_plans(plans, jobs, scheduler):
         if not scheduler:
             method = planning.method_of(plan.settings["script"])
             for file in plan.files:
-                image_files.require_compressible(file.shape, plan.run.num_filters,
-                                                 method.has_gradients, jobs)
+                with basics.errors_of(file.path):
+                    image_files.require_compressible(file.shape, plan.run.num_filters,
+                                                     method.has_gradients, jobs)
     _, failures = tasks.run_plans(nic.compress_task, missing, jobs, scheduler)
     failed = {}
     for one in failures:
@@ -328,14 +331,14 @@ def make_parser():
                         help="of %s, or your own; default: all of the former"
                         % ", ".join(rd_curves.SCRIPTS))
     command_line.add_worker_options(parser)
-    parser.add_argument("--threads", type=command_line.thread_count, metavar="N",
+    parser.add_argument("--threads", type=arguments.thread_count, metavar="N",
                         help="as of the scripts")
     parser.add_argument("--output", metavar="DIR",
-                        help="where to write (default: ./outputs)")
+                        help="where to write (default: ./outputs; with --from-csv also the folder "
+                        "of this script)")
     parser.add_argument("--from-csv", action="store_true",
-                        help="only tables and plots, of every data set under --output (default: "
-                        "results/, where this script is, and ./outputs)")
-    parser.add_argument("--label", metavar="NAME", type=command_line.file_name,
+                        help="only tables and plots, of every data set under --output")
+    parser.add_argument("--label", metavar="NAME", type=arguments.file_name,
                         help="added to the folder's name, for a table of other settings")
     parser.add_argument("--export-compressai", action="store_true",
                         help="also write what CompressAI's plot tool reads")

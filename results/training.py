@@ -3,9 +3,9 @@
     python results/training.py --checkpoint_dir <dir>
 
 Of all runs in a folder with a validation.csv, as `train --eval_glob` writes it. A run that began
-from another in the same folder (--init_from) goes on where that one ended. Pixels are those of the
-patches of the runs' steps, on one machine if they were trained on several. Writes training.csv and
-training.png in --output. --from-csv only draws, the training.csv that is there.
+from another in the same folder (--init_from) goes on where that one ended. Pixels are those of all
+patches of the runs' steps. Writes training.csv and training.png in --output. --from-csv only draws,
+the training.csv that is there.
 """
 
 import argparse
@@ -45,7 +45,8 @@ def path_to(folder, run_name, later=()):
     if earlier not in later and os.path.exists(os.path.join(folder, earlier, "validation.csv")):
         path = path_to(folder, earlier, later)
     seen = path[-1].pixels if path else 0
-    pixels_per_step = options["batchsize"] * options["patchsize"] ** 2
+    patches_per_step = options["batchsize"] * options.get("num_replicas", 1)
+    pixels_per_step = patches_per_step * options["patchsize"] ** 2
     for row in rd_curves.csv_rows(os.path.join(folder, run_name, "validation.csv")):
         step = int(row["step"])
         if step > 0:

@@ -318,7 +318,8 @@ def test_results_are_reused_only_if_nothing_changed(folder, tmp_path, capfd):
         compress("mbt2018", tmp_path, folder, *options)
         return computed(capfd.readouterr().out)
     assert computed_now() == ["a.jpg", "b.png"]
-    assert computed_now() == []
+    compress("mbt2018", tmp_path, folder)
+    assert "2 of 2 images have their results already\n" in capfd.readouterr().out
     (results,) = (tmp_path / "results").glob("*.npz")
     results.write_bytes(results.read_bytes()[:100])
     assert computed_now() == ["a.jpg", "b.png"]
@@ -756,6 +757,13 @@ def test_bad_run(script, tmp_path, fails):
 def test_sga_options_out_of_range(argv, fails):
     assert argv[0] in fails("sga", "--checkpoint_dir", CHECKPOINTS, "compress", *argv, BASE_RUN,
                             TINY)
+
+
+def test_arguments_are_checked_before_images_are_read(tmp_path, monkeypatch, fails):
+    monkeypatch.setattr(store, "look_at", None)
+    argv = ["bb_plain", "--checkpoint_dir", CHECKPOINTS, "compress", BB_RUN, TINY]
+    assert "x.tfci" in fails(*argv, tmp_path / "x.tfci")
+    assert "--initial_bits" in fails(*argv, "--initial_bits", tmp_path / "missing")
 
 
 @pytest.mark.parametrize("script", KINDS)

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from plumbing import compressed_files
+from plumbing import compressed_files, fileformat
 from conftest import BASE_RUN, BB_RUN, CHECKPOINTS, ORIGINAL, pixels, run
 
 
@@ -24,6 +24,13 @@ def written(files, tmp_path):
             files[name].content)
     (folder / "notes.txt").write_text("of another kind")
     return folder
+
+
+def test_a_name_with_spaces_and_an_escape_character(files, tmp_path, capfd):
+    """What is printed has the spaces, and nothing that a terminal would obey."""
+    (tmp_path / "a  b\x1b.iinc").write_bytes(files["integer"].content)
+    decompress("sga", tmp_path / "a  b\x1b.iinc")
+    assert capfd.readouterr().out == "decoded: %s/a  b?.iinc.npy\n" % tmp_path
 
 
 def test_the_run_is_that_of_the_file(files, tmp_path, capfd):
@@ -64,6 +71,16 @@ def test_a_folder_and_a_glob(words, folder, written, files, tmp_path, monkeypatc
     assert len(list(written.glob("*.npy"))) == 3
     argv = ["sga", "--checkpoint_dir", CHECKPOINTS, "decompress", *words]
     assert "go into a folder" in fails(*argv, "written/i*.iinc", "x.png")
+
+
+@pytest.mark.parametrize("name", ["tfci", "centred"])
+def test_other_latents_are_an_error(name, files, tmp_path, fails, monkeypatch):
+    """That of a .tfci says that it is for machines of the same single precision alone."""
+    (tmp_path / "file").write_bytes(files[name].content)
+    monkeypatch.setattr(fileformat, "digest_symbols", lambda images: b"")
+    line = fails("mbt2018", "--checkpoint_dir", CHECKPOINTS, "decompress", tmp_path / "file")
+    assert "decodes to other latents than were encoded" in line
+    assert ("a .tfci is decoded only where" in line) == (name == "tfci")
 
 
 def test_another_picture_is_noticed_before_the_work(files, tmp_path, fails, monkeypatch):
@@ -109,10 +126,14 @@ def test_a_damaged_run_beside_the_other(files, tmp_path):
 def test_one_of_several_that_fails(written, capfd, fails, tmp_path):
     """It is named, and the others are decoded."""
     (written / "damaged.IINC").write_bytes(b"nothing")
+    (written / "gone.iinc").symlink_to("nowhere")
     with pytest.raises(SystemExit) as exit:
         decompress("sga", written)
     assert exit.value.code == 1 and len(list(written.glob("*.npy"))) == 3
-    lines = capfd.readouterr().err.splitlines()
+    dangling, others, *lines = capfd.readouterr().err.splitlines()
+    assert "1 files of %s are skipped" % written in dangling and "gone.iinc" in dangling
+    assert others == ("note: 1 of 5 files in %s are skipped, whose names do not end in .iinc or "
+                      ".tfci: notes.txt" % written)
     assert len(lines) == 2 and all("damaged.IINC" in line for line in lines)
     assert "1 of 4 files were not decoded" in lines[1]
     assert "only of a single file" in fails("bb_plain", "--checkpoint_dir", CHECKPOINTS,

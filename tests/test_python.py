@@ -1,5 +1,6 @@
 """The compressor without a command line: what goes in and comes out, and errors as exceptions."""
 
+import functools
 import os
 
 import numpy as np
@@ -143,6 +144,16 @@ def test_a_preset_of_what_is_no_option():
     method = sga.METHOD._replace(presets=dict(quick=dict(powr=3)))
     with pytest.raises(TypeError, match="no option: powr"):
         nic.make_compressor(load(BASE_RUN), method, preset="quick")
+
+
+def test_an_option_with_a_hyphen():
+    """Its name is the attribute's."""
+    option = nic.Option("--edge-width --ew", nic.positive, 2., "")
+    method = sga.METHOD._replace(options=sga.OPTIONS + [option],
+                                 presets=dict(wide=dict(edge_width=3.)))
+    made = functools.partial(nic.make_compressor, load(BASE_RUN), method)
+    assert made().options.edge_width == 2 and made(preset="wide").options.edge_width == 3
+    assert made(edge_width=4).options.edge_width == made(ew=4).options.edge_width == 4
 
 
 @pytest.mark.parametrize("option, message", [

@@ -29,7 +29,7 @@ import training as training_plot
 import bb_sga
 import sga
 import tf_boilerplate as nic
-from plumbing import basics, image_files, runs, store, tasks
+from plumbing import basics, image_files, machine, quality, runs, store, tasks
 
 
 @pytest.mark.parametrize("dataset, script, expected, cost", [
@@ -207,8 +207,13 @@ def test_table1_of_the_golden_models(tmp_path, capfd):
         (output / "pair" / name).unlink()
     table1.main(argv)
     assert "2 of 2 results exist" in capfd.readouterr().out
-    table1.main(["--from-csv", "--output", str(output)])
+    table1.main(["--from-csv", "--output", str(output), "--export-compressai"])
     assert (output / "pair" / "rd-psnr.png").exists()
+    # As compressai.utils.plot has it: a JSON per curve with a name and lists of the same length.
+    exported = json.loads((output / "pair" / "compressai" / "mbt2018.json").read_text())
+    assert exported["name"] == "base hyperprior" and "mbt2018.py on pair" in exported["description"]
+    assert exported["results"] == {"bpp": [float(row["est_bpp"])], "psnr-rgb": [float(row["psnr"])],
+                                   "ms-ssim-rgb": [float(row["msssim"])]}
     text = (output / "pair" / "table1.md").read_text()
     shown = "%.4f, %.2f" % (float(row["est_bpp"]), float(row["psnr"]))
     assert "λ = 0.01" in text and shown in text
@@ -381,6 +386,41 @@ def test_a_table_without_what_failed(tmp_path, two_runs, monkeypatch, capfd):
     table1.main(argv)
     assert "1 of 2 results exist" in capfd.readouterr().out
     assert read(tmp_path / "image" / "table1.csv")[1][3] == "2"
+
+
+def test_a_table_without_base(tmp_path, two_runs, capfd):
+    """A note says so. A script may be named by its file."""
+    argv, names = two_runs
+    table1.main(argv[:-1] + ["map.py", "--runs", names[0], "--", "--its", "1"])
+    printed = capfd.readouterr()
+    assert "image: has no mbt2018.csv to compare with" in printed.err and "map.py" in printed.out
+
+
+def test_an_image_that_does_not_fit_into_memory_is_named(two_runs, monkeypatch, capfd):
+    argv, _ = two_runs
+    monkeypatch.setattr(machine, "available_memory", lambda: 1e6)
+    assert "image.png: 64 x 64 pixels take about" in refused(table1, argv, capfd)
+
+
+def test_images_that_are_reproduced_exactly(tmp_path, two_runs, monkeypatch, capfd):
+    """Their PSNR is infinite: the row has the mean of the others, which a note says."""
+    argv, names = two_runs
+    measured = quality.measure
+    (tmp_path / "pair").mkdir()
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "pair" / name, 64, 64 if name < "b" else 80)
+    for option, path in (("--images", tmp_path / "pair"), ("--output", tmp_path / "out")):
+        argv[argv.index(option) + 1] = str(path)
+
+    def exact_if_square(x, x_hat, threads):
+        return measured(x, x if x.shape[1] == x.shape[2] else x_hat, threads)
+    monkeypatch.setattr(quality, "measure", exact_if_square)
+    table1.main(argv + ["--runs", names[0]])
+    assert "the mean PSNR is without 1 images that are reproduced exactly" in capfd.readouterr().err
+    (npz,) = (tmp_path / "out" / "pair" / "npz").glob("*.npz")
+    row = dict(zip(*read(tmp_path / "out" / "pair" / "mbt2018.csv")))
+    exact, other = load(npz)["psnr"]
+    assert np.isinf(exact) and float(row["psnr"]) == pytest.approx(other, abs=1e-6)
 
 
 def test_runs_of_the_same_lambda_are_to_be_chosen_from(tmp_path, capfd):
@@ -613,6 +653,14 @@ def test_validation_curves_of_runs_of_one_name(tmp_path):
     (tmp_path / "d").mkdir()
     assert [point.pixels for point in training_plot.path_to(str(tmp_path), "b")] == [5e8, 1e9]
     assert [point.pixels for point in training_plot.path_to(str(tmp_path), "c")] == [5e8]
+
+
+def test_patches_of_all_replicas_count(tmp_path):
+    write_run(tmp_path, "a", "mbt2018", [0, 1000])
+    path = tmp_path / "a" / "args.json"
+    path.write_text(json.dumps(dict(json.loads(path.read_text()), num_replicas=3)))
+    (point,) = training_plot.path_to(str(tmp_path), "a")
+    assert point.pixels == 1.5e9
 
 
 def test_validation_curves_are_written_to_outputs(tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ from conftest import ROOT
 # Each module of plumbing imports only those before it.
 ORDER = ("basics", "grid", "layers", "clusters", "machine", "fileformat", "coding",
          "bits_back", "compressed_files", "image_files", "runs", "quality", "progress",
-         "command_line", "decompression", "workers", "patches", "training", "validation",
-         "result_files", "store", "tasks")
+         "arguments", "command_line", "decompression", "workers", "patches", "training",
+         "validation", "result_files", "store", "tasks")
 MODULES = sorted(glob.glob(os.path.join(ROOT, "plumbing", "*.py")))
 SOURCES = sorted(glob.glob(os.path.join(ROOT, "*.py"))) + MODULES + sorted(
     glob.glob(os.path.join(ROOT, "results", "*.py")))

@@ -581,9 +581,11 @@ def test_small_images_are_skipped(images, capfd):
     assert "1 of 5 training images" in capfd.readouterr().err
 
 
-def test_a_folder_of_images_may_hold_other_files(images):
+def test_a_folder_of_images_may_hold_other_files(images, capfd):
+    """A note names them."""
     (images / "paper.pdf").write_bytes(b"%PDF-1.5")
     paths, _ = patches.training_files(str(images), 64)
+    assert "are skipped, which Pillow does not read: paper.pdf" in capfd.readouterr().err
     assert [os.path.basename(path) for path in paths] == ["a.png", "b.jpg", "c.npy", "grey.png"]
 
 
@@ -715,6 +717,9 @@ def test_exported_model_is_the_same_model(tmp_path):
                            (tmp_path, "no checkpoint")):
         line = run_results("export_model.py", folder, tmp_path / "runs", code=2)
         assert reason in line and line.count("\n") == 1
+    assert "accepted are paths without" in run_results("export_model.py", run, tmp_path / "runs[1]",
+                                                       code=2)
+    assert "no such folder" in run_results("export_model.py", run, tmp_path / "a" / "b", code=2)
 
 
 def test_exported_model_is_rounded(tmp_path):

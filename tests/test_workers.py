@@ -97,7 +97,7 @@ def test_a_method_that_workers_lack():
 def test_a_worker_has_another_model_or_script(name):
     folder = os.path.join(CHECKPOINTS, BASE_RUN)
     settings = dict(settings_of_base(folder), **{name: "other"})
-    with pytest.raises(basics.UserError, match="is another here than at first"):
+    with pytest.raises(basics.UserError, match="is not what it was when the command began"):
         nic.kept_compressor(folder, tuple(settings.items()), False, ())
 
 
@@ -105,7 +105,7 @@ def test_an_image_changes_before_it_is_compressed():
     folder = os.path.join(CHECKPOINTS, BASE_RUN)
     task = tasks.Task(folder, settings_of_base(folder), TINY, (1, 64, 64), "0" * 16, 16, b"", (),
                       False)
-    with pytest.raises(basics.UserError, match="face-64x64.png: is another picture than at first"):
+    with pytest.raises(basics.UserError, match="face-64x64.png: has changed since"):
         nic.compress_task(task)
 
 
