@@ -195,33 +195,41 @@ def draw_codecs(axis, codecs, quality):
 
 
 def points_on(line):
-    """Return many points [n, 2] on a line of a plot, as fractions of its axes."""
-    axis, data = line.axes, line.get_xydata()
-    corners = (axis.transData - axis.transAxes).transform(data)
-    positions = np.linspace(0, len(data) - 1, 50 * len(data))
-    return np.transpose([np.interp(positions, range(len(data)), side) for side in corners.T])
+    """Return many points [n, 2] on a line of a plot, in pixels."""
+    corners = line.axes.transData.transform(line.get_xydata())
+    positions = np.linspace(0, len(corners) - 1, 50 * len(corners))
+    return np.transpose([np.interp(positions, range(len(corners)), side) for side in corners.T])
 
 
 def label_line(axis, line, taken):
-    """Write a line's label where it is the furthest from other lines and labels.
+    """Write a line's label along it, where it is the furthest from other lines and labels.
 
     taken: dict of points by line, as of points_on, to which the label's corners are added.
     """
-    label = line.get_label()
+    label, points = line.get_label(), taken[line]
     # Half the size of the text, whose letters are about .6 of its height wide.
-    half = .5 * LABEL_SIZE * np.array([.6 * len(label), 1.2])
-    half *= axis.figure.dpi / 72 / np.array(axis.bbox.size)
-    visible = taken[line][((taken[line] > 0) & (taken[line] < 1)).all(axis=1)]
-    fitting = visible[((visible > half) & (visible < 1 - half)).all(axis=1)]
-    candidates = fitting if len(fitting) else visible
+    half = .5 * LABEL_SIZE * np.array([.6 * len(label), 1.2]) * axis.figure.dpi / 72
+    steps = np.gradient(points, axis=0)
+    along = steps / np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), 1e-9)
+    across = along[:, ::-1] * [-1, 1]
+    extent = half[0] * np.abs(along) + half[1] * np.abs(across)
+    low, high = axis.bbox.get_points()
+    visible = ((points > low) & (points < high)).all(axis=1)
+    fitting = ((points - extent > low) & (points + extent < high)).all(axis=1)
+    candidates = np.flatnonzero(fitting if fitting.any() else visible)
     if not len(candidates):
         return
-    others = np.concatenate([[(9, 9)]] + [taken[other] for other in taken if other is not line])
-    distances = np.abs(candidates[:, None] - others) / half
-    place = candidates[distances.max(axis=2).min(axis=1).argmax()]
-    taken[label] = place + half * [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)]
-    axis.text(*place, label, transform=axis.transAxes, ha="center", va="center", zorder=1.5,
-              fontsize=LABEL_SIZE, color="#555555",
+    others = np.concatenate([[(1e6, 1e6)]] + [taken[other] for other in taken if other is not line])
+    gaps = points[candidates, None] - others
+    distances = np.maximum(
+        np.abs((gaps * along[candidates, None]).sum(axis=2)) / half[0],
+        np.abs((gaps * across[candidates, None]).sum(axis=2)) / half[1])
+    best = candidates[distances.min(axis=1).argmax()]
+    taken[label] = points[best] + [x * half[0] * along[best] + y * half[1] * across[best]
+                                   for x in (-1, 0, 1) for y in (-1, 0, 1)]
+    axis.text(*axis.transAxes.inverted().transform(points[best]), label, transform=axis.transAxes,
+              rotation=np.degrees(np.arctan2(*along[best, ::-1])), rotation_mode="anchor",
+              ha="center", va="center", zorder=1.5, fontsize=LABEL_SIZE, color="#555555",
               bbox=dict(facecolor="white", edgecolor="none", alpha=.85, pad=.8))
 
 

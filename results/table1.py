@@ -36,8 +36,8 @@ HEADER = ["Table 1", "method", "script", "points", "BD-rate %, PSNR", "BD-rate %
           "BD-rate %, PSNR, size of files", "overlap dB, PSNR", "overlap dB, MS-SSIM",
           "R-D cost %", "R-D cost %, mean PSNR", "change of cost, % of rate", "* not to be trusted"]
 SHOWN = HEADER[:3] + ["BD-rate %, PSNR", "R-D cost %", "BD-rate %, MS-SSIM", "points", HEADER[-1]]
-SHOWN_NOTE = ("Against the base hyperprior; R-D costs are means over λ. More columns are in "
-              "table1.csv.")
+SHOWN_NOTE = ("Of %s, against the base hyperprior; R-D costs are means over λ. More columns are "
+              "in table1.csv.")
 PUBLISHED_NOTE = (" Published rows are over the λ of this table, but for those of all λ, which are "
                   "over the paper's.")
 POINTS_NOTE = ("Bits per pixel (information content), PSNR in dB, and in brackets the R-D cost "
@@ -134,9 +134,9 @@ def markdown(header, rows):
                      for row in [header, ["---"] * len(header)] + rows)
 
 
-def write_tables(folder, curves, codecs, papers, papers_label, failed):
+def write_tables(folder, title, curves, codecs, papers, papers_label, failed):
     """Write table1.csv, and table1.md with the points too, of a data set; return the latter."""
-    rows, note = table1_rows({**codecs, **curves}, failed), SHOWN_NOTE
+    rows, note = table1_rows({**codecs, **curves}, failed), SHOWN_NOTE % title
     if papers:
         note += PUBLISHED_NOTE
         rows += published_rows(curves.get("mbt2018", {}), papers, papers_label)
@@ -186,12 +186,12 @@ def summarise(folder, with_compressai, failed):
     papers, label = rd_curves.published(dataset, settings.get("sizes")), ""
     if papers:
         label = "published, %d images" % rd_curves.PUBLISHED[dataset.lower()].number
-    text = write_tables(folder, curves, codecs, papers, label, failed)
-    print("%s\n\n%s" % (folder, text))
     title = os.path.basename(folder)
     if "number" in settings:
         title += ", %d %s" % (settings["number"],
                               "image" if settings["number"] == 1 else "images")
+    text = write_tables(folder, title, curves, codecs, papers, label, failed)
+    print("%s\n\n%s" % (folder, text))
     plots.draw(folder, title, curves, codecs, papers, label)
     if with_compressai:
         export_compressai(folder, curves)
