@@ -286,19 +286,24 @@ def test_threads_count_if_given(tmp_path, existing):
 
 
 CROPS = os.path.join(ROOT, "results", "reduced-96", "kodak-crops")
+KODAK, TECNICK = (os.path.join(ROOT, "results", "reduced", name) for name in ("kodak", "tecnick"))
 
 
-@pytest.mark.parametrize("script", [
-    method.script for method in rd_curves.METHODS
-    if os.path.exists(os.path.join(CROPS, method.script + ".csv"))])
-def test_settings_are_those_of_the_shipped_results(script):
-    run_name = run_of(script, SHIPPED_FILTERS)
-    result = load(next(path for path in glob.glob(os.path.join(CROPS, "npz", "*.npz"))
+# Folders of what is made of the models that ship, and scripts that have results there.
+OF_SHIPPED = [(folder, method.script) for folder in (CROPS, KODAK, TECNICK)
+              for method in rd_curves.METHODS
+              if os.path.exists(os.path.join(folder, method.script + ".csv"))]
+
+
+@pytest.mark.parametrize("folder, script", OF_SHIPPED, ids=lambda value: os.path.basename(value))
+def test_settings_are_those_of_the_shipped_results(folder, script):
+    run_name, settings = run_of(script, SHIPPED_FILTERS), rd_curves.read_settings(folder)
+    result = load(next(path for path in glob.glob(os.path.join(folder, "npz", "*.npz"))
                        if run_name in path and load(path)["script"] == script))
-    images = [store.Pixels(name, (1, 256, 256), image)
+    images = [store.Pixels(name, (1, 256, 256), image)  # of any size
               for name, image in zip(result["files"], result["image"])]
-    setup = planning.Setup(SHIPPED, image_files.Source("kodak-crops", [], True), images,
-                           os.path.join(CROPS, "npz"), [], 1)
+    setup = planning.Setup(SHIPPED, image_files.Source(os.path.basename(folder), [], True), images,
+                           os.path.join(folder, "npz"), settings["options"], settings["threads"])
     plan = planning.make_plan(setup, script, runs.find_run(SHIPPED, run_name))
     for name, value in plan.settings.items():
         assert str(result[name]) == str(value), name
