@@ -490,8 +490,9 @@ class Method(typing.NamedTuple):
     infer: typing.Callable
     codecs: tuple  # CENTRED, INTEGER or BITS_BACK: how the latents become a file, the default first
     options: list = []  # of Option
-    # (v, T, key, options) -> free latents v relaxed at temperature T; noise, if any, is of shape
-    # v.shape[1:], by the stateless seed `key`. Of bits-back for y alone; None: nothing is optimised
+    # (v, T, key, options) -> free latents v relaxed at temperature T; noise, if any, is without the
+    # axis of images, of stateless seed `key`, an int [2]. Of bits-back for y alone. None if `infer`
+    # optimises nothing
     relax: typing.Optional[typing.Callable] = None
     # (options) -> seed of the noise in `infer`; by default an option --seed has no effect there
     seed: typing.Callable = lambda options: 0
@@ -792,7 +793,7 @@ def make_compressor(run, method, preset=None, lmbda=None, threads=None, codec=No
                     keeps_records=False, script=None, **options):
     """Compressor of a method, with the options that are given, by name, of a preset or default.
 
-    All others are as there. UserError if there is no such option or preset, or a wrong value.
+    The others are those of Compressor. UserError if an option, preset or value is not accepted.
     """
     values = arguments.from_keywords(method.options, method.presets, preset, options)
     return Compressor(method, run, values, lmbda, threads, codec, watchers, keeps_records, script)
@@ -939,9 +940,8 @@ def compress_command(method, args):
     require = fileformat.check_shape if args.scheduler else functools.partial(
         image_files.require_compressible, N=run.num_filters, with_gradients=method.has_gradients,
         jobs=min(args.jobs, len(source.paths)))
-    plan = tasks.plan_of(method, args, run, source, lambda: store.look_at(source.paths, require))
-    if plan.failed and not (source.many and plan.files):
-        raise next(iter(plan.failed.values()))
+    plan = tasks.plan_of(method, args, run, source,
+                         lambda: store.look_at(source.paths, require, source.many))
     store.require_targets(plan)
     watchers = (progress.LossPrinter(),)
 

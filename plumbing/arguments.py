@@ -42,7 +42,7 @@ def resolve(options, given, preset):
         if callable(default):
             default = default(values)
         if default is None:  # which results can't store
-            raise TypeError("the default of --%s must be a number or text" % option.name)
+            raise TypeError("the default of %s must be a number or text" % option.flags)
         default = preset.get(option.name, default)
         value = given.get(option.name)
         if value is None:

@@ -214,7 +214,7 @@ def require_distinct(*paths):
 
 def printable(text):
     """Text in one line, without what can do anything to a terminal."""
-    line = " ".join(part.strip() for part in text.splitlines())
+    line = " ".join(part.strip() for part in text.expandtabs(1).splitlines())
     return "".join(c if c.isprintable() else "?" for c in line)
 
 

@@ -25,12 +25,12 @@ variable TF_CONFIG, its task of a cluster, as is usual for TensorFlow 1:
     TF_CONFIG='{"cluster": '$CLUSTER', "task": {"type": "ps", "index": 0}}' python mbt2018.py ...
 
 The chief and the workers are synchronous replicas: every step is one of Adam on the mean of
-1 + workers gradients. Parameter servers hold the variables, read and write checkpoints: all tasks
-must see the same --checkpoint_dir and images. A worker may die and come back; if another task ends
-with an error, the others wait for it to come back. All end by themselves after the last step. To
-stop before, end all tasks. The same commands continue from the newest checkpoint, at most
---save_checkpoint_secs old; with another number of replicas, --force is needed. Several GPUs in one
-machine are not supported."""
+1 + workers gradients. Parameter servers hold the variables, and read and write checkpoints, so all
+tasks must see the same --checkpoint_dir. The chief and the workers must see the same images. A
+worker may die and come back; if another task ends with an error, the others wait for it to come
+back. All end by themselves after the last step. To stop before, end all tasks. The same commands
+continue from the newest checkpoint, at most --save_checkpoint_secs old; with another number of
+replicas, --force is needed. Several GPUs in one machine are not supported."""
 
 
 class Cluster(typing.NamedTuple):

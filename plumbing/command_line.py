@@ -57,7 +57,7 @@ def add_train_options(parser, options):
     parser.add_argument("--lambda", dest="lmbda", type=arguments.number(float, 0), default=0.01,
                         help="weight of the distortion (default: %(default)s)")
     for name, default, text in [
-            ("batchsize", 8, "patches per step of a replica"),
+            ("batchsize", 8, "patches per step; on several machines, of each replica"),
             ("patchsize", 256, "height and width of a patch, a multiple of 64"),
             ("last_step", 1000000, "step to train up to"),
             ("preprocess_threads", 4, "parallel readers of images"),
@@ -113,9 +113,11 @@ def add_compress_options(parser, method):
     group = parser
     if method.presets:  # an empty group makes help fail
         group = parser.add_mutually_exclusive_group()
+    flags = {option.name: option.flags.split()[0] for option in method.options}
     for name, values in method.presets.items():
         group.add_argument("--" + name, dest="preset", action="store_const", const=name,
-                           help=" ".join("--%s %s" % item for item in values.items()))
+                           help=" ".join("%s %s" % (flags[option], value)
+                                         for option, value in values.items()))
     if method.is_iterative:
         parser.add_argument("--save_opt_record", action="store_true",
                             help="save the losses of every tenth iteration, too: opt-….npz")
@@ -215,8 +217,8 @@ def parse_arguments(parser, method, argv):
     if args.command == "compress":
         require_flags_that_go_together(parser, args)
         given = {option.name: vars(args).pop(option.name) for option in method.options}
-        args.options, args.changed = arguments.resolve(method.options, given,
-                                             method.presets.get(args.preset, {}))
+        args.options, args.changed = arguments.resolve(
+            method.options, given, method.presets.get(args.preset, {}))
     return args
 
 

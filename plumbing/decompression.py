@@ -72,9 +72,8 @@ def find_jobs(args):
     if args.initial_bits:
         raise basics.UserError("--initial_bits %s: only of a single file" % args.initial_bits)
     if skipped:
-        basics.note("%d of %d files in %s are skipped, whose names do not end in %s: %s" % (
-            len(skipped), len(found), path, " or ".join(image_files.COMPRESSED),
-            ", ".join(skipped)))
+        basics.note("%d of %d files in %s are skipped, neither compressed files nor pictures: %s"
+                    % (len(skipped), len(found), path, ", ".join(skipped)))
     if not output:
         return [Job(file, None, file) for file in files], True
     if output.endswith(PICTURES):

@@ -200,13 +200,15 @@ def find_images(imgs):
     return Source(name, sorted(paths), True)
 
 
-def images_in_folder(folder, others=()):
-    """Paths of the files in a folder that Pillow reads, or that end so; a note names what is left.
+def images_in_folder(folder, also=()):
+    """Paths of the files in a folder that Pillow reads, or whose names end as one of `also`.
+
+    A note names the rest.
     """
     visible = [name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
     note_dangling(folder, [os.path.join(folder, name) for name in visible])
     names = [name for name in visible if os.path.isfile(os.path.join(folder, name))]
-    extensions = readable_extensions() + others
+    extensions = readable_extensions() + also
     skipped = [name for name in names if not name.lower().endswith(extensions + COMPRESSED)]
     if skipped:
         missing = sorted({plugin for suffix, plugin in PLUGINS.items()

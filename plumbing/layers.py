@@ -1,8 +1,9 @@
 """tensorflow-compression's layers: the same, faster on CPUs.
 
 Variables, their names, and results are those of tfc's layers. In FastSignalConv2D, transposed
-convolutions are computed as plain ones, and gradients of kernels as products of matrices, for which
-TensorFlow is faster; so is GDN. tests/benchmark.py measures what that is worth.
+convolutions are computed as plain ones and gradients of kernels as products of matrices, as
+TensorFlow computes these faster. GDN is computed as a product of matrices, too. tests/benchmark.py
+measures what that is worth.
 """
 
 import numpy as np

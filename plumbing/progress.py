@@ -106,9 +106,12 @@ class Record:
 
     def __call__(self, iteration):
         if iteration.t == 0:
-            self.entries, self.its = [], iteration.its
-        is_entry = iteration.after_rounding and is_due(iteration.t, iteration.its, RECORD_EVERY)
-        if self.is_kept and is_entry:
+            self.its = iteration.its
+        if not self.is_kept or not iteration.after_rounding:
+            return
+        if iteration.t == 0:
+            self.entries = []
+        if is_due(iteration.t, iteration.its, RECORD_EVERY):
             self.entries.append((iteration.t, iteration.T, iteration.losses["rd_loss"],
                                  iteration.after_rounding()["rd_loss"]))
 

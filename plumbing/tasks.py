@@ -119,10 +119,10 @@ def run_plans(compress, plans, jobs=1, scheduler=None, compress_here=None):
     results = [store.stored(plan) for plan in plans]
     failures = [Failed(plan, path, error) for plan in plans for path, error in plan.failed.items()]
     pending = find_pending(plans, results)
-    num_files = sum(map(len, results))
-    if num_files > len(pending):
-        basics.print_line("%d of %d images have their results already"
-                          % (num_files - len(pending), num_files))
+    num_stored = sum(map(len, results)) - len(pending)
+    if num_stored:
+        basics.print_line("results on %d of %d images exist already" % (
+            num_stored, num_stored + len(pending) + len(failures)))
     report = Report([one.task for one in pending], compress_here is None, jobs, scheduler)
     if report.names_plans:
         report.expectation()

@@ -357,7 +357,7 @@ def train_to(last_step, sess, next_step, scalars, is_alone):
 class Adam(tf.train.AdamOptimizer):
     """Adam; a step also runs the ops that then() gives, however many replicas gave gradients.
 
-    Those that it makes come after the step.
+    Ops that then() creates run after the step; of those that were there, the order is open.
     """
 
     def __init__(self, rate, then=lambda: []):

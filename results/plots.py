@@ -158,10 +158,10 @@ def draw_whole_range(axis, metric, shown, limits):
     axis.set_xscale("log")
     axis.autoscale_view()
     axis.axis(axis.axis())
-    draw_codecs(axis, shown.codecs, metric.column)
     left, right, bottom, top = limits
     axis.plot([left, right, right, left, left], [bottom, bottom, top, top, bottom],
               color="#222222", linewidth=.8)
+    draw_codecs(axis, shown.codecs, metric.column)
     axis.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
@@ -210,7 +210,8 @@ def label_line(axis, line, taken):
     # Half the size of the text, whose letters are about .6 of its height wide.
     half = .5 * LABEL_SIZE * np.array([.6 * len(label), 1.2]) * axis.figure.dpi / 72
     steps = np.gradient(points, axis=0)
-    along = steps / np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), 1e-9)
+    lengths = np.linalg.norm(steps, axis=1, keepdims=True)
+    along = np.where(lengths > 0, steps / np.maximum(lengths, 1e-9), (1, 0))  # of one point: right
     across = along[:, ::-1] * [-1, 1]
     extent = half[0] * np.abs(along) + half[1] * np.abs(across)
     low, high = axis.bbox.get_points()

@@ -319,7 +319,7 @@ def test_results_are_reused_only_if_nothing_changed(folder, tmp_path, capfd):
         return computed(capfd.readouterr().out)
     assert computed_now() == ["a.jpg", "b.png"]
     compress("mbt2018", tmp_path, folder)
-    assert "2 of 2 images have their results already\n" in capfd.readouterr().out
+    assert "results on 2 of 2 images exist already\n" in capfd.readouterr().out
     (results,) = (tmp_path / "results").glob("*.npz")
     results.write_bytes(results.read_bytes()[:100])
     assert computed_now() == ["a.jpg", "b.png"]
@@ -757,6 +757,21 @@ def test_bad_run(script, tmp_path, fails):
 def test_sga_options_out_of_range(argv, fails):
     assert argv[0] in fails("sga", "--checkpoint_dir", CHECKPOINTS, "compress", *argv, BASE_RUN,
                             TINY)
+
+
+def test_an_image_that_was_damaged_since_is_one_line(tmp_path, capfd):
+    """Its results stay, without a note that they are of other settings."""
+    write_image(tmp_path / "image.png", 64, 64)
+    compress("mbt2018", tmp_path, tmp_path / "image.png")
+    (results,) = (tmp_path / "results").glob("*.npz")
+    before = results.read_bytes()
+    (tmp_path / "image.png").write_bytes(b"nothing")
+    capfd.readouterr()
+    with pytest.raises(SystemExit):
+        compress("mbt2018", tmp_path, tmp_path / "image.png")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "image.png: not a readable image" in line
+    assert results.read_bytes() == before
 
 
 def test_arguments_are_checked_before_images_are_read(tmp_path, monkeypatch, fails):

@@ -132,8 +132,8 @@ def test_one_of_several_that_fails(written, capfd, fails, tmp_path):
     assert exit.value.code == 1 and len(list(written.glob("*.npy"))) == 3
     dangling, others, *lines = capfd.readouterr().err.splitlines()
     assert "1 files of %s are skipped" % written in dangling and "gone.iinc" in dangling
-    assert others == ("note: 1 of 5 files in %s are skipped, whose names do not end in .iinc or "
-                      ".tfci: notes.txt" % written)
+    assert others == ("note: 1 of 5 files in %s are skipped, neither compressed files nor "
+                      "pictures: notes.txt" % written)
     assert len(lines) == 2 and all("damaged.IINC" in line for line in lines)
     assert "1 of 4 files were not decoded" in lines[1]
     assert "only of a single file" in fails("bb_plain", "--checkpoint_dir", CHECKPOINTS,

@@ -13,7 +13,7 @@ import map as map_method
 import mbt2018
 import sga
 import ste
-from plumbing import compressed_files, machine
+from plumbing import command_line, compressed_files, machine
 from conftest import BASE_RUN, BB_RUN, CHECKPOINTS, NPY, compress, write_image
 
 
@@ -146,7 +146,22 @@ def test_a_preset_of_what_is_no_option():
         nic.make_compressor(load(BASE_RUN), method, preset="quick")
 
 
-def test_an_option_with_a_hyphen():
+def test_a_second_descent_is_not_in_the_record(images):
+    """It has no cost after rounding; the entries are those of the first, `its` those of the last."""
+    def infer(graph, x, options):
+        latents = sga.infer(graph, x, options)
+        feed = {graph.x: x, graph.T: .1, graph.lr: 1e-3}
+        for _ in nic.descend(graph.sess, graph.step, graph.losses, 3,
+                             lambda t: {**feed, graph.t: t}, graph.watchers):
+            pass
+        return latents
+    method = sga.METHOD._replace(infer=infer)
+    compressor = nic.make_compressor(load(BASE_RUN), method, its=11, keeps_records=True)
+    (record,) = compressor.compress(images[:1]).records
+    assert record["its"].tolist() == [0, 10] and compressor.record.its == 3
+
+
+def test_an_option_with_a_hyphen(capfd):
     """Its name is the attribute's."""
     option = nic.Option("--edge-width --ew", nic.positive, 2., "")
     method = sga.METHOD._replace(options=sga.OPTIONS + [option],
@@ -154,6 +169,13 @@ def test_an_option_with_a_hyphen():
     made = functools.partial(nic.make_compressor, load(BASE_RUN), method)
     assert made().options.edge_width == 2 and made(preset="wide").options.edge_width == 3
     assert made(edge_width=4).options.edge_width == made(ew=4).options.edge_width == 4
+    parser = nic.make_parser("own", None, method)
+    argv = ["compress", "run", "image.png"]
+    args = command_line.parse_arguments(parser, method, argv + ["--edge-width", "5"])
+    assert args.options.edge_width == args.changed["edge_width"] == 5
+    with pytest.raises(SystemExit):
+        parser.parse_args(argv[:1] + ["--help"])
+    assert "--wide " in capfd.readouterr().out.replace("\n", " ")
 
 
 @pytest.mark.parametrize("option, message", [

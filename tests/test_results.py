@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import glob
+import itertools
 import json
 import os
 import shutil
@@ -147,6 +148,22 @@ def test_rd_plots_show_our_range_and_the_whole(figures, capfd):
     legend = [text.get_text() for text in figures["rd-psnr.png"].legends[0].get_texts()]
     assert legend == ["SGA", "base hyperprior", "paper's", "other codecs: bits of files"]
     assert "x/rd-msssim.png: not drawn, as no method has MS-SSIM" in capfd.readouterr().err
+
+
+def test_labels_lie_along_their_curves(figures):
+    """Apart from each other; that of a curve of one point is level."""
+    curves = {"mbt2018": a_curve([.2, .3, .4, .5], [28, 29, 30, 31])}
+    codecs = {"steep": a_curve([.2, .5], [28.5, 31.5]), "one": a_curve([.35], [30]),
+              "level": a_curve([.3, .5], [28.2, 28.2])}
+    plots.draw("x", "kodak", curves, codecs, {}, "")
+    axis = figures["rd-psnr.png"].axes[0]
+    angle = {text.get_text(): text.get_rotation() for text in axis.texts}
+    (left, bottom), (right, top) = axis.transData.transform([(.2, 28.5), (.5, 31.5)])
+    assert angle["steep"] == pytest.approx(np.degrees(np.arctan2(top - bottom, right - left)), abs=2)
+    assert angle["one"] == angle["level"] == 0
+    boxes = [text.get_window_extent(figures["rd-psnr.png"].canvas.get_renderer())
+             for text in axis.texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_curves_and_bars_that_are_not_drawn_are_named(figures, capfd):
