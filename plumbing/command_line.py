@@ -116,7 +116,7 @@ def add_compress_options(parser, method):
     flags = {option.name: option.flags.split()[0] for option in method.options}
     for name, values in method.presets.items():
         group.add_argument("--" + name, dest="preset", action="store_const", const=name,
-                           help=" ".join("%s %s" % (flags[option], value)
+                           help=" ".join("%s %s" % (flags.get(option, option), value)
                                          for option, value in values.items()))
     if method.is_iterative:
         parser.add_argument("--save_opt_record", action="store_true",

@@ -189,11 +189,11 @@ class Pixels(typing.NamedTuple):
     image: str  # checksum
 
 
-def look_at(paths, require, many):
+def look_at(paths, require, some_may_fail):
     """(list of Pixels, dict from those that can't be compressed to the UserError) of paths.
 
     require: function of a shape (num_imgs, H, W) that raises a UserError if it is not accepted.
-    many: whether they are a folder or glob; the error of the only one, or of all, is raised.
+    The first UserError is raised if some_may_fail is not true, or all fail.
     """
     found, failed = [], {}
     for path in paths:
@@ -204,7 +204,7 @@ def look_at(paths, require, many):
             found.append(Pixels(path, pixels.shape[:3], basics.digest(pixels).hex()))
         except basics.UserError as error:
             failed[path] = error
-    if failed and not (many and found):
+    if failed and not (some_may_fail and found):
         raise next(iter(failed.values()))
     return found, failed
 

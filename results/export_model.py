@@ -11,7 +11,7 @@ import shutil
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from plumbing import arguments, basics, command_line, runs
+from plumbing import arguments, basics, command_line, runs, training
 import numpy as np
 import tensorflow.compat.v1 as tf
 
@@ -34,9 +34,9 @@ def export(run, target, significant_bits=None):
         raise basics.UserError("%s: no checkpoint, or no args.json, there" % run)
     if os.path.exists(folder):
         raise basics.UserError("%s: is there already" % folder)
-    runs.require_literal(os.path.join(folder, os.path.basename(checkpoint)))
-    basics.require_folder(target, missing=1)
+    training.require_run_folder(folder)
     reader = tf.train.NewCheckpointReader(checkpoint)
+    os.makedirs(target, exist_ok=True)
     with basics.replacing(folder) as copy:
         os.mkdir(copy)
         write_weights(reader, significant_bits, os.path.join(copy, os.path.basename(checkpoint)))

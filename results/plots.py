@@ -212,8 +212,8 @@ def label_line(axis, line, taken):
     steps = np.gradient(points, axis=0)
     lengths = np.linalg.norm(steps, axis=1, keepdims=True)
     along = np.where(lengths > 0, steps / np.maximum(lengths, 1e-9), (1, 0))  # of one point: right
-    across = along[:, ::-1] * [-1, 1]
-    extent = half[0] * np.abs(along) + half[1] * np.abs(across)
+    frames = np.stack([along, along[:, ::-1] * [-1, 1]], axis=1)  # [n, 2, 2]: along and across it
+    extent = half @ np.abs(frames)
     low, high = axis.bbox.get_points()
     visible = ((points > low) & (points < high)).all(axis=1)
     fitting = ((points - extent > low) & (points + extent < high)).all(axis=1)
@@ -222,12 +222,10 @@ def label_line(axis, line, taken):
         return
     others = np.concatenate([[(1e6, 1e6)]] + [taken[other] for other in taken if other is not line])
     gaps = points[candidates, None] - others
-    distances = np.maximum(
-        np.abs((gaps * along[candidates, None]).sum(axis=2)) / half[0],
-        np.abs((gaps * across[candidates, None]).sum(axis=2)) / half[1])
-    best = candidates[distances.min(axis=1).argmax()]
-    taken[label] = points[best] + [x * half[0] * along[best] + y * half[1] * across[best]
-                                   for x in (-1, 0, 1) for y in (-1, 0, 1)]
+    distances = np.abs(gaps @ frames[candidates].transpose(0, 2, 1)) / half
+    best = candidates[distances.max(axis=2).min(axis=1).argmax()]
+    corners = half * [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)]
+    taken[label] = points[best] + corners @ frames[best]
     axis.text(*axis.transAxes.inverted().transform(points[best]), label, transform=axis.transAxes,
               rotation=np.degrees(np.arctan2(*along[best, ::-1])), rotation_mode="anchor",
               ha="center", va="center", zorder=1.5, fontsize=LABEL_SIZE, color="#555555",

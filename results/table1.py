@@ -246,9 +246,7 @@ def compute(args):
     Returns the folder and a dict by script of a text that says which lambdas failed.
     """
     source = image_files.find_images(args.images)
-    images, unreadable = store.look_at(source.paths, lambda shape: None, source.many)
-    for error in unreadable.values():
-        raise error
+    images, _ = store.look_at(source.paths, lambda shape: None, some_may_fail=False)
     name = source.name if source.many else os.path.splitext(source.name)[0]
     if args.label:
         name += "-" + args.label

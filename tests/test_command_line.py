@@ -318,6 +318,7 @@ def test_results_are_reused_only_if_nothing_changed(folder, tmp_path, capfd):
         compress("mbt2018", tmp_path, folder, *options)
         return computed(capfd.readouterr().out)
     assert computed_now() == ["a.jpg", "b.png"]
+    assert computed_now() == []
     compress("mbt2018", tmp_path, folder)
     assert "results on 2 of 2 images exist already\n" in capfd.readouterr().out
     (results,) = (tmp_path / "results").glob("*.npz")

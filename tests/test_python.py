@@ -175,7 +175,7 @@ def test_an_option_with_a_hyphen(capfd):
     assert args.options.edge_width == args.changed["edge_width"] == 5
     with pytest.raises(SystemExit):
         parser.parse_args(argv[:1] + ["--help"])
-    assert "--wide " in capfd.readouterr().out.replace("\n", " ")
+    assert "--wide --edge-width 3.0" in " ".join(capfd.readouterr().out.split())
 
 
 @pytest.mark.parametrize("option, message", [

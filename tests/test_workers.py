@@ -105,7 +105,8 @@ def test_an_image_changes_before_it_is_compressed():
     folder = os.path.join(CHECKPOINTS, BASE_RUN)
     task = tasks.Task(folder, settings_of_base(folder), TINY, (1, 64, 64), "0" * 16, 16, b"", (),
                       False)
-    with pytest.raises(basics.UserError, match="face-64x64.png: has changed since"):
+    with pytest.raises(basics.UserError,
+                       match="face-64x64.png: has changed since the command began"):
         nic.compress_task(task)
 
 
